@@ -1,0 +1,1 @@
+"""Where things are: rotations, camera labels, the posed body, and the way from posed to canonical space."""
