@@ -1,0 +1,43 @@
+# Two commands are enough:  make demo  (install, then portraits from seeds)   make test  (install, then every check)
+.SHELLFLAGS := -euc
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first of these that is Python 3.11 or 3.12.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
+	if $$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; \
+	then echo $$python; break; fi; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help demo test clean
+
+help:
+	@echo "make demo   install into $(VENV), then make four portraits in out/demo"
+	@echo "make test   install into $(VENV), then run every check"
+	@echo "make clean  remove $(VENV) and out"
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/portrait360 generate --seeds 0-3 --out out/demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/pyright
+	@$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) out
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name one: make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[train]"
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[train,dev]"
+	@touch $@ $(VENV)/.installed-demo

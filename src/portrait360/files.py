@@ -1,0 +1,136 @@
+"""Writing files so that a reader never sees half of one, and so that a full disk gets a clear sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from portrait360.types import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST}
+
+
+def explain_os_error(error: OSError, path: Path | None = None) -> InputError | None:
+    """The sentence and hint for an error of the file system that a user can mend; None for any other one."""
+    place = path if path is not None else error.filename
+    where = f" {place}" if place is not None else " a file"
+    if error.errno in _FULL:
+        return InputError(f"could not write{where}: the disk is full", "free some space or choose another --out")
+    if error.errno in _FORBIDDEN:
+        return InputError(
+            f"no permission to use{where}", "check the owner and the mode of that place, or choose another one"
+        )
+    if error.errno == errno.EISDIR:
+        return InputError(f"expected a file but{where} is a folder", "name a file")
+    if error.errno in _NOT_A_FOLDER:
+        return InputError(f"expected a folder but{where} is a file", "name a folder, or move that file away")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"the name is too long:{where}", "choose a shorter one")
+    return None
+
+
+@contextlib.contextmanager
+def explained_os_errors(path: Path | None = None) -> Iterator[None]:
+    """Turn errors of the file system that a user can mend into `InputError`, naming `path` if it is given."""
+    try:
+        yield
+    except OSError as error:
+        explained = explain_os_error(error, path)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path` (same extension); rename it to `path` when the block ends well.
+
+    Missing parent folders are made. When the block fails, the temporary file and the folders made here are removed.
+
+    Raises:
+        InputError: the disk is full, the place is read-only, or a folder is in the way.
+    """
+    path = Path(path)
+    with explained_os_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        made = make_folder(path.parent)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            remove_empty_folders(made)
+            raise
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; move its files into `folder` when the block ends well.
+
+    Files of the same names are replaced one by one, other files in `folder` stay. When the block fails, the temporary
+    folder and the parent folders made here are removed.
+
+    Raises:
+        InputError: the disk is full, the place is read-only, or a file is in the way.
+    """
+    folder = Path(folder)
+    with explained_os_errors():
+        made = make_folder(folder.parent)
+        temporary: Path | None = None
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+            yield temporary
+            folder.mkdir(exist_ok=True)
+            for file in sorted(temporary.iterdir()):
+                os.replace(file, folder / file.name)
+            temporary.rmdir()
+        except BaseException:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+            remove_empty_folders(made)
+            raise
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make `folder` and its missing parents; return those that were made, the deepest first.
+
+    Raises:
+        InputError: a file is in the way, or there is no permission.
+    """
+    with explained_os_errors(folder):
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except BaseException:
+            remove_empty_folders(missing)
+            raise
+    return missing
+
+
+def remove_empty_folders(folders: list[Path]) -> None:
+    """Remove those of `folders` (deepest first) that are empty; leave the others."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON with a closing newline, atomically. NaN and infinity are refused (ValueError)."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
