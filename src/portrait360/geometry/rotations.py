@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 _SERIES_BELOW = 1e-3
-"""Squared angle under which power series replace the trigonometric forms (their error is below 1e-12 there)."""
+"""Squared angle under which power series (error below 1e-12) replace the trigonometric forms."""
 
 
 def axis_angle_to_matrix(axis_angle: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3 3"]:
@@ -42,8 +42,8 @@ def cross_matrix(vector: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3 3
 def matrix_to_axis_angle(matrix: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*shape 3"]:
     """Axis-angle vectors (radians, length at most pi) of rotation matrices.
 
-    Goes through the unit quaternion computed from its largest component, so that angles near 0 and near pi are
-    equally accurate. At exactly pi one of the two opposite vectors is returned.
+    Goes through the unit quaternion computed from its largest component, so that angles near 0 and near pi
+    are equally accurate. At exactly pi one of the two opposite vectors is returned.
     """
     m = matrix
     trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
@@ -75,7 +75,7 @@ def matrix_to_axis_angle(matrix: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "
 def geodesic_angle(
     first: Float[Tensor, "*shape 3 3"], second: Float[Tensor, "*shape 3 3"]
 ) -> Float[Tensor, "*shape"]:
-    """Angle (radians, 0 to pi) of the rotation that takes `first` to `second`; accurate near 0 and near pi."""
+    """Angle (radians, 0 to pi) of the rotation that takes `first` to `second`; accurate near 0 and pi."""
     relative = first.transpose(-1, -2) @ second
     vee = torch.stack(
         [
