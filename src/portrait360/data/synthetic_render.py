@@ -1,0 +1,244 @@
+"""From a scene to a picture, a mask and a depth map, by the kernels of `kernels.raster`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from portrait360.data.synthetic_background import background
+from portrait360.data.synthetic_scene import Scene
+from portrait360.data.synthetic_textures import linear_table
+from portrait360.kernels import raster
+from portrait360.types import InputError
+
+SUPERSAMPLING = 2
+_SHADOW_SIDE = 640
+_SHADOW_EXTENT = 1.25
+_SKY_SIDE = 96
+_SKY_DIRECTIONS = 14
+_SKY_BIAS = 0.009
+
+
+@dataclass(frozen=True)
+class Picture:
+    """image (R,R,3) uint8 sRGB, mask (R,R) uint8 coverage, depth (R,R) float32 along the optical axis or None."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    depth: np.ndarray | None
+
+
+class Renderer:
+    """Draws scenes; keeps its buffers between pictures of one size."""
+
+    def __init__(self, atlas: np.ndarray) -> None:
+        self._atlas = atlas
+        self._linear = linear_table()
+        self._buffers: dict[int, tuple[np.ndarray, ...]] = {}
+
+    def render(
+        self, scene: Scene, camera: np.ndarray, resolution: int, *, with_depth: bool = False
+    ) -> Picture:
+        """Draw `scene` as seen by a camera label (25,).
+
+        Raises InputError when the label or the resolution cannot be drawn.
+        """
+        camera = np.asarray(camera, np.float64).reshape(-1)
+        if camera.shape != (25,) or not np.isfinite(camera).all():
+            raise InputError("A camera label has 25 finite numbers.", "See docs/conventions.md for the label.")
+        if not 16 <= resolution <= 2048:
+            raise InputError(
+                f"The resolution must lie between 16 and 2048, not {resolution}.", "Use 128 or 256."
+            )
+        side = resolution * SUPERSAMPLING
+        rotation, origin, focal = camera[:16].reshape(4, 4)[:3, :3], camera[[3, 7, 11]], float(camera[16])
+        screen = _to_screen(scene.points, rotation, origin, focal, side)
+        if scene.ambient is None:
+            scene.ambient = self._sky_visibility(scene)
+        if scene.shadow is None:
+            scene.shadow = self._shadow(scene)
+        level = np.empty(len(scene.triangles), np.uint8)
+        raster.texture_levels(screen, scene.triangles, scene.uv, level)
+        count, layer_z, layer_face, layer_bary, rgba = self._get_buffers(side)
+        raster.raster_layers(
+            screen,
+            scene.triangles,
+            scene.uv,
+            scene.material,
+            scene.kind,
+            scene.slot,
+            level,
+            self._atlas,
+            side,
+            count,
+            layer_z,
+            layer_face,
+            layer_bary,
+        )
+        light = scene.subject.lighting
+        shadow_map, axes = scene.shadow
+        raster.shade(
+            scene.points,
+            scene.normals,
+            scene.triangles,
+            scene.uv,
+            scene.material,
+            scene.kind,
+            scene.slot,
+            level,
+            scene.fields,
+            self._atlas,
+            self._linear,
+            scene.tint,
+            scene.tint_colour,
+            scene.ambient,
+            count,
+            layer_z,
+            layer_face,
+            layer_bary,
+            side,
+            origin,
+            rotation,
+            focal,
+            light.directions,
+            light.colours,
+            light.sky,
+            light.ground,
+            light.up,
+            shadow_map,
+            axes,
+            _SHADOW_SIDE / _SHADOW_EXTENT,
+            _SHADOW_SIDE,
+            np.float32(1.3 * _SHADOW_EXTENT / _SHADOW_SIDE),
+            rgba,
+        )
+        small = rgba.reshape(resolution, SUPERSAMPLING, resolution, SUPERSAMPLING, 4).mean((1, 3))
+        image, mask = self._develop(scene, small, resolution)
+        depth = self._depth(scene, rotation, origin, focal, resolution) if with_depth else None
+        return Picture(image, mask, depth)
+
+    def _get_buffers(self, side: int) -> tuple[np.ndarray, ...]:
+        if side not in self._buffers:
+            n, k = side * side, raster.MAX_LAYERS
+            self._buffers = {
+                side: (
+                    np.zeros(n, np.int32),
+                    np.empty((n, k), np.float32),
+                    np.empty((n, k), np.int32),
+                    np.empty((n, k, 2), np.float32),
+                    np.zeros((n, 4), np.float32),
+                )
+            }
+        buffers = self._buffers[side]
+        buffers[0][:] = 0
+        buffers[4][:] = 0
+        return buffers
+
+    def _develop(self, scene: Scene, rgba: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+        """Exposure, background, filmic tone curve, sensor noise, quantisation."""
+        subject = scene.subject
+        alpha = rgba[..., 3:]
+        covered = max(float(alpha.sum()), 1.0)
+        mean = float(rgba[..., :3].sum()) / 3 / covered
+        # a photographer's exposure: dark scenes are lifted part of the way
+        exposure = subject.exposure * float(np.clip((0.2 / max(mean, 1e-3)) ** 0.45, 0.6, 2.2))
+        linear = rgba[..., :3] * exposure + background(subject.background_seed, resolution) * (1 - alpha)
+        x = linear * 0.7
+        toned = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
+        out = np.clip(toned, 0, 1) ** (1 / 2.2)
+        noise = np.random.default_rng([subject.noise_seed, resolution])
+        out = out + noise.standard_normal(out.shape, dtype=np.float32) * np.float32(subject.noise)
+        image = (np.clip(out, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return image, (np.clip(alpha[..., 0], 0, 1) * 255 + 0.5).astype(np.uint8)
+
+    def _depth(
+        self, scene: Scene, rotation: np.ndarray, origin: np.ndarray, focal: float, resolution: int
+    ) -> np.ndarray:
+        """Depth at pixel centres of what is at least half opaque; 0 where there is nothing."""
+        screen = _to_screen(scene.points, rotation, origin, focal, resolution)
+        depth, _ = self._nearest(scene, screen, True, 128, resolution)
+        return np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(resolution, resolution)
+
+    def _nearest(
+        self, scene: Scene, screen: np.ndarray, perspective: bool, threshold: int, side: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        depth = np.full(side * side, np.inf, np.float64)
+        face = np.full(side * side, -1, np.int32)
+        raster.raster_depth(
+            screen,
+            scene.triangles,
+            scene.uv,
+            scene.material,
+            scene.kind,
+            scene.slot,
+            self._atlas,
+            perspective,
+            threshold,
+            side,
+            depth,
+            face,
+        )
+        return depth, face
+
+    def _shadow(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Depth map of the key light and its axes (rows: right, down, away from the light)."""
+        axes = _axes(scene.subject.lighting.directions[0])
+        screen = _orthographic(scene.points, axes, _SHADOW_EXTENT, _SHADOW_SIDE)
+        depth, _ = self._nearest(scene, screen, False, 128, _SHADOW_SIDE)
+        return depth.astype(np.float32), axes
+
+    def _sky_visibility(self, scene: Scene) -> np.ndarray:
+        """Share of the sky that each vertex sees (V,), cosine weighted, from a few depth maps around the subject."""
+        total = np.zeros(len(scene.points), np.float32)
+        seen = np.zeros(len(scene.points), np.float32)
+        for i in range(_SKY_DIRECTIONS):
+            height = 1 - (i + 0.5) / _SKY_DIRECTIONS * 1.7
+            turn = i * math.pi * (3 - math.sqrt(5))
+            flat = math.sqrt(max(1 - height * height, 0))
+            direction = np.array([flat * math.cos(turn), height, flat * math.sin(turn)], np.float32)
+            axes = _axes(direction)
+            screen = _orthographic(scene.points, axes, _SHADOW_EXTENT, _SKY_SIDE)
+            depth, _ = self._nearest(scene, screen, False, 128, _SKY_SIDE)
+            raster.ambient_visibility(
+                scene.points,
+                scene.normals,
+                scene.soft,
+                direction,
+                axes,
+                _SKY_SIDE / _SHADOW_EXTENT,
+                depth.astype(np.float32),
+                _SKY_SIDE,
+                np.float32(_SKY_BIAS),
+                total,
+                seen,
+            )
+        visible = seen / np.maximum(total, 1e-6)
+        visible[total < 1e-6] = 0.3
+        return (0.12 + 0.88 * visible).astype(np.float32)
+
+
+def _to_screen(
+    points: np.ndarray, rotation: np.ndarray, origin: np.ndarray, focal: float, side: int
+) -> np.ndarray:
+    """World points -> sample coordinates and depth along the optical axis, (V,3) float64."""
+    local = np.einsum("vi,ij->vj", points.astype(np.float64) - origin, rotation)
+    z = np.maximum(local[:, 2:], 1e-6)
+    return np.concatenate([(local[:, :2] / z * focal + 0.5) * side, z], 1)
+
+
+def _axes(direction: np.ndarray) -> np.ndarray:
+    """Rows right, down, away for an orthographic view from `direction`."""
+    away = -np.asarray(direction, np.float64)
+    helper = np.array([0.0, 1.0, 0.0]) if abs(away[1]) < 0.95 else np.array([1.0, 0.0, 0.0])
+    right = np.cross(helper, away)
+    right /= np.sqrt((right * right).sum())
+    return np.stack([right, np.cross(away, right), away]).astype(np.float32)
+
+
+def _orthographic(points: np.ndarray, axes: np.ndarray, extent: float, side: int) -> np.ndarray:
+    """World points -> samples and depth of an orthographic view whose middle is the world origin, (V,3)."""
+    local = np.einsum("vi,ji->vj", points.astype(np.float64), axes.astype(np.float64))
+    local[:, :2] = (local[:, :2] / extent + 0.5) * side
+    return local

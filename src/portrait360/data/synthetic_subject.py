@@ -1,0 +1,414 @@
+"""What a synthetic subject is: body, expression, pose, hair, clothes, colours and light, drawn from one seed.
+
+Everything here is a plain description; `synthetic_scene` turns it into meshes.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from portrait360.data import synthetic_names as names
+from portrait360.data.anny_body import AnnyBody
+from portrait360.data.synthetic_library import PartsLibrary, SkinTexture
+from portrait360.types import InputError
+
+OVERRIDES = ("yaw", "pitch", "neck", "head", "hair", "clothes", "gender", "age")
+"""What `overrides` may fix: yaw and pitch (radians), neck and head (3 radians each), hair (name or None), clothes
+(name), gender ("male" or "female"), age ("child", "young", "middleage", "old")."""
+
+_HAIR_COLOURS = (
+    ((0.018, 0.014, 0.012), 4.0),
+    ((0.045, 0.026, 0.016), 4.0),
+    ((0.11, 0.06, 0.03), 3.0),
+    ((0.32, 0.20, 0.09), 2.0),
+    ((0.45, 0.33, 0.18), 1.5),
+    ((0.17, 0.05, 0.02), 1.0),
+    ((0.22, 0.215, 0.21), 1.5),
+    ((0.42, 0.41, 0.40), 0.7),
+)
+_FACE_PARTS = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck", "nose")
+
+
+@dataclass
+class HairStyle:
+    """Hair of a subject. `name` None is bald; `stubble` tints the bald scalp. Lengths in metres at rest."""
+
+    name: str | None
+    mirrored: bool
+    colour: np.ndarray
+    stubble: float
+    length: float
+    volume: float
+    curl: float
+    curl_waves: float
+    curl_phase: float
+
+
+@dataclass
+class Garment:
+    """Clothes and the 20 shader fields of their material (see `kernels.raster.MATERIAL_FIELDS`)."""
+
+    name: str
+    fields: np.ndarray
+
+
+@dataclass
+class Lighting:
+    """Key, fill and rim lights: unit directions towards them (3,3) and linear colours (3,3); two-colour sky."""
+
+    directions: np.ndarray
+    colours: np.ndarray
+    sky: np.ndarray
+    ground: np.ndarray
+    up: np.ndarray
+
+
+@dataclass
+class Subject:
+    """One person in one pose under one light, with the camera angles of the drawn picture (radians)."""
+
+    male: bool
+    age: str
+    race_mix: dict[str, float]
+    phenotype: dict[str, float]
+    local: dict[str, float]
+    facial: dict[str, float]
+    skin: SkinTexture
+    skin_fields: np.ndarray
+    hair: HairStyle
+    brow: str
+    brow_colour: np.ndarray
+    lash: str
+    eye_colour: str
+    garment: Garment
+    neck: np.ndarray
+    head: np.ndarray
+    arms: np.ndarray
+    yaw: float
+    pitch: float
+    lighting: Lighting
+    exposure: float
+    noise: float
+    background_seed: int
+    noise_seed: int
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def sample_subject(
+    seed: int, index: int, body: AnnyBody, parts: PartsLibrary, overrides: Mapping[str, Any] | None = None
+) -> Subject:
+    """Draw subject `index` of `seed`. Overrides (see OVERRIDES) change nothing but what they name.
+
+    Raises InputError for an unknown override.
+    """
+    given = dict(overrides or {})
+    unknown = sorted(set(given) - set(OVERRIDES))
+    if unknown:
+        raise InputError(f"Unknown override {unknown[0]!r}.", f"Use one of: {', '.join(OVERRIDES)}.")
+    # independent streams, so that fixing one property leaves the others of the subject alone
+    who, shape, face, pose, wear, look, light, view = np.random.default_rng([seed, index]).spawn(8)
+
+    male = bool(who.random() < 0.5)
+    if "gender" in given:
+        male = given["gender"] == "male"
+    race = str(who.choice(names.SKIN_RACES))
+    mix = who.dirichlet([0.4] * 3) * 0.35
+    race_mix = {name: float(m) for name, m in zip(names.SKIN_RACES, mix, strict=True)}
+    race_mix[race] += 0.65
+    age = str(who.choice(["child", "young", "middleage", "old"], p=[0.06, 0.50, 0.26, 0.18]))
+    age = str(given.get("age", age))
+    phenotype = _sample_phenotype(shape, male, age, race_mix)
+    local = _sample_identity(shape, body)
+    facial = _sample_expression(face)
+    neck, head, arms = _sample_pose(pose)
+    if "neck" in given:
+        neck = np.asarray(given["neck"], np.float64)
+    if "head" in given:
+        head = np.asarray(given["head"], np.float64)
+
+    hair = _sample_hair(wear, parts, male, age, race)
+    if "hair" in given:
+        hair.name = given["hair"]
+        if hair.name is not None and hair.name not in parts.proxies.get("hair", {}):
+            raise InputError(
+                f"There is no hair named {hair.name!r}.", f"Use one of: {', '.join(parts.proxies['hair'])}."
+            )
+    garment = _sample_garment(wear, parts, male, given.get("clothes"))
+    skin, skin_fields = _sample_skin(look, parts, male, age, race)
+    brow = str(look.choice(parts.available("eyebrows", names.BROWS)))
+    lash = str(look.choice(parts.available("eyelashes", names.LASHES)))
+    eye_colour = _sample_eyes(look, parts, race)
+    yaw = float(view.uniform(-math.pi, math.pi))
+    pitch = float(np.clip(view.normal(0, 0.2), -0.52, 0.52))
+    lighting = _sample_lighting(light, yaw)
+    return Subject(
+        male=male,
+        age=age,
+        race_mix=race_mix,
+        phenotype=phenotype,
+        local=local,
+        facial=facial,
+        skin=skin,
+        skin_fields=skin_fields,
+        hair=hair,
+        brow=brow,
+        brow_colour=np.minimum(hair.colour * 0.8, 0.2),
+        lash=lash,
+        eye_colour=eye_colour,
+        garment=garment,
+        neck=neck,
+        head=head,
+        arms=arms,
+        yaw=float(given.get("yaw", yaw)),
+        pitch=float(given.get("pitch", pitch)),
+        lighting=lighting,
+        exposure=float(light.uniform(0.8, 1.2)),
+        noise=float(light.uniform(0, 0.01)),
+        background_seed=int(view.integers(1 << 31)),
+        noise_seed=int(view.integers(1 << 31)),
+        info={
+            "gender": "male" if male else "female",
+            "age": age,
+            "ethnicity": {k: round(v, 4) for k, v in race_mix.items()},
+            "hair": hair.name or "none",
+            "hair_mirrored": hair.mirrored,
+            "clothes": garment.name,
+            "skin": skin.name,
+            "eyes": eye_colour,
+            "eyebrows": brow,
+        },
+    )
+
+
+def _sample_phenotype(
+    rng: np.random.Generator, male: bool, age: str, race_mix: dict[str, float]
+) -> dict[str, float]:
+    spans = {"child": (0.36, 0.56), "young": (0.58, 0.72), "middleage": (0.72, 0.85), "old": (0.85, 1.0)}
+    if age not in spans:
+        raise InputError(f"Unknown age {age!r}.", f"Use one of: {', '.join(spans)}.")
+    place = rng.random()
+    return {
+        "gender": float(rng.uniform(0, 0.18)) if male else float(rng.uniform(0.82, 1)),
+        "age": float(spans[age][0] + place * (spans[age][1] - spans[age][0])),
+        "muscle": float(rng.uniform(0.3, 0.8)),
+        "weight": float(np.clip(rng.normal(0.5, 0.2), 0.1, 1)),
+        "height": float(rng.uniform(0.3, 0.7)),
+        "proportions": float(rng.uniform(0.4, 1)),
+        "cupsize": float(rng.uniform(0.3, 0.6)),
+        "firmness": 0.6,
+        **race_mix,
+    }
+
+
+def _sample_identity(rng: np.random.Generator, body: AnnyBody) -> dict[str, float]:
+    """Local shape changes of face, head, ears and neck, nearly equal on both sides."""
+    local: dict[str, float] = {}
+    for label in body.local_labels:
+        plain = label[2:] if label[:2] in ("l-", "r-") else label
+        if plain.split("-")[0] not in _FACE_PARTS and not label.startswith("eyebrows"):
+            continue
+        if label.startswith("r-") or "trans-out" in label:
+            continue
+        value = float(np.clip(rng.normal(0, 0.22), -0.6, 0.6))
+        if label.startswith(("head-", "neck-")):
+            value *= 0.6
+        if "age" in label:
+            value = 0.0
+        local[label] = value
+        if label.startswith("l-"):
+            local["r-" + plain] = value + float(rng.normal(0, 0.05))
+    return local
+
+
+def _sample_expression(rng: np.random.Generator) -> dict[str, float]:
+    """Smiles, open mouths, frowns, raised brows, pouts, blinks and gaze."""
+    facial: dict[str, float] = {}
+    kind = rng.random()
+    s = float(rng.uniform(0.2, 0.8))
+    left, right, opening = (
+        float(rng.uniform(0.85, 1.15)),
+        float(rng.uniform(0.85, 1.15)),
+        float(rng.uniform(0.05, 0.3)),
+    )
+    if kind < 0.4:
+        facial.update(mouthSmileLeft=s * left, mouthSmileRight=s * right)
+        facial.update(cheekSquintLeft=0.5 * s, cheekSquintRight=0.5 * s)
+    if 0.15 < kind < 0.3:
+        facial.update(jawOpen=opening, mouthUpperUpLeft=0.3 * s, mouthUpperUpRight=0.3 * s)
+    if 0.4 < kind < 0.5:
+        facial.update(mouthFrownLeft=s, mouthFrownRight=s, browDownLeft=s * 0.6, browDownRight=s * 0.6)
+    if 0.5 < kind < 0.58:
+        facial.update(browInnerUp=s, browOuterUpLeft=s, browOuterUpRight=s)
+        facial.update(eyeWideLeft=0.5 * s, eyeWideRight=0.5 * s)
+    if 0.58 < kind < 0.64:
+        facial.update(mouthPucker=s * 0.7)
+    shut = rng.random() > 0.95
+    blink = 1.0 if shut else float(rng.uniform(0, 0.3))
+    facial.update(eyeBlinkLeft=blink, eyeBlinkRight=blink)
+    aside, up = rng.normal(0, 0.25, 2)
+    if aside > 0:
+        facial.update(eyeLookOutLeft=aside, eyeLookInRight=aside)
+    else:
+        facial.update(eyeLookInLeft=-aside, eyeLookOutRight=-aside)
+    if up > 0:
+        facial.update(eyeLookUpLeft=up, eyeLookUpRight=up)
+    else:
+        facial.update(eyeLookDownLeft=-up, eyeLookDownRight=-up)
+    return {name: float(min(value, 1.0)) for name, value in facial.items()}
+
+
+def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neck and head axis-angle (radians) and five arm numbers: lowering, swing, shrug, two elbow bends."""
+
+    def turn(spread: tuple[float, float, float]) -> np.ndarray:
+        limit = 2 * np.asarray(spread)
+        return np.radians(np.clip(rng.normal(0, 1, 3) * spread, -limit, limit))
+
+    neck = turn((8, 10, 6))
+    head = turn((8, 12, 6))
+    # the label says nothing about the arms, so they vary little
+    arms = np.array(
+        [
+            np.radians(rng.uniform(36, 46)),
+            np.radians(rng.uniform(0, 10)),
+            np.radians(np.clip(rng.normal(0, 1.5), -3, 3)),
+            rng.uniform(0, 0.3),
+            rng.uniform(0, 0.3),
+        ]
+    )
+    return neck, head, arms
+
+
+def _sample_hair(
+    rng: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str
+) -> HairStyle:
+    wanted = names.HAIR_MALE if male else names.HAIR_FEMALE
+    choices = parts.available("hair", wanted)
+    name = str(rng.choice(choices)) if choices else None
+    bald = rng.random() < (0.16 if age == "old" else 0.07)
+    if male and bald and age != "child":
+        name = None
+    odds = np.array([weight for _, weight in _HAIR_COLOURS])
+    if age == "old":
+        odds[6:] *= 8
+    if age == "child":
+        odds[6:] = 0
+    if race != "caucasian":
+        odds[3:6] *= 0.12
+    colour = np.array(_HAIR_COLOURS[int(rng.choice(len(odds), p=odds / odds.sum()))][0])
+    mirrored = bool(rng.random() < 0.5)
+    return HairStyle(
+        name=name,
+        mirrored=mirrored,
+        colour=colour * rng.uniform(0.8, 1.25),
+        stubble=float(rng.uniform(0, 0.75)),
+        length=float(rng.uniform(-0.35, 0.35)),
+        volume=float(rng.uniform(-0.004, 0.022)),
+        curl=float(rng.uniform(0, 0.007) if rng.random() < 0.5 else 0.0),
+        curl_waves=float(rng.uniform(60, 140)),
+        curl_phase=float(rng.uniform(0, 2 * math.pi)),
+    )
+
+
+def _colour(rng: np.random.Generator) -> np.ndarray:
+    """A linear fabric colour: often muted, sometimes vivid, from black to white."""
+    hue, saturation = rng.random(), rng.beta(1.2, 2.4)
+    return np.array(colorsys.hsv_to_rgb(hue, saturation, rng.beta(1.3, 1.4) * 0.82 + 0.05)) ** 2.2
+
+
+def _sample_garment(rng: np.random.Generator, parts: PartsLibrary, male: bool, wanted: str | None) -> Garment:
+    name = str(
+        rng.choice(parts.available("clothes", names.CLOTHES_MALE if male else names.CLOTHES_FEMALE))
+    )
+    name = wanted or name
+    if name not in parts.proxies["clothes"]:
+        raise InputError(
+            f"There are no clothes named {name!r}.", f"Use one of: {', '.join(parts.proxies['clothes'])}."
+        )
+    first, second = _colour(rng), _colour(rng)
+    frequency = rng.uniform(40, 260)
+    angle = float(rng.choice([0.0, math.pi / 2, math.pi / 2, math.pi / 4]))
+    threshold, kind = rng.uniform(-0.5, 0.8), rng.random()
+    weave, tint, value = rng.uniform(0, 0.25), np.exp(rng.normal(0, 0.12, 3)), np.exp(rng.normal(0.2, 0.35))
+    fields = np.zeros(20, np.float32)
+    if name in parts.recolourable:
+        fields[0:3], fields[3], fields[4], fields[5:8] = first, 1.0, 4.0, second
+        fields[8], fields[9], fields[10] = frequency, math.cos(angle), math.sin(angle)
+        fields[11], fields[13] = threshold, weave
+        fields[12] = 0.0 if kind < 0.66 else (1.0 if kind < 0.82 else (2.0 if kind < 0.95 else 3.0))
+    else:
+        fields[0:3] = value * tint
+    return Garment(name, fields)
+
+
+def _sample_skin(
+    rng: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str
+) -> tuple[SkinTexture, np.ndarray]:
+    sex, years = ("male" if male else "female"), ("young" if age == "child" else age)
+    rows = [s for s in parts.skins if s.age == years and s.race == race and s.sex == sex]
+    rows = rows or [s for s in parts.skins if s.sex == sex] or parts.skins
+    skin = rows[int(rng.integers(len(rows)))]
+    fields = np.zeros(20, np.float32)
+    brightness = rng.normal(1.0, 0.08)
+    if race == "african":
+        # the dark skins are painted very dark and red: cover the whole span from deep to light brown
+        brightness *= rng.uniform(1.0, 2.1)
+    tone = np.array([1.0, rng.normal(1.0, 0.03), rng.normal(1.0, 0.04)])
+    if race == "african":
+        tone *= np.array([0.94, 1.04, 1.08])
+    fields[0:3] = np.clip(brightness * tone, 0.6, 2.4)
+    fields[14] = rng.uniform(0.04, 0.16)
+    return skin, fields
+
+
+def _sample_eyes(rng: np.random.Generator, parts: PartsLibrary, race: str) -> str:
+    odds = dict(zip(names.EYE_COLOURS, (5, 2, 0.7, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True))
+    if race != "caucasian":
+        odds = dict(zip(names.EYE_COLOURS, (5, 0.6, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02), strict=True))
+    have = [name for name in names.EYE_COLOURS if f"eyes/{name}" in parts.slots]
+    p = np.array([odds[name] for name in have])
+    return str(rng.choice(have, p=p / p.sum()))
+
+
+def _sample_lighting(rng: np.random.Generator, yaw: float) -> Lighting:
+    """Three lights placed around the camera of the drawn picture, fixed in the world."""
+
+    def toward(azimuth: float, height: float) -> np.ndarray:
+        return np.array(
+            [math.sin(azimuth) * math.cos(height), math.sin(height), math.cos(azimuth) * math.cos(height)]
+        )
+
+    def tint(spread: float) -> np.ndarray:
+        return np.exp(rng.normal(0, spread, 3) * np.array([1, 0.3, 1]))
+
+    key = yaw + rng.uniform(-1.2, 1.2)
+    directions = np.stack(
+        [
+            toward(key, rng.uniform(0.1, 1.0)),
+            toward(key + rng.choice([-1, 1]) * rng.uniform(1.2, 2.2), rng.uniform(0, 0.6)),
+            toward(yaw + math.pi + rng.uniform(-0.6, 0.6), rng.uniform(0.2, 0.8)),
+        ]
+    )
+    strength = rng.uniform(0.7, 1.5)
+    colours = np.stack(
+        [
+            strength * tint(0.1),
+            strength * rng.uniform(0.1, 0.45) * tint(0.16),
+            strength * rng.uniform(0.05, 0.5) * tint(0.16),
+        ]
+    )
+    ambient = rng.uniform(0.4, 0.95)
+    up = toward(key + rng.normal(0, 0.4), rng.uniform(0.7, 1.5))
+    return Lighting(
+        directions.astype(np.float32),
+        colours.astype(np.float32),
+        (ambient * tint(0.1)).astype(np.float32),
+        (ambient * rng.uniform(0.35, 0.8) * tint(0.1)).astype(np.float32),
+        up.astype(np.float32),
+    )

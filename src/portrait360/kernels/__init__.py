@@ -1,0 +1,1 @@
+"""Numba kernels; each has a plain twin that the tests compare it with."""
