@@ -1,0 +1,285 @@
+"""Read datasets: this project's zips and folders, and those of EG3D and 3DPortraitGAN."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+
+from portrait360.data import layout
+from portrait360.data.label_files import read_json, read_labels
+from portrait360.data.store import Store, open_store
+from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
+
+_IMAGE_SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
+
+
+class PortraitDataset:
+    """Pictures with masks, camera labels and body poses, in the order of their sorted names.
+
+    Safe to use from many threads, after a fork, and in spawned workers (it can be pickled).
+
+    Attributes:
+        cameras: (N, 25) float32 camera labels.
+        body_poses: (N, 6) float32 body poses in radians; zeros when `has_body_poses` is False.
+        meta: content of meta.json; {"label_kind": "estimated"} for datasets without one.
+        resolution: side of the pictures in pixels.
+    """
+
+    def __init__(
+        self, path: Path, *, labels: Literal["train", "exact"] = "train", masks_path: Path | None = None
+    ) -> None:
+        """Open a dataset and check everything except the pixels.
+
+        Args:
+            path: a zip or folder with `dataset.json`; images may lie at any path.
+            labels: "train" reads dataset.json, whose body poses may be coarse; "exact" wants the exact ones.
+            masks_path: a separate zip or folder of masks with the same stems (as 3DPortraitGAN has it).
+
+        Raises:
+            DatasetError: it is missing, broken, incomplete or inconsistent, or has no exact labels.
+        """
+        path = Path(path)
+        self.path = path
+        self._store = open_store(path)
+        files = self._store.names()
+        self._images = [name for name in files if _is_image(name)]
+        if not self._images:
+            raise DatasetError(
+                f"{path} has no images.", "Expected WebP, PNG or JPEG files beside dataset.json."
+            )
+        self.meta = self._read_meta(files)
+        self.label_kind = str(self.meta.get("label_kind", "estimated"))
+        labels_file = self._labels_file(files, labels)
+        array = self._match_labels(labels_file)
+        self.has_body_poses = array.shape[1] > CAMERA_LABEL_SIZE
+        poses = (
+            array[:, CAMERA_LABEL_SIZE:] if self.has_body_poses else np.zeros((len(array), BODY_POSE_SIZE))
+        )
+        self.cameras: Float[Tensor, "N 25"] = torch.from_numpy(array[:, :CAMERA_LABEL_SIZE].copy())
+        self.body_poses: Float[Tensor, "N 6"] = torch.from_numpy(poses.astype(np.float32))
+        self._mask_store, self._masks = self._find_masks(files, Path(masks_path) if masks_path else None)
+        depths = {_key(name): name for name in files if name.startswith("depth/")}
+        self._depths = [depths.get(_key(name)) for name in self._images]
+        self.resolution = self._open_image(self._images[0]).width
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every picture has a mask."""
+        return self._mask_store is not None
+
+    def name(self, index: int) -> str:
+        """The path of a picture inside the dataset, with '/' between folders."""
+        return self._images[index]
+
+    def image(self, index: int) -> UInt8[ndarray, "H W 3"]:
+        """Decode a picture, RGB. Raises DatasetError when it is broken or differs in size."""
+        return np.asarray(self._decode_image(index))
+
+    def mask(self, index: int) -> UInt8[ndarray, "H W"]:
+        """Decode a mask, 255 = person. Raises DatasetError when it is missing, broken or differs in size."""
+        return np.asarray(self._decode_mask(index))
+
+    def depth(self, index: int) -> Float[ndarray, "H W"] | None:
+        """Depth in world units, 0 = background; None when the dataset has no depth."""
+        name = self._depths[index]
+        if name is None:
+            return None
+        picture = self._check_size(_decode(self._store, name, None), name)
+        return np.asarray(picture, np.float32) / float(self.meta.get("depth_scale", layout.DEPTH_SCALE))
+
+    def load_arrays(
+        self,
+        resolution: int | None = None,
+        workers: int = 2,
+        *,
+        masks: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[UInt8[Tensor, "N 3 R R"], UInt8[Tensor, "N 1 R R"]]:
+        """Decode all pictures into memory, averaged down to `resolution` (N * R * R * 4 bytes).
+
+        Args:
+            resolution: side in pixels, at most that of the dataset; its own when None.
+            workers: threads that decode.
+            masks: when False, masks are not read and the second tensor has N = 0.
+            progress: called with (pictures done, all pictures) from the calling thread.
+
+        Raises:
+            DatasetError: a picture is broken, masks are missing, or the dataset is smaller than `resolution`.
+        """
+        side = self.resolution if resolution is None else resolution
+        if not 1 <= side <= self.resolution:
+            raise DatasetError(
+                f"{self.path} has pictures of {self.resolution}x{self.resolution} pixels;"
+                f" {side}x{side} was asked for.",
+                "Choose a resolution that is not larger, or make the dataset anew with larger pictures.",
+            )
+        if masks and not self.has_masks:
+            raise self._no_masks()
+        images = torch.empty((len(self), 3, side, side), dtype=torch.uint8)
+        mask_array = torch.empty((len(self) if masks else 0, 1, side, side), dtype=torch.uint8)
+        to_images, to_masks = images.numpy(), mask_array.numpy()
+
+        def load(index: int) -> None:
+            picture = _shrink(self._decode_image(index), side, Image.Resampling.LANCZOS)
+            to_images[index] = np.asarray(picture).transpose(2, 0, 1)
+            if masks:
+                to_masks[index, 0] = np.asarray(_shrink(self._decode_mask(index), side, Image.Resampling.BOX))
+
+        with ThreadPoolExecutor(max(1, workers), "decode") as pool:
+            try:
+                for done, _ in enumerate(pool.map(load, range(len(self))), start=1):
+                    if progress is not None:
+                        progress(done, len(self))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return images, mask_array
+
+    def _read_meta(self, files: Iterable[str]) -> dict:
+        if layout.META_FILE not in files:
+            return {"label_kind": "estimated"}
+        meta = read_json(self._store, layout.META_FILE)
+        if not isinstance(meta, dict):
+            raise DatasetError(f"meta.json in {self.path} must hold an object.", "Make the dataset anew.")
+        return meta
+
+    def _labels_file(self, files: Iterable[str], labels: str) -> str:
+        if labels == "exact":
+            if layout.EXACT_FILE in files:
+                return layout.EXACT_FILE
+            if self.label_kind != "exact":
+                raise DatasetError(
+                    f"{self.path} has no exact body poses; its labels are {self.label_kind}.",
+                    "Use a synthetic dataset (`portrait360 dataset synth`), which knows them.",
+                )
+        if layout.LABELS_FILE not in files:
+            raise DatasetError(
+                f"{self.path} has no dataset.json.",
+                'It must lie at the top and hold {"labels": [[image name, 31 numbers], ...]}.',
+            )
+        return layout.LABELS_FILE
+
+    def _match_labels(self, labels_file: str) -> np.ndarray:
+        """Labels in the order of the images; every image needs one and every label an image."""
+        labels = read_labels(self._store, labels_file)
+        missing = [name for name in self._images if name not in labels.rows]
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of {len(self._images)} images in {self.path} have no label in {labels_file},"
+                f" for instance {missing[0]}.",
+                "Add their labels or take these images out.",
+            )
+        extra = sorted(set(labels.rows) - set(self._images))
+        if extra:
+            raise DatasetError(
+                f"{len(extra)} labels in {labels_file} of {self.path} have no image, for example {extra[0]}.",
+                "Add these images or take their labels out.",
+            )
+        return labels.array[[labels.rows[name] for name in self._images]]
+
+    def _find_masks(self, files: Iterable[str], masks_path: Path | None) -> tuple[Store | None, list[str]]:
+        if masks_path is not None:
+            store = open_store(masks_path)
+            found = {_key(name): name for name in store.names() if _is_picture(name)}
+        else:
+            store = self._store
+            found = {_key(name): name for name in files if name.startswith("masks/")}
+            if not found:
+                return None, []
+        missing = [name for name in self._images if _key(name) not in found]
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of {len(self._images)} images have no mask in {store.path},"
+                f" for instance {missing[0]}.",
+                "A mask has the path of its image; only the suffix may differ.",
+            )
+        return store, [found[_key(name)] for name in self._images]
+
+    def _open_image(self, name: str) -> Image.Image:
+        picture = _decode(self._store, name, "RGB")
+        if picture.width != picture.height:
+            raise DatasetError(
+                f"{name} in {self.path} has {picture.width}x{picture.height} pixels; expected a square.",
+                "Crop the images to squares first.",
+            )
+        return picture
+
+    def _decode_image(self, index: int) -> Image.Image:
+        name = self._images[index]
+        return self._check_size(self._open_image(name), name)
+
+    def _decode_mask(self, index: int) -> Image.Image:
+        if self._mask_store is None:
+            raise self._no_masks()
+        name = self._masks[index]
+        return self._check_size(_decode(self._mask_store, name, "L"), name)
+
+    def _check_size(self, picture: Image.Image, name: str) -> Image.Image:
+        if picture.size != (self.resolution, self.resolution):
+            raise DatasetError(
+                f"{name} in {self.path} has {picture.width}x{picture.height} pixels, others"
+                f" {self.resolution}x{self.resolution}.",
+                "All images and masks of a dataset must have the same size.",
+            )
+        return picture
+
+    def _no_masks(self) -> DatasetError:
+        return DatasetError(
+            f"{self.path} has no masks, and training needs them.",
+            "Put them beside the images (masks/ with the same names) or give the separate zip of masks.",
+        )
+
+
+def _decode(store: Store, name: str, mode: str | None) -> Image.Image:
+    content = store.read(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(content), formats=("WEBP", "PNG", "JPEG"))
+            picture.load()
+            return picture if mode is None or picture.mode == mode else picture.convert(mode)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
+        raise DatasetError(
+            f"{name} in {store.path} is not a readable image: {error}.",
+            "Replace it, or take it and its label out.",
+        ) from error
+
+
+def _shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
+    """Average down; whole factors take the exact mean of each block, others the antialiasing filter."""
+    if picture.width == side:
+        return picture
+    if picture.width % side == 0:
+        return picture.reduce(picture.width // side)
+    return picture.resize((side, side), filter)
+
+
+def _is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in _IMAGE_SUFFIXES and not hidden
+
+
+def _is_image(name: str) -> bool:
+    return _is_picture(name) and not name.startswith(("masks/", "depth/"))
+
+
+def _key(name: str) -> str:
+    """What an image and its mask share: the path without suffix and without images/, masks/ or depth/."""
+    path = PurePosixPath(name)
+    parts = path.parts[1:] if path.parts[0] in ("images", "masks", "depth") else path.parts
+    return str(PurePosixPath(*parts).with_suffix(""))

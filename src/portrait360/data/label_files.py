@@ -1,0 +1,132 @@
+"""Read and check the JSON label files of a dataset."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from portrait360.data.store import Store
+from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
+
+_ORTHONORMAL_TOLERANCE = 5e-3
+"""Real labels carry TF32 and printing errors of some 5e-4; a wrong axis order or scale is far beyond this."""
+
+_LAST_ROW_TOLERANCE = 1e-4
+_LARGEST = 1e6
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`array` (N, 31 or 25) float32; `rows` maps the name of an image to its row."""
+
+    rows: dict[str, int]
+    array: np.ndarray
+
+
+def read_json(store: Store, name: str) -> Any:
+    """Parse a JSON file of a dataset. Raises DatasetError when it is not JSON."""
+    try:
+        return json.loads(store.read(name))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{name} in {store.path} is not valid JSON: {error}.", "Mend the file or make the dataset anew."
+        ) from error
+
+
+def read_labels(store: Store, name: str) -> Labels:
+    """Read {"labels": [[image name, 31 or 25 numbers], ...]} and check every number.
+
+    Raises:
+        DatasetError: the structure, a count, a number or a camera is wrong; the message names the entry.
+    """
+    where = f"{name} in {store.path}"
+    content = read_json(store, name)
+    entries = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise DatasetError(
+            f'{where} must hold {{"labels": [[image name, 31 numbers], ...]}} with at least one entry.',
+            "Labels are needed for every image; an EG3D dataset made without labels cannot be used.",
+        )
+    rows: dict[str, int] = {}
+    numbers: list[list[float]] = []
+    for index, entry in enumerate(entries):
+        label = _check_entry(entry, index, where)
+        if numbers and len(label) != len(numbers[0]):
+            raise DatasetError(
+                f"entry {index} ({entry[0]}) of {where} has {len(label)} numbers, the entries before it"
+                f" {len(numbers[0])}.",
+                "All entries must have the same count: 31 (camera and body pose) or 25 (camera only).",
+            )
+        if entry[0] in rows:
+            raise DatasetError(f"{where} has two labels for {entry[0]}.", "Take one of them out.")
+        rows[entry[0]] = index
+        numbers.append(label)
+    array = np.asarray(numbers, np.float64)
+    _check_cameras(array, list(rows), where)
+    return Labels(rows, array.astype(np.float32))
+
+
+def _check_entry(entry: Any, index: int, where: str) -> list[float]:
+    pair = isinstance(entry, list) and len(entry) == 2
+    if not (pair and isinstance(entry[0], str) and isinstance(entry[1], list)):
+        raise DatasetError(
+            f"entry {index} of {where} must be [image name, list of 31 numbers].", "Mend this entry."
+        )
+    label = entry[1]
+    if len(label) not in (CAMERA_LABEL_SIZE, CAMERA_LABEL_SIZE + BODY_POSE_SIZE):
+        raise DatasetError(
+            f"entry {index} ({entry[0]}) of {where} has {len(label)} numbers; expected 31 (25 for the camera"
+            " and 6 for the body pose) or 25 (camera only).",
+            "Mend this entry.",
+        )
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in label):
+        raise DatasetError(
+            f"entry {index} ({entry[0]}) of {where} holds something that is not a number.", "Mend this entry."
+        )
+    if not all(-_LARGEST < value < _LARGEST for value in label):
+        raise DatasetError(
+            f"entry {index} ({entry[0]}) of {where} holds NaN, infinity or a huge number.",
+            "Mend or remove this entry.",
+        )
+    return label
+
+
+def _check_cameras(array: np.ndarray, names: list[str], where: str) -> None:
+    pose = array[:, :16].reshape(-1, 4, 4)
+    rotation = pose[:, :3, :3]
+    gram = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
+    skewed = (gram > _ORTHONORMAL_TOLERANCE) | (np.linalg.det(rotation) < 0)
+    _report(
+        skewed,
+        names,
+        where,
+        "has a camera whose 3x3 part is not a rotation (orthonormal, determinant +1)",
+        "The first 16 numbers are the camera-to-world matrix, row by row, with axes right, down, forward.",
+    )
+    last_row = np.abs(pose[:, 3] - np.array([0, 0, 0, 1])).max(axis=1) > _LAST_ROW_TOLERANCE
+    _report(
+        last_row,
+        names,
+        where,
+        "has a camera-to-world matrix whose last row is not 0 0 0 1",
+        "The matrix must be stored row by row.",
+    )
+    intrinsics = array[:, 16:25].reshape(-1, 3, 3)
+    wrong = (intrinsics[:, 0, 0] <= 0) | (intrinsics[:, 1, 1] <= 0)
+    wrong |= np.abs(intrinsics[:, 2] - np.array([0, 0, 1])).max(axis=1) > _LAST_ROW_TOLERANCE
+    _report(
+        wrong,
+        names,
+        where,
+        "has wrong intrinsics",
+        "Numbers 17 to 25 are [f, 0, 0.5, 0, f, 0.5, 0, 0, 1] with f divided by the image size.",
+    )
+
+
+def _report(bad: np.ndarray, names: list[str], where: str, what: str, hint: str) -> None:
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise DatasetError(f"entry {index} ({names[index]}) of {where} {what}.", hint)

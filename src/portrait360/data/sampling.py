@@ -1,0 +1,58 @@
+"""Mirror samples, and balance how often each viewing direction is drawn."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch
+
+
+def mirrored(
+    image: Tensor, mask: Tensor, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"]
+) -> tuple[Tensor, Tensor, Float[Tensor, "B 25"], Float[Tensor, "B 6"]]:
+    """Samples as a mirror shows them: image, mask, camera and body pose change together.
+
+    Args:
+        image: (B, 3, H, W) of any type.
+        mask: (B, 1, H, W) of any type.
+        camera: camera labels.
+        body_pose: body poses.
+    """
+    return image.flip(-1), mask.flip(-1), mirror_camera(camera), mirror_body_pose(body_pose)
+
+
+def yaw_histogram(cameras: Float[Tensor, "N 25"], bins: int = 36) -> Int[Tensor, " bins"]:
+    """How many cameras fall into each of `bins` equal sectors of yaw, from -180 to 180 degrees."""
+    return torch.bincount(_yaw_sector(cameras, bins), minlength=bins)
+
+
+def yaw_balance_weights(
+    cameras: Float[Tensor, "N 25"], bins: int = 36, limit: float = 10.0
+) -> Float[Tensor, " N"]:
+    """Weights for drawing samples so that every viewing direction comes equally often.
+
+    Args:
+        cameras: camera labels.
+        bins: equal sectors of yaw; each sector that has pictures gets the same total weight.
+        limit: no picture is drawn more than this many times as often as on average, so that a handful of rear
+            views is not shown over and over.
+
+    Returns:
+        Weights with mean 1.
+    """
+    sector = _yaw_sector(cameras, bins)
+    counts = torch.bincount(sector, minlength=bins)
+    occupied = int((counts > 0).sum())
+    weights = (len(cameras) / occupied) / counts[sector].to(torch.float64)
+    weights = weights.clamp(max=limit)
+    return (weights / weights.mean()).to(torch.float32)
+
+
+def _yaw_sector(cameras: Float[Tensor, "N 25"], bins: int) -> Int[Tensor, " N"]:
+    """Sector of the yaw of each camera position around the origin; yaw 0 looks at the face."""
+    yaw, _ = yaw_pitch(cameras.double())
+    return ((yaw + math.pi) / (2 * math.pi) * bins).long().clamp(0, bins - 1)

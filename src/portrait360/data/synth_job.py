@@ -1,0 +1,310 @@
+"""Draw a synthetic dataset: many processes, one result.
+
+The same seed gives the same bytes whatever the number of workers and however often the run was interrupted:
+every picture depends on (seed, index) only, workers keep them in part files beside the output, and the zip is
+put together in order at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import PIL
+from PIL import features
+
+import portrait360
+from portrait360.data import labels, layout
+from portrait360.data.progress import Progress, show_progress
+from portrait360.data.store import open_store
+from portrait360.data.synth_worker import (
+    Drawn,
+    Failed,
+    Finished,
+    Job,
+    SourceFactory,
+    Worker,
+    is_whole,
+    read_part,
+)
+from portrait360.data.writer import open_writer
+from portrait360.files import explained_os_errors, make_folder, remove_empty_folders, write_json
+from portrait360.types import DatasetError, InputError
+
+_JOB_FILE = "job.json"
+_LOCK_FILE = "lock"
+_RESOLUTIONS = range(16, 2049)
+_LARGEST_CHUNK = 64
+
+
+def draw_dataset(
+    out: Path,
+    *,
+    count: int,
+    resolution: int,
+    seed: int,
+    label_noise: float | None = None,
+    workers: int | None = None,
+    depth: bool = False,
+    source_factory: SourceFactory,
+    progress: bool = True,
+) -> None:
+    """Draw `count` portraits into the zip `out` (see `layout`).
+
+    A run that was stopped or killed continues when it is called again with the same arguments; its parts lie
+    in the folder `OUT.parts`, which goes when the zip is complete. A zip that holds exactly this dataset
+    already is left as it is.
+
+    Args:
+        out: the zip to write; its folder is made when missing.
+        count: number of pictures.
+        resolution: side in pixels, 16 to 2048.
+        seed: at least 0.
+        label_noise: degrees of noise of the coarse body poses that training reads (see `labels`); None or 0
+            writes exact ones only.
+        workers: processes; one per available core when None.
+        depth: also write 16-bit depth pictures.
+        source_factory: makes the source of the pictures in each worker.
+        progress: show pictures done, per second and time left on standard error.
+
+    Raises:
+        InputError: an argument is out of range, or the disk is full (finished parts are kept).
+        DatasetError: `out` is something else, or a worker failed (finished parts are kept).
+        KeyboardInterrupt: after saying how to continue.
+    """
+    _check_arguments(out, count, resolution, seed, label_noise, workers)
+    # By the count alone, as the number of workers may change on resuming.
+    chunk_size = max(1, min(_LARGEST_CHUNK, count // 32))
+    job = Job(out.with_name(out.name + ".parts"), count, resolution, seed, depth, chunk_size)
+    meta = _meta(job, label_noise)
+    if out.exists():
+        _check_finished(out, meta)
+        shutil.rmtree(job.parts, ignore_errors=True)  # left when the run was killed at its very end
+        return
+    made = make_folder(job.parts)
+    try:
+        with _locked(job.parts), _nothing_left_when_empty(job, made):
+            _check_same_job(job, meta)
+            with show_progress("drawing", count, "pictures", visible=progress) as bar:
+                _draw_parts(job, workers or _cores(), source_factory, bar)
+            _assemble(out, job, meta)
+            shutil.rmtree(job.parts, ignore_errors=True)
+    except KeyboardInterrupt:
+        done = sum(len(job.indices(chunk)) for chunk in range(job.chunks) if job.part(chunk).exists())
+        kept = f"{done} of {count} pictures are kept in {job.parts}" if done else "Nothing was finished yet"
+        print(f"\nStopped. {kept}; run the same command again to continue.", file=sys.stderr)
+        raise
+
+
+def _check_arguments(
+    out: Path, count: int, resolution: int, seed: int, label_noise: float | None, workers: int | None
+) -> None:
+    if count < 1:
+        raise InputError(f"the count must be at least 1, not {count}.", "Give for instance --count 1000.")
+    if resolution not in _RESOLUTIONS:
+        raise InputError(
+            f"the resolution must be a side of 16 to 2048 pixels, not {resolution}.",
+            "Give for instance --resolution 256.",
+        )
+    if seed < 0:
+        raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance --seed 1.")
+    if label_noise is not None and not (math.isfinite(label_noise) and 0 <= label_noise <= 90):
+        raise InputError(
+            f"the label noise must be 0 to 90 degrees, not {label_noise}.",
+            "Give for instance --label-noise 4.",
+        )
+    if workers is not None and workers < 1:
+        raise InputError(
+            f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core."
+        )
+    if out.suffix != ".zip":
+        raise InputError(f"the output must be a zip, not {out}.", "Give a name that ends in .zip.")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder.", "Give the name of a zip file.")
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _meta(job: Job, label_noise: float | None) -> dict:
+    """meta.json; it also tells whether a job or a finished zip is the same as the one asked for."""
+    meta: dict = {
+        "generator": "portrait360 dataset synth",
+        "version": portrait360.__version__,
+        "encoder": f"Pillow {PIL.__version__}, libwebp {features.version('webp')}",
+        "count": job.count,
+        "resolution": job.resolution,
+        "seed": job.seed,
+        "depth": job.depth,
+        "label_kind": "exact",
+        "label_noise": 0.0,
+    }
+    if label_noise:
+        meta["label_kind"] = "coarse"
+        meta["label_noise"] = float(label_noise)
+        meta["label_shrink"] = labels.SHRINK
+        meta["label_bias_nod"] = labels.BIAS_NOD_DEGREES
+    if job.depth:
+        meta["depth_scale"] = layout.DEPTH_SCALE
+    return meta
+
+
+def _difference(there: dict, asked: dict) -> str:
+    """The first value in which two descriptions differ, in words; empty when they agree."""
+    for key, value in asked.items():
+        if there.get(key) != value:
+            return f"{key.replace('_', ' ')} {there.get(key)}, not {value}"
+    return ""
+
+
+def _check_finished(out: Path, meta: dict) -> None:
+    """Accept an existing output only when it is this very dataset."""
+    hint = "Delete it or choose another name."
+    try:
+        there = json.loads(open_store(out).read(layout.META_FILE))
+    except (DatasetError, ValueError) as error:
+        raise DatasetError(f"{out} exists already and is no complete dataset.", hint) from error
+    difference = _difference(there, meta)
+    if difference:
+        raise DatasetError(f"{out} exists already with {difference}.", hint)
+
+
+def _check_same_job(job: Job, meta: dict) -> None:
+    """Note the job in the parts folder, or check that the parts there belong to it."""
+    path = job.parts / _JOB_FILE
+    if not path.exists():
+        write_json(path, meta)
+        return
+    hint = f"Run it with the same values to continue, or delete {job.parts} to start anew."
+    try:
+        there = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read.", hint) from error
+    difference = _difference(there, meta)
+    if difference:
+        raise DatasetError(f"{job.parts} holds an unfinished dataset with {difference}.", hint)
+
+
+@contextlib.contextmanager
+def _locked(parts: Path) -> Iterator[None]:
+    """Keep a second run away from the same parts. The lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock; two runs would only draw the same parts twice
+        yield
+        return
+    with explained_os_errors(parts):
+        file = open(parts / _LOCK_FILE, "wb")  # noqa: SIM115 - closed below
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DatasetError(
+                f"another run is drawing into {parts}.", "Wait for it, or choose another name."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _nothing_left_when_empty(job: Job, made: list[Path]) -> Iterator[None]:
+    """When the block fails before there is any part to continue from, remove the folders that this run made."""
+    try:
+        yield
+    except BaseException:
+        if job.parts in made and not any(job.parts.glob("part-*.zip")):
+            shutil.rmtree(job.parts, ignore_errors=True)
+            remove_empty_folders(made)
+        raise
+
+
+def _draw_parts(job: Job, count: int, source_factory: SourceFactory, bar: Progress) -> None:
+    """Draw the chunks that have no part yet. Raises what failed; the other parts are kept."""
+    missing = deque()
+    for chunk in range(job.chunks):
+        if is_whole(job, chunk):
+            bar.skip(len(job.indices(chunk)))
+        else:
+            missing.append(chunk)
+    for leftover in job.parts.glob(".*.tmp.zip"):  # of workers that were killed while they wrote
+        leftover.unlink(missing_ok=True)
+    count = min(count, len(missing))
+    workers: list[Worker] = []
+    try:
+        if missing:
+            # One goes ahead: its source may fetch assets and fill caches that the others then find.
+            workers.append(Worker(job, source_factory))
+        while any(worker.chunk is not None for worker in workers) or missing:
+            for worker in _ready(workers):
+                message = _receive(worker)
+                if isinstance(message, Drawn):
+                    bar.advance(1)
+                    continue
+                if isinstance(message, Finished):
+                    worker.chunk = None
+                elif len(workers) < count:
+                    workers += [Worker(job, source_factory) for _ in range(count - len(workers))]
+                if missing:
+                    worker.give(missing.popleft())
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _ready(workers: list[Worker]) -> list[Worker]:
+    """Wait until some workers have a message or have died; these."""
+    by_handle: dict = {worker.connection: worker for worker in workers}
+    by_handle.update({worker.process.sentinel: worker for worker in workers})
+    found = {id(by_handle[handle]): by_handle[handle] for handle in wait(list(by_handle))}
+    return list(found.values())
+
+
+def _receive(worker: Worker) -> object:
+    """The next message of a worker. Raises what it failed with, or that it died."""
+    try:
+        message = worker.connection.recv()
+    except (EOFError, ConnectionResetError) as error:
+        worker.process.join()
+        raise DatasetError(
+            f"A drawing process ended unexpectedly (exit code {worker.process.exitcode}).",
+            "Perhaps memory ran out; try fewer --workers. Run the same command again to continue.",
+        ) from error
+    if isinstance(message, Failed):
+        failure = message.kind(message.message, message.hint)
+        if message.details:
+            failure.add_note(message.details)
+        raise failure
+    return message
+
+
+def _assemble(out: Path, job: Job, meta: dict) -> None:
+    """Put the parts together. A broken part is deleted, so that the next run draws it again."""
+    whole = job.parts / "dataset.zip"  # not beside `out`, where a killed run would leave a stray file
+    with open_writer(whole, resolution=job.resolution, meta=meta) as writer:
+        for chunk in range(job.chunks):
+            try:
+                for sample in read_part(job, chunk):
+                    writer.add_encoded(
+                        sample.image, sample.mask, sample.camera, sample.body_pose, sample.depth
+                    )
+            except DatasetError as error:
+                job.part(chunk).unlink(missing_ok=True)
+                raise DatasetError(
+                    f"the part {job.part(chunk)} was broken and is deleted.", "Run the same command again."
+                ) from error
+        if meta["label_kind"] == "coarse":
+            exact = writer.body_poses()
+            writer.set_training_poses(labels.coarse_body_poses(exact, meta["label_noise"], job.seed))
+    with explained_os_errors(out):
+        os.replace(whole, out)
