@@ -24,10 +24,13 @@ def explain_os_error(error: OSError, path: Path | None = None) -> InputError | N
     place = path if path is not None else error.filename
     where = f" {place}" if place is not None else " a file"
     if error.errno in _FULL:
-        return InputError(f"could not write{where}: the disk is full", "free some space or choose another --out")
+        return InputError(
+            f"could not write{where}: the disk is full", "free some space or choose another --out"
+        )
     if error.errno in _FORBIDDEN:
         return InputError(
-            f"no permission to use{where}", "check the owner and the mode of that place, or choose another one"
+            f"no permission to use{where}",
+            "check the owner and the mode of that place, or choose another one",
         )
     if error.errno == errno.EISDIR:
         return InputError(f"expected a file but{where} is a folder", "name a file")
@@ -52,9 +55,10 @@ def explained_os_errors(path: Path | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path` (same extension); rename it to `path` when the block ends well.
+    """Yield a temporary path beside `path` (same extension); rename it to `path` when the block ends well.
 
-    Missing parent folders are made. When the block fails, the temporary file and the folders made here are removed.
+    Missing parent folders are made. When the block fails, the temporary file and the folders made here are
+    removed.
 
     Raises:
         InputError: the disk is full, the place is read-only, or a folder is in the way.
@@ -78,8 +82,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; move its files into `folder` when the block ends well.
 
-    Files of the same names are replaced one by one, other files in `folder` stay. When the block fails, the temporary
-    folder and the parent folders made here are removed.
+    Files of the same names are replaced one by one, other files in `folder` stay. When the block fails, the
+    temporary folder and the parent folders made here are removed.
 
     Raises:
         InputError: the disk is full, the place is read-only, or a file is in the way.
