@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from portrait360.data.labels import coarse_body_poses
+from portrait360.data.writer import open_writer
 from portrait360.geometry.cameras import camera_label
 from portrait360.types import AssetError
 
@@ -75,11 +78,9 @@ class MissingAssets(FakeSource):
 
 
 class FullDisk(FakeSource):
-    """Limits the size of files that its process may write to 20 kB, after which writing fails with an OSError."""
+    """Cannot write files of more than 1 kB, which fails with an OSError as a full disk does."""
 
     def __init__(self) -> None:
-        import resource
-
         super().__init__()
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -87,9 +88,6 @@ class FullDisk(FakeSource):
 
 def write_fake_dataset(path: Path, count: int = 6, resolution: int = 32, coarse: bool = False) -> None:
     """A small dataset zip without worker processes."""
-    from portrait360.data.labels import coarse_body_poses
-    from portrait360.data.writer import open_writer
-
     source = FakeSource()
     meta = {"generator": "test", "label_kind": "coarse" if coarse else "exact"}
     with open_writer(path, resolution=resolution, meta=meta) as writer:

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import fake_portraits
 import numpy as np
 import pytest
 import torch
 
+import fake_portraits
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.labels import coarse_body_poses
 from portrait360.data.synth_job import draw_dataset
@@ -74,7 +74,8 @@ def test_one_worker_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
 def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen:
     """The same drawing in a process of its own that can be killed."""
     code = (
-        "import fake_portraits; from pathlib import Path; from portrait360.data.synth_job import draw_dataset;"
+        "import fake_portraits; from pathlib import Path;"
+        " from portrait360.data.synth_job import draw_dataset;"
         f"draw_dataset(Path({str(out)!r}), count={COUNT}, resolution=32, seed=3, workers=2, label_noise=4.0,"
         f" source_factory=fake_portraits.{source})"
     )
@@ -118,7 +119,7 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
     (parts / victim).write_bytes((parts / victim).read_bytes()[:-30])  # as after a power cut
 
     # A run that is stopped by an error keeps the parts that were there, and draws only what was missing.
-    with pytest.raises(DatasetError, match="drawing picture 40 .*ZeroDivisionError: no such angle"):
+    with pytest.raises(DatasetError, match=r"drawing picture 40 .*ZeroDivisionError: no such angle"):
         draw(out, fake_portraits.FailingSource)
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
     assert all(kept[name] == finished[name] for name in finished if name != victim)

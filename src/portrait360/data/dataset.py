@@ -108,13 +108,13 @@ class PortraitDataset:
         *,
         masks: bool = True,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[UInt8[Tensor, "N 3 R R"], UInt8[Tensor, "N 1 R R"]]:
+    ) -> tuple[UInt8[Tensor, "N 3 R R"], UInt8[Tensor, "M 1 R R"]]:
         """Decode all pictures into memory, averaged down to `resolution` (N * R * R * 4 bytes).
 
         Args:
             resolution: side in pixels, at most that of the dataset; its own when None.
             workers: threads that decode.
-            masks: when False, masks are not read and the second tensor has N = 0.
+            masks: when False, masks are not read and the second tensor is empty (M = 0).
             progress: called with (pictures done, all pictures) from the calling thread.
 
         Raises:
@@ -137,7 +137,9 @@ class PortraitDataset:
             picture = _shrink(self._decode_image(index), side, Image.Resampling.LANCZOS)
             to_images[index] = np.asarray(picture).transpose(2, 0, 1)
             if masks:
-                to_masks[index, 0] = np.asarray(_shrink(self._decode_mask(index), side, Image.Resampling.BOX))
+                to_masks[index, 0] = np.asarray(
+                    _shrink(self._decode_mask(index), side, Image.Resampling.BILINEAR)
+                )
 
         with ThreadPoolExecutor(max(1, workers), "decode") as pool:
             try:
@@ -260,7 +262,7 @@ def _decode(store: Store, name: str, mode: str | None) -> Image.Image:
 
 
 def _shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
-    """Average down; whole factors take the exact mean of each block, others the antialiasing filter."""
+    """Average down: whole factors take the exact mean of each block, others the antialiasing filter."""
     if picture.width == side:
         return picture
     if picture.width % side == 0:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch
 
+_CLAMP_ROUNDS = 20
+
 
 def mirrored(
     image: Tensor, mask: Tensor, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"]
@@ -48,7 +50,8 @@ def yaw_balance_weights(
     counts = torch.bincount(sector, minlength=bins)
     occupied = int((counts > 0).sum())
     weights = (len(cameras) / occupied) / counts[sector].to(torch.float64)
-    weights = weights.clamp(max=limit)
+    for _ in range(_CLAMP_ROUNDS):  # what is cut off goes to the others, which may lift them over the limit
+        weights = (weights / weights.mean()).clamp(max=limit)
     return (weights / weights.mean()).to(torch.float32)
 
 

@@ -219,11 +219,11 @@ def _locked(parts: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _nothing_left_when_empty(job: Job, made: list[Path]) -> Iterator[None]:
-    """When the block fails before there is any part to continue from, remove the folders that this run made."""
+    """When the block fails before there is a part to continue from, remove the folders that this run made."""
     try:
         yield
     except BaseException:
-        if job.parts in made and not any(job.parts.glob("part-*.zip")):
+        if job.parts in made and not job.has_parts():
             shutil.rmtree(job.parts, ignore_errors=True)
             remove_empty_folders(made)
         raise
@@ -237,26 +237,29 @@ def _draw_parts(job: Job, count: int, source_factory: SourceFactory, bar: Progre
             bar.skip(len(job.indices(chunk)))
         else:
             missing.append(chunk)
-    for leftover in job.parts.glob(".*.tmp.zip"):  # of workers that were killed while they wrote
+    for leftover in job.parts.glob(".*.tmp.zip"):  # of workers killed while they wrote
         leftover.unlink(missing_ok=True)
-    count = min(count, len(missing))
     workers: list[Worker] = []
+
+    def start_worker() -> None:
+        workers.append(Worker(job, source_factory))
+        workers[-1].give(missing.popleft())
+
     try:
         if missing:
-            # One goes ahead: its source may fetch assets and fill caches that the others then find.
-            workers.append(Worker(job, source_factory))
-        while any(worker.chunk is not None for worker in workers) or missing:
+            start_worker()
+        while any(worker.chunk is not None for worker in workers):
             for worker in _ready(workers):
-                message = _receive(worker)
+                message = _receive(worker, job)
                 if isinstance(message, Drawn):
                     bar.advance(1)
-                    continue
-                if isinstance(message, Finished):
+                    # One went ahead: its source may have fetched assets that the others now find.
+                    while missing and len(workers) < count:
+                        start_worker()
+                else:
                     worker.chunk = None
-                elif len(workers) < count:
-                    workers += [Worker(job, source_factory) for _ in range(count - len(workers))]
-                if missing:
-                    worker.give(missing.popleft())
+                    if missing:
+                        worker.give(missing.popleft())
     finally:
         for worker in workers:
             worker.stop()
@@ -270,18 +273,19 @@ def _ready(workers: list[Worker]) -> list[Worker]:
     return list(found.values())
 
 
-def _receive(worker: Worker) -> object:
+def _receive(worker: Worker, job: Job) -> Drawn | Finished:
     """The next message of a worker. Raises what it failed with, or that it died."""
+    then = "Finished pictures are kept; run the same command again to continue." if job.has_parts() else ""
     try:
         message = worker.connection.recv()
     except (EOFError, ConnectionResetError) as error:
         worker.process.join()
         raise DatasetError(
-            f"A drawing process ended unexpectedly (exit code {worker.process.exitcode}).",
-            "Perhaps memory ran out; try fewer --workers. Run the same command again to continue.",
+            f"a drawing process ended unexpectedly (exit code {worker.process.exitcode}).",
+            f"Perhaps memory ran out; try fewer --workers. {then}".strip(),
         ) from error
     if isinstance(message, Failed):
-        failure = message.kind(message.message, message.hint)
+        failure = message.kind(message.message, f"{message.hint} {then}".strip())
         if message.details:
             failure.add_note(message.details)
         raise failure

@@ -1,7 +1,7 @@
 """The processes that draw synthetic portraits, and the part files in which they keep them.
 
 Each worker is a process of its own with a pipe to the parent: chunk numbers come in, messages go out. A part
-file is a small zip of one chunk that appears whole or not at all, so a killed run loses only chunks under way.
+file is a small zip of one chunk that appears whole or not at all: a killed run loses only chunks under way.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ class Job:
         """The part file of a chunk."""
         return self.parts / f"part-{chunk:06d}.zip"
 
+    def has_parts(self) -> bool:
+        """Whether any chunk is finished."""
+        return any(self.parts.glob("part-*.zip"))
+
 
 @dataclass(frozen=True)
 class EncodedSample:
@@ -94,11 +98,6 @@ class EncodedSample:
     depth: bytes | None
     camera: np.ndarray
     body_pose: np.ndarray
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker has made its source."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class Failed:
     details: str
 
 
-Message = Ready | Drawn | Finished | Failed
+Message = Drawn | Finished | Failed
 
 
 class Worker:
@@ -157,7 +156,6 @@ def _work(connection: Connection, job: Job, source_factory: SourceFactory) -> No
     index = None
     try:
         source = source_factory()
-        connection.send(Ready())
         while True:
             chunk = connection.recv()
             members: dict[str, bytes] = {}
@@ -173,18 +171,11 @@ def _work(connection: Connection, job: Job, source_factory: SourceFactory) -> No
     except (EOFError, BrokenPipeError):
         return
     except Portrait360Error as error:
-        _send(connection, Failed(error.message, _then_continue(error.hint, index), type(error), ""))
+        _send(connection, Failed(error.message, error.hint, type(error), ""))
     except Exception as error:
         doing = "preparing to draw" if index is None else f"drawing picture {index} (seed {job.seed})"
         message = f"{doing} failed: {type(error).__name__}: {error}"
-        _send(connection, Failed(message, _then_continue("", index), DatasetError, traceback.format_exc()))
-
-
-def _then_continue(hint: str, index: int | None) -> str:
-    """The hint, and how to continue when something was drawn before."""
-    if index is None:
-        return hint
-    return f"{hint} Finished pictures are kept; run the same command again to continue.".strip()
+        _send(connection, Failed(message, "", DatasetError, traceback.format_exc()))
 
 
 def _send(connection: Connection, message: Message) -> None:
@@ -263,8 +254,8 @@ def read_part(job: Job, chunk: int) -> Iterator[EncodedSample]:
 def _child_settings() -> Iterator[None]:
     """Settings for processes started inside.
 
-    One thread each, as there is a process per core; and deaf to Ctrl-C, which reaches the whole group of processes
-    while only the parent shall answer.
+    One thread each, as there is a process per core; and deaf to Ctrl-C, which reaches the whole group of
+    processes while only the parent shall answer.
     """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
