@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -120,7 +121,7 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
 
     # A run that is stopped by an error keeps the parts that were there, and draws only what was missing.
     with pytest.raises(DatasetError, match=r"drawing picture 40 .*ZeroDivisionError: no such angle"):
-        draw(out, fake_portraits.FailingSource)
+        draw(out, fake_portraits.FailingSource, workers=1)
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
     assert all(kept[name] == finished[name] for name in finished if name != victim)
     draw(out)
@@ -142,12 +143,26 @@ def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_gives_a_clear_error(tmp_path: Path) -> None:
-    out = tmp_path / "died.zip"
+    out, parts = tmp_path / "died.zip", tmp_path / "died.zip.parts"
     with pytest.raises(DatasetError, match="ended unexpectedly") as caught:
         draw(out, fake_portraits.DyingSource, workers=1)
     assert "again to continue" in caught.value.hint
-    assert len(list((tmp_path / "died.zip.parts").glob("part-*.zip"))) == 13  # pictures 0 to 38
+    assert len(list(parts.glob("part-*.zip"))) == 13  # pictures 0 to 38
     assert not out.exists()
+    # Other values do not continue this drawing.
+    for change, words in [
+        ({"seed": 4}, "unfinished dataset with seed 3, not 4"),
+        ({"label_noise": None}, "label kind coarse, not exact"),
+        ({"count": 7}, "count 100, not 7"),
+    ]:
+        with pytest.raises(DatasetError, match=words) as caught:
+            draw(out, **change)
+        assert str(parts) in caught.value.hint
+    # Nor does a second run draw into the same parts.
+    with open(parts / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DatasetError, match="another run is drawing"):
+            draw(out)
 
 
 def test_an_error_of_the_source_that_users_can_mend_passes_through_and_leaves_nothing(tmp_path: Path) -> None:
@@ -161,20 +176,6 @@ def test_a_full_disk_gives_one_sentence_and_nothing_half_written(tmp_path: Path)
     with pytest.raises(InputError, match="the disk is full"):
         draw(tmp_path / "full.zip", fake_portraits.FullDisk, workers=1)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_values_do_not_continue_an_unfinished_drawing(tmp_path: Path) -> None:
-    out = tmp_path / "mixed.zip"
-    with pytest.raises(DatasetError, match="ZeroDivisionError"):
-        draw(out, fake_portraits.FailingSource, workers=1)
-    for change, words in [
-        ({"seed": 4}, "unfinished dataset with seed 3, not 4"),
-        ({"label_noise": None}, "label kind coarse, not exact"),
-        ({"count": 7}, "count 100, not 7"),
-    ]:
-        with pytest.raises(DatasetError, match=words) as caught:
-            draw(out, **change)
-        assert str(tmp_path / "mixed.zip.parts") in caught.value.hint
 
 
 def test_an_existing_output_is_kept(whole: Path, tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_an_existing_output_is_kept(whole: Path, tmp_path: Path) -> None:
 
 def test_exact_labels_and_depth(tmp_path: Path) -> None:
     out = tmp_path / "depth.zip"
-    draw(out, count=2, label_noise=0.0, depth=True)
+    draw(out, count=2, label_noise=0.0, depth=True, workers=1)
     dataset = PortraitDataset(out, labels="exact")
     assert dataset.meta["label_kind"] == "exact"
     depth = dataset.depth(1)
