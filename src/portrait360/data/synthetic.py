@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 
 from portrait360.data.synthetic_subject import OVERRIDES, Subject, sample_subject
-
-_RADIUS = 2.7
-_LOOK_AT = np.array([0.0, 0.0649, 0.0])
-_FOCAL = 6.510416666666667
+from portrait360.geometry.cameras import camera_label
 
 
 @dataclass(frozen=True)
@@ -37,15 +34,7 @@ class SyntheticSample:
 
 def portrait_camera(yaw: float, pitch: float) -> np.ndarray:
     """Camera label (25,) float32 on the sphere of radius 2.7 at yaw and pitch (radians), looking at (0, 0.0649, 0)."""
-    place = _RADIUS * np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
-    forward = _LOOK_AT - place
-    forward /= np.sqrt((forward * forward).sum())
-    right = np.cross(forward, [0.0, 1.0, 0.0])
-    right /= np.sqrt((right * right).sum())
-    pose = np.eye(4)
-    pose[:3, 0], pose[:3, 1], pose[:3, 2], pose[:3, 3] = right, np.cross(forward, right), forward, place
-    lens = np.array([_FOCAL, 0, 0.5, 0, _FOCAL, 0.5, 0, 0, 1])
-    return np.concatenate([pose.reshape(-1), lens]).astype(np.float32)
+    return camera_label(yaw, pitch).numpy()[0]
 
 
 class PortraitSource:

@@ -18,15 +18,15 @@ def background(seed: int, resolution: int) -> np.ndarray:
     picture = _gradient(rng, x, y)
     if kind < 0.22:
         picture = _studio(rng, picture, x, y)
-    elif kind < 0.5:
+    elif kind < 0.45:
         picture = _room(rng, picture, x, y)
-    elif kind < 0.72:
+    elif kind < 0.68:
         picture = _landscape(rng, x, y)
     elif kind < 0.92:
         picture = _clouds(rng, picture)
     if rng.random() < 0.25:
         picture = _bokeh(rng, picture, x, y)
-    blur = math.exp(rng.uniform(math.log(0.6), math.log(4.0)))
+    blur = math.exp(rng.uniform(math.log(1.0), math.log(5.0)))
     picture = gaussian_filter(picture, (blur, blur, 0), mode="nearest")
     return _enlarge(np.clip(picture, 0.0, 1.6).astype(np.float32), resolution)
 
@@ -78,12 +78,12 @@ def _room(rng: np.random.Generator, picture: np.ndarray, x: np.ndarray, y: np.nd
     out = 0.3 * picture + 0.7 * wall
     floor = rng.uniform(0.55, 1.1)
     out = np.where((y > floor)[..., None], _tone(rng, 0.5) * 0.6, out)
-    for _ in range(int(rng.integers(3, 14))):
+    for _ in range(int(rng.integers(2, 10))):
         left, top = rng.uniform(-0.2, 1), rng.uniform(-0.2, 0.9)
-        width, height = rng.uniform(0.03, 0.4), rng.uniform(0.08, 0.7)
+        width, height = rng.uniform(0.05, 0.5), rng.uniform(0.12, 0.9)
         inside = (x > left) & (x < left + width) & (y > top) & (y < top + height)
         colour = _tone(rng, 0.7)
-        if rng.random() < 0.2:
+        if rng.random() < 0.1:
             colour = np.array([1.0, 1.0, 1.0]) * rng.uniform(0.8, 1.5)
         out = np.where(inside[..., None], colour, out)
     return out * np.exp(0.08 * _noise(rng, _SIDE / 24))
@@ -100,6 +100,8 @@ def _landscape(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.nda
     for _ in range(6):
         edge = edge + rng.normal(0, 0.05) * np.sin(x * rng.uniform(4, 40) + rng.uniform(0, 6))
     trees = np.array([0.05, 0.12, 0.04]) * rng.uniform(0.5, 3.0)
+    if rng.random() < 0.45:
+        trees = _tone(rng, 0.5) * rng.uniform(0.2, 0.8)
     leaves = trees * np.exp(0.5 * _noise(rng, _SIDE / 40) + 0.4 * _noise(rng, _SIDE / 14))
     out = np.where((y > edge)[..., None], leaves, sky)
     return np.where((y > line + rng.uniform(0.05, 0.4))[..., None], ground * np.ones_like(out), out)

@@ -35,6 +35,42 @@ def scalp_cover(proxy: Proxy, atlas: np.ndarray, slot: int, body: np.ndarray) ->
     return (cover * 0.9).astype(np.float32)
 
 
+def beard_cover(body: np.ndarray, style: str) -> np.ndarray:
+    """How much hair colour the lower face of a beard takes (13380,), 0-1; `body` is the neutral rest body, metres."""
+    eyes = body[EYE_VERTICES].mean(0)
+    x = np.abs(body[:SKIN_VERTICES, 0])
+    y = body[:SKIN_VERTICES, 1] - eyes[1]
+    z = body[:SKIN_VERTICES, 2] - eyes[2]
+
+    def above(value: np.ndarray, edge: np.ndarray | float, soft: float = 0.006) -> np.ndarray:
+        return np.clip((value - edge) / soft + 0.5, 0, 1)
+
+    lip = (x / 0.031) ** 2 + ((y + 0.074) / 0.0125) ** 2
+    outside_lips = np.clip((lip - 0.9) / 0.25, 0, 1)
+    moustache = above(-x, -0.034) * above(y, -0.078) * above(-y, 0.051, 0.004) * above(z, 0.0)
+    # from the corner of the mouth the edge rises towards the ear
+    cheek_line = np.clip(-0.066 + (x - 0.028) / 0.04 * 0.05, -0.08, -0.012)
+    jaw = above(-y, -cheek_line) * above(y, -0.133, 0.012) * above(z, -0.072, 0.012)
+    if style == "moustache":
+        cover = moustache
+    elif style == "goatee":
+        cover = np.maximum(moustache, jaw * above(-x, -0.034, 0.01)) * above(z, -0.03, 0.01)
+    else:
+        cover = np.maximum(moustache, jaw)
+    return (cover * outside_lips).astype(np.float32)
+
+
+def smooth_cover(cover: np.ndarray, quads: np.ndarray, rounds: int = 2) -> np.ndarray:
+    """Average a vertex cover over neighbouring faces, a few times."""
+    out = cover.astype(np.float64)
+    corners = quads.reshape(-1)
+    count = np.maximum(np.bincount(corners, minlength=len(out)), 1)
+    for _ in range(rounds):
+        mean = out[quads].mean(1).repeat(4)
+        out = np.bincount(corners, weights=mean, minlength=len(out)) / count
+    return out.astype(np.float32)
+
+
 def style_hair(
     proxy: Proxy,
     fitted: np.ndarray,
@@ -59,7 +95,8 @@ def style_hair(
     if style.length and proxy.name in ("bob01", "bob02", "long01", "ponytail01", "Braid01"):
         limit = centre[1] - 0.06
         below = np.maximum(limit - out[:, 1], 0)
-        out[:, 1] -= below * style.length
+        # a bob cut much shorter would leave a shaved nape
+        out[:, 1] -= below * (max(style.length, -0.12) if proxy.name.startswith("bob") else style.length)
     if style.curl and proxy.name in ("bob01", "bob02", "long01", "ponytail01"):
         drop = np.maximum(centre[1] + 0.02 - fitted[:, 1], 0)
         amount = style.curl * np.clip(drop / 0.12, 0, 1)

@@ -18,7 +18,7 @@ from portrait360.data.synthetic_proxies import Proxy, read_proxy
 from portrait360.data.synthetic_textures import cloth_slot, dilate, encode, hair_slot, read_rgba
 from portrait360.types import AssetError
 
-PREPARED = "prepared-1"
+PREPARED = "prepared-4"
 """Folder of the prepared files; the number changes with their content."""
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from portrait360.data.anny_body import BONES, EYE_VERTICES, NECK, SKIN_VERTICES, AnnyBody, rotation_matrix, split_quads
-from portrait360.data.synthetic_hair import scalp_cover, style_hair
+from portrait360.data.anny_body import (
+    BONES,
+    EYE_VERTICES,
+    NECK,
+    SKIN_VERTICES,
+    AnnyBody,
+    rotation_matrix,
+    split_quads,
+)
+from portrait360.data.synthetic_hair import beard_cover, scalp_cover, smooth_cover, style_hair
 from portrait360.data.synthetic_library import PartsLibrary
 from portrait360.data.synthetic_proxies import Proxy
-from portrait360.data.synthetic_subject import Subject
+from portrait360.data.synthetic_subject import BEARDS, Subject
 from portrait360.kernels import raster
 
 SKULL_HEIGHT = 0.165
@@ -65,6 +73,14 @@ class SceneBuilder:
         self._covered: dict[str, _Covered] = {}
         self._hair: dict[tuple[str, bool], tuple[Proxy, np.ndarray, np.ndarray]] = {}
         self._neutral = body.rest({}, {}, {}).vertices
+        short = [name for name in parts.proxies.get("hair", {}) if name.startswith(("short", "afro"))]
+        cover = np.zeros(SKIN_VERTICES, np.float32)
+        for name in short:
+            cover = np.maximum(cover, self.hair(name, False)[2])
+        self.stubble = smooth_cover(cover, body.quads)
+        self._beards = {
+            style: smooth_cover(beard_cover(self._neutral, style), body.quads, 1) for style in BEARDS
+        }
 
     def covered(self, garment: Proxy) -> _Covered:
         """Skin left over under `garment`: hidden faces go, and two rings around them are pushed in, so none pokes out."""
@@ -114,8 +130,11 @@ class SceneBuilder:
         if hair.name is not None:
             proxy, hair_weights, cover = self.hair(hair.name, hair.mirrored)
             tint[:SKIN_VERTICES] = cover
-        elif "short04" in parts.proxies.get("hair", {}):
-            tint[:SKIN_VERTICES] = self.hair("short04", False)[2] * hair.stubble
+        else:
+            tint[:SKIN_VERTICES] = self.stubble * hair.stubble
+        if hair.beard_cover > 0:
+            cover = self._beards[hair.beard] * hair.beard_cover
+            tint[:SKIN_VERTICES] = np.maximum(tint[:SKIN_VERTICES], cover)
         posed = _skin(pushed, body.weights, pose)
         mesh.add(
             posed, covered.triangles, covered.uv, raster.SKIN, subject.skin.slot, subject.skin_fields, tint=tint
@@ -224,7 +243,7 @@ class _Mesh:
             away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
             normals = normals * np.sign((normals * away).sum(1, keepdims=True) + 1e-9) * 0.6 + away * 0.6
             normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
-        keep = world[:, 1][triangles].max(1) > FLOOR
+        keep = (world[:, 1] > FLOOR)[triangles].any(1)
         triangles, uv = triangles[keep], uv[keep]
         used = np.zeros(len(world), bool)
         used[triangles.reshape(-1)] = True

@@ -25,19 +25,36 @@ OVERRIDES = ("yaw", "pitch", "neck", "head", "hair", "clothes", "gender", "age")
 _HAIR_COLOURS = (
     ((0.018, 0.014, 0.012), 4.0),
     ((0.045, 0.026, 0.016), 4.0),
-    ((0.11, 0.06, 0.03), 3.0),
+    ((0.09, 0.048, 0.024), 3.0),
     ((0.32, 0.20, 0.09), 2.0),
     ((0.45, 0.33, 0.18), 1.5),
     ((0.17, 0.05, 0.02), 1.0),
-    ((0.22, 0.215, 0.21), 1.5),
-    ((0.42, 0.41, 0.40), 0.7),
+    ((0.22, 0.21, 0.20), 0.5),
+    ((0.42, 0.40, 0.37), 0.25),
 )
+_SKIN_RATIOS = {"african": (1.0, 0.50, 0.31), "asian": (1.0, 0.61, 0.41), "caucasian": (1.0, 0.62, 0.45)}
+"""Linear red, green and blue of average skin, relative to red."""
+_HAIR_LIKING = {
+    ("bob02", True): 0.35,
+    ("afro01", True): 0.7,
+    ("bob01", False): 0.8,
+    ("bob02", False): 0.8,
+    ("short03", False): 0.8,
+    ("afro01", False): 0.6,
+    ("long01", False): 1.3,
+    ("ponytail01", False): 1.3,
+}
+"""How often a cut is worn, by (name, male); 1 unless listed. Cuts that hide an eye are kept rarer."""
+BEARDS = ("full", "goatee", "moustache")
 _FACE_PARTS = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck", "nose")
 
 
 @dataclass
 class HairStyle:
-    """Hair of a subject. `name` None is bald; `stubble` tints the bald scalp. Lengths in metres at rest."""
+    """Hair of a subject. `name` None is bald; `stubble` tints the bald scalp. Lengths in metres at rest.
+
+    `beard` is one of BEARDS, painted with `beard_cover` (0 none, up to 0.4 stubble, up to 0.9 full).
+    """
 
     name: str | None
     mirrored: bool
@@ -48,6 +65,8 @@ class HairStyle:
     curl: float
     curl_waves: float
     curl_phase: float
+    beard: str
+    beard_cover: float
 
 
 @dataclass
@@ -158,7 +177,7 @@ def sample_subject(
         skin_fields=skin_fields,
         hair=hair,
         brow=brow,
-        brow_colour=np.minimum(hair.colour * 0.8, 0.2),
+        brow_colour=np.minimum(hair.colour * 0.6, 0.09),
         lash=lash,
         eye_colour=eye_colour,
         garment=garment,
@@ -178,6 +197,7 @@ def sample_subject(
             "ethnicity": {k: round(v, 4) for k, v in race_mix.items()},
             "hair": hair.name or "none",
             "hair_mirrored": hair.mirrored,
+            "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
             "clothes": garment.name,
             "skin": skin.name,
             "eyes": eye_colour,
@@ -290,19 +310,25 @@ def _sample_hair(
 ) -> HairStyle:
     wanted = names.HAIR_MALE if male else names.HAIR_FEMALE
     choices = parts.available("hair", wanted)
-    name = str(rng.choice(choices)) if choices else None
+    liking = np.array([_HAIR_LIKING.get((name, male), 1.0) for name in choices])
+    name = str(rng.choice(choices, p=liking / liking.sum())) if choices else None
     bald = rng.random() < (0.16 if age == "old" else 0.07)
     if male and bald and age != "child":
         name = None
     odds = np.array([weight for _, weight in _HAIR_COLOURS])
     if age == "old":
-        odds[6:] *= 8
+        odds[6:] *= 20
     if age == "child":
         odds[6:] = 0
     if race != "caucasian":
         odds[3:6] *= 0.12
     colour = np.array(_HAIR_COLOURS[int(rng.choice(len(odds), p=odds / odds.sum()))][0])
     mirrored = bool(rng.random() < 0.5)
+    beard = str(rng.choice(BEARDS, p=[0.65, 0.2, 0.15]))
+    growth, amount = rng.random(), rng.random()
+    beard_cover = 0.0
+    if male and age != "child":
+        beard_cover = 0.65 + 0.3 * amount if growth < 0.2 else (0.1 + 0.3 * amount if growth < 0.6 else 0.0)
     return HairStyle(
         name=name,
         mirrored=mirrored,
@@ -313,6 +339,8 @@ def _sample_hair(
         curl=float(rng.uniform(0, 0.007) if rng.random() < 0.5 else 0.0),
         curl_waves=float(rng.uniform(60, 140)),
         curl_phase=float(rng.uniform(0, 2 * math.pi)),
+        beard=beard,
+        beard_cover=beard_cover,
     )
 
 
@@ -355,14 +383,16 @@ def _sample_skin(
     rows = rows or [s for s in parts.skins if s.sex == sex] or parts.skins
     skin = rows[int(rng.integers(len(rows)))]
     fields = np.zeros(20, np.float32)
-    brightness = rng.normal(1.0, 0.08)
+    brightness = float(np.clip(rng.normal(0.89, 0.09), 0.68, 1.04))
     if race == "african":
         # the dark skins are painted very dark and red: cover the whole span from deep to light brown
-        brightness *= rng.uniform(1.0, 2.1)
+        brightness *= rng.uniform(0.9, 1.9)
     tone = np.array([1.0, rng.normal(1.0, 0.03), rng.normal(1.0, 0.04)])
-    if race == "african":
-        tone *= np.array([0.94, 1.04, 1.08])
-    fields[0:3] = np.clip(brightness * tone, 0.6, 2.4)
+    # the dark and old skins are painted far too red: move them most of the way to measured skin ratios
+    ratio = np.array(skin.mean) / max(skin.mean[0], 1e-3)
+    correction = (np.array(_SKIN_RATIOS[skin.race]) / np.maximum(ratio, 0.05)) ** 0.62
+    correction /= (correction @ np.array([0.3, 0.5, 0.2])) ** 0.6
+    fields[0:3] = np.clip(brightness * tone * correction, 0.5, 3.5)
     fields[14] = rng.uniform(0.04, 0.16)
     return skin, fields
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter
 
 from portrait360.kernels.raster import TEXELS_PER_SLOT, TEXTURE_SIDE
 
@@ -39,10 +39,13 @@ def read_rgba(path: Path) -> np.ndarray:
     return out
 
 
-def dilate(rgba: np.ndarray, solid: float = 0.9) -> np.ndarray:
-    """Spread the colour of opaque texels into the others, so that filtering pulls in no dark fringes."""
+def dilate(rgba: np.ndarray) -> np.ndarray:
+    """Spread the colour of solid texels into the others, so that filtering pulls in no dark fringes.
+
+    Solid is what reaches 0.9 of the greatest alpha around it: some hair cards are painted half transparent.
+    """
     alpha = rgba[..., 3]
-    known = alpha >= solid
+    known = (alpha >= 0.9 * maximum_filter(alpha, 25)) & (alpha >= 0.2)
     if not known.any():
         known = alpha >= 0.7 * alpha.max()
     if known.all():
@@ -54,18 +57,19 @@ def dilate(rgba: np.ndarray, solid: float = 0.9) -> np.ndarray:
     return out
 
 
-def strand_detail(rgba: np.ndarray, keep_bands: float = 0.3, sigma: float = 14.0) -> np.ndarray:
+def strand_detail(rgba: np.ndarray, keep_bands: float = 0.2, sigma: float = 10.0) -> np.ndarray:
     """Luminance detail of a hair picture around 1, its painted highlights and dark partings mostly removed.
 
     `keep_bands` is the exponent left to the slow part (0 removes it, 1 keeps it).
     """
-    solid = rgba[..., 3]
     light = dilate(rgba)[..., :3].mean(-1) + 2e-3
+    # opaque black between the cards is nobody's hair
+    solid = rgba[..., 3] * (light > 6e-3)
     weight = gaussian_filter(solid, sigma) + 1e-4
     slow = gaussian_filter(light * solid, sigma) / weight
     mean = float((light * solid).sum() / max(float(solid.sum()), 1e-6))
     band = np.clip(slow / max(mean, 1e-4), 0.05, 8) ** keep_bands
-    detail = np.clip(light / np.maximum(slow, 1e-4), 0.35, 2.2) * band
+    detail = np.clip(light / np.maximum(slow, 1e-4), 0.4, 1.8) * band
     return detail / max(float((detail * solid).sum() / max(float(solid.sum()), 1e-6)), 1e-4)
 
 

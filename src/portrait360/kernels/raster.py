@@ -431,12 +431,16 @@ def shade(
             nz = normals[i0, 2] * b0 + normals[i1, 2] * b1 + normals[i2, 2] * b2
             s = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz + 1e-12)
             facing = (nx * ux + ny * uy + nz * uz) * s
-            if facing > 0.0:
-                if kd == 2 or kd == 4 or facing > 0.35:
-                    s = -s
+            if kd != 2 and (facing > 0.35 or (kd == 4 and facing > 0.0)):
+                s = -s
             nx *= s
             ny *= s
             nz *= s
+            if kd == 2 and facing > 0.0:
+                # rounded hair normals past the horizon bend back to it
+                nx -= facing * ux
+                ny -= facing * uy
+                nz -= facing * uz
             if kd == 2 or kd == 4:
                 detail = max(c[0] * fields[m, 4], 0.02) ** fields[m, 3]
                 for q in range(3):
@@ -454,7 +458,7 @@ def shade(
                 covered = tint[i0] * b0 + tint[i1] * b1 + tint[i2] * b2
                 grain = min(0.5 + 1.2 * mean, 1.0)
                 for q in range(3):
-                    albedo[q] = (albedo[q] * 0.86 + mean * 0.14) * (1 - covered) + tint_colour[q] * covered * grain
+                    albedo[q] = (albedo[q] * 0.95 + mean * 0.05) * (1 - covered) + tint_colour[q] * covered * grain
             z = layer_z[p, k]
             kx = nx * light_direction[0, 0] + ny * light_direction[0, 1] + nz * light_direction[0, 2]
             # the sample moves along the normal, more at grazing light, so that a surface does not shadow itself
