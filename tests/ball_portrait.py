@@ -18,7 +18,7 @@ SHIRT = (0.1, 0.2, 0.6)
 
 
 class BallPortrait:
-    """Head of skin colour whose face (+Z half) is brighter than its back; a blue box below; grey around."""
+    """Head of skin colour bright at the face (+Z) and dark at the back; a blue box below; grey around."""
 
     resolution = 32
 
@@ -39,7 +39,7 @@ class BallPortrait:
         ball = (head - torch.tensor(BALL_CENTRE)).norm(dim=1) < BALL_RADIUS
         low, high = torch.tensor(SHOULDERS)
         box = ((points > low) & (points < high)).all(dim=1)
-        face = torch.where(head[:, 2:] > BALL_CENTRE[2], 1.0, 0.5)
+        face = (0.75 + 0.25 * (head[:, 2:] - BALL_CENTRE[2]) / BALL_RADIUS).clamp(0.5, 1.0)
         colour = torch.where(ball[:, None], torch.tensor(SKIN) * face, torch.tensor(SHIRT))
         return (ball | box) * DENSITY, colour * self.brightness
 

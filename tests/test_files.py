@@ -47,7 +47,7 @@ def test_a_full_disk_gets_a_sentence_and_a_hint(tmp_path):
     with pytest.raises(InputError, match="the disk is full") as caught, atomic_write(tmp_path / "a.bin"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "a.bin" in caught.value.message
-    assert "free some space" in caught.value.hint
+    assert "Free some space" in caught.value.hint
     assert everything(tmp_path) == []
 
 

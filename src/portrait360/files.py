@@ -25,19 +25,21 @@ def explain_os_error(error: OSError, path: Path | None = None) -> InputError | N
     where = f" {place}" if place is not None else " a file"
     if error.errno in _FULL:
         return InputError(
-            f"could not write{where}: the disk is full", "free some space or choose another --out"
+            f"could not write{where}: the disk is full.", "Free some space or choose another place."
         )
     if error.errno in _FORBIDDEN:
         return InputError(
-            f"no permission to use{where}",
-            "check the owner and the mode of that place, or choose another one",
+            f"no permission to use{where}.",
+            "Check the owner and the mode of that place, or choose another one.",
         )
     if error.errno == errno.EISDIR:
-        return InputError(f"expected a file but{where} is a folder", "name a file")
+        return InputError(f"expected a file but{where} is a folder.", "Name a file.")
     if error.errno in _NOT_A_FOLDER:
-        return InputError(f"expected a folder but{where} is a file", "name a folder, or move that file away")
+        return InputError(
+            f"expected a folder but{where} is a file.", "Name a folder, or move that file away."
+        )
     if error.errno == errno.ENAMETOOLONG:
-        return InputError(f"the name is too long:{where}", "choose a shorter one")
+        return InputError(f"the name is too long:{where}.", "Choose a shorter one.")
     return None
 
 

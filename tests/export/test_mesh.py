@@ -110,7 +110,8 @@ def test_boxes_need_not_be_cubes():
     assert top == pytest.approx(BALL_CENTRE[1] + BALL_RADIUS, abs=0.4 / 80)
     head, shirt = mesh.vertices[:, 1] > 0.0, mesh.vertices[:, 1] < -0.09
     face = head & (mesh.vertices[:, 2] > 0.03)
-    assert np.allclose(mesh.colours[face], SKIN, atol=0.01)
+    shade = 0.75 + 0.25 * (mesh.vertices[face, 2:] - BALL_CENTRE[2]) / BALL_RADIUS
+    assert np.abs(mesh.colours[face] - np.array(SKIN) * shade).max() < 0.03
     assert np.allclose(mesh.colours[shirt & (mesh.vertices[:, 1] > -0.17)], SHIRT, atol=0.01)
 
 

@@ -37,8 +37,8 @@ def write_video(
         av.Codec("libx264", "w")
     except UnknownCodecError as error:
         raise InputError(
-            "this build of PyAV has no H.264 encoder (libx264)",
-            "reinstall it with `pip install --force-reinstall av`, or use --no-video",
+            "this build of PyAV has no H.264 encoder (libx264).",
+            "Reinstall it with `pip install --force-reinstall av`, or use --no-video.",
         ) from error
     count = 0
     with (

@@ -1,0 +1,294 @@
+"""The command line: `portrait360 COMMAND ...`.
+
+Each command is a frozen dataclass, its fields are the flags, `run` does the work. Heavy imports stand inside
+`run`, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import tyro
+
+import portrait360
+from portrait360.cli_errors import BadArgumentsError, explain_box
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train")
+
+_Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
+_PLAIN = tyro.conf.arg(help_behavior_hint="")
+
+
+class Command(Protocol):
+    """What every command of the command line has."""
+
+    def run(self) -> None:
+        """Do the work. Raises Portrait360Error for what the user can mend."""
+
+    def resume_hint(self) -> str:
+        """How to go on after Ctrl-C."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Make portraits in 3D from seeds: eight views, a turntable video, a mesh and a record of each.
+
+    Writes DIR/seed0000/ with views.png (eight yaws, 45 degrees apart, from the front), turntable.mp4,
+    portrait.glb and portrait.json. The same seed always gives the same person.
+
+    Example: portrait360 generate --seeds 0-3 --out out/demo
+    """
+
+    seeds: Annotated[str, tyro.conf.arg(metavar="LIST")]
+    """Seeds and ranges of seeds, for instance 7 or 0-3 or 0,5,7-9."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the portraits."""
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights (.safetensors). Default: those that come with the package."""
+    truncation_psi: Annotated[float, tyro.conf.arg(metavar="PSI")] = 0.7
+    """0 gives the average person, 1 the full variety with more failures."""
+    neck: _Angles = (0.0, 0.0, 0.0)
+    """Turn the neck, degrees: X nods down, Y turns to the person's left, Z tilts to their right."""
+    head: _Angles = (0.0, 0.0, 0.0)
+    """Turn the head against the neck, in the same way."""
+    video: Annotated[bool, _PLAIN] = True
+    """Leave out turntable.mp4."""
+    mesh: Annotated[bool, _PLAIN] = True
+    """Leave out portrait.glb."""
+
+    def run(self) -> None:
+        from portrait360.generate import generate, parse_seeds
+
+        generate(
+            parse_seeds(self.seeds),
+            self.out,
+            weights=self.weights,
+            truncation_psi=self.truncation_psi,
+            neck=self.neck,
+            head=self.head,
+            video=self.video,
+            mesh=self.mesh,
+        )
+
+    def resume_hint(self) -> str:
+        return f"finished portraits are in {self.out}"
+
+
+@dataclass(frozen=True)
+class DatasetSynth:
+    """Draw synthetic portraits with exact camera, body pose and mask each.
+
+    The same seed gives the same bytes whatever the number of workers, and a run that was stopped continues
+    when the same command is given again. The first run fetches the parts (hair, clothes, skins; 89 MB) with npm.
+
+    Example: portrait360 dataset synth --count 20000 --resolution 128 --seed 1 --out train.zip --label-noise 4
+    """
+
+    count: Annotated[int, tyro.conf.arg(metavar="N")]
+    """Number of portraits."""
+    resolution: Annotated[int, tyro.conf.arg(metavar="R")]
+    """Side of the square pictures in pixels."""
+    seed: Annotated[int, tyro.conf.arg(metavar="S")]
+    """Which people, cameras and poses."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset to write."""
+    label_noise: Annotated[float | None, tyro.conf.arg(metavar="DEG", help_behavior_hint="")] = None
+    """Also write coarse body poses, as estimators would give them, with noise of so many degrees. Training
+    reads these, measuring the exact ones."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Processes that draw. Default: one per core."""
+    depth: Annotated[bool, _PLAIN] = False
+    """Also write depth pictures."""
+
+    def run(self) -> None:
+        from portrait360.data.synth_job import draw_dataset
+        from portrait360.data.synthetic import PortraitSource
+
+        draw_dataset(
+            self.out,
+            count=self.count,
+            resolution=self.resolution,
+            seed=self.seed,
+            label_noise=self.label_noise,
+            workers=self.workers,
+            depth=self.depth,
+            source_factory=PortraitSource,
+        )
+
+    def resume_hint(self) -> str:
+        return "the same command continues"
+
+
+@dataclass(frozen=True)
+class DatasetInspect:
+    """Look at a dataset: a contact sheet, histograms of its labels, and bodies outlined over pictures.
+
+    Writes DIR/sheet.png, the yaw and pose histograms, the body overlay and summary.json.
+
+    Example: portrait360 dataset inspect train.zip --out out/inspect
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset: a zip or a folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the pictures."""
+
+    def run(self) -> None:
+        from portrait360.data.inspect import inspect_dataset
+
+        inspect_dataset(self.file, self.out)
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model on a dataset.
+
+    Ctrl-C, SIGTERM and --max-minutes save a checkpoint; --resume continues exactly where it was.
+
+    Example: portrait360 train --data train.zip --preset cpu-64 --out runs/first --max-minutes 60
+    """
+
+    data: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset."""
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME")]
+    """Size of the model: cpu-64 trains on two cores; portrait-128 and portrait-256 want a GPU."""
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run: checkpoints, logs and sheets."""
+    resume: Annotated[bool, _PLAIN] = False
+    """Continue the run in --out."""
+    max_minutes: Annotated[float | None, tyro.conf.arg(metavar="M", help_behavior_hint="")] = None
+    """Save and stop after so many minutes."""
+    kimg: Annotated[float | None, tyro.conf.arg(metavar="K", help_behavior_hint="")] = None
+    """Train on so many thousand pictures in all. Default: as the preset says."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
+    """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
+
+    def run(self) -> None:
+        from portrait360.training.loop import train
+        from portrait360.types import InputError
+
+        if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
+            raise InputError(
+                f"--max-minutes must be above 0, not {self.max_minutes:g}.", "Try --max-minutes 60."
+            )
+        train(
+            self.data,
+            self.preset,
+            self.out,
+            resume=self.resume,
+            max_minutes=self.max_minutes,
+            kimg=self.kimg,
+            device=self.device,
+        )
+
+    def resume_hint(self) -> str:
+        return "the same command with --resume continues from the last checkpoint"
+
+
+_Dataset = (
+    Annotated[DatasetSynth, tyro.conf.subcommand("synth")]
+    | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
+)
+_Commands = (
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[
+        _Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, or look at one.")
+    ]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+)
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments ask for.
+
+    Raises:
+        BadArgumentsError: an unknown command or flag, a missing flag or a bad value.
+        SystemExit: after printing help.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            parser: Any = _Commands
+            return tyro.cli(
+                parser,
+                prog="portrait360",
+                description="3D portraits, seen from every side, learned from single-view images.",
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        names = itertools.takewhile(_COMMAND_NAMES.__contains__, arguments)
+        raise explain_box(box.getvalue(), " ".join(["portrait360", *names, "--help"])) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 done, 2 bad input (said in a sentence), 130 interrupted.
+
+    Errors that no user can mend keep their traceback: they are bugs.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"portrait360 {portrait360.__version__}")
+        return 0
+    try:
+        command = parse(arguments)
+    except BadArgumentsError as error:
+        return _complain(error.message, error.hint)
+    try:
+        return _run(command)
+    except KeyboardInterrupt:
+        print(f"\nstopped; {command.resume_hint()}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _run(command: Command) -> int:
+    from portrait360.files import explain_os_error
+    from portrait360.types import Portrait360Error
+
+    try:
+        command.run()
+        sys.stdout.flush()
+    except Portrait360Error as error:
+        return _complain(error.message, error.hint, *getattr(error, "__notes__", []))
+    except BrokenPipeError:  # the reader of our output has enough; Python must not complain while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        return _complain("there is not enough memory.", "Close other programs, or ask for less.")
+    except OSError as error:
+        explained = explain_os_error(error)
+        if explained is None:
+            raise
+        return _complain(explained.message, explained.hint)
+    return 0
+
+
+def _complain(message: str, hint: str, *notes: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def entry_point() -> None:
+    """The `portrait360` program. SIGTERM ends it like Ctrl-C, so that nothing half-written stays."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""Portraits from seeds, written as pictures, video, mesh and record."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import portrait360
+from portrait360.data.progress import show_progress
+from portrait360.export.glb import write_glb
+from portrait360.export.mesh import extract_mesh
+from portrait360.export.sheet import grid, save_png, to_bytes
+from portrait360.export.video import write_video
+from portrait360.files import atomic_folder, make_folder, remove_empty_folders, write_json
+from portrait360.geometry.body import bone_transforms, load_body
+from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
+from portrait360.portrait import Portrait, load_generator
+from portrait360.types import InputError
+
+Vector3 = tuple[float, float, float]
+
+VIEW_YAWS = tuple(range(0, 360, 45))
+"""Degrees, the front first; positive towards the person's left."""
+VIDEO_FRAMES = 72
+FRAMES_PER_SECOND = 24
+LARGEST_SEED = 2**32 - 1
+MOST_SEEDS = 10_000
+LARGEST_ANGLE = 90.0
+_BATCH = 8
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from text like `7`, `0-3` or `0,5,7-9`: in that order, each once.
+
+    Raises:
+        InputError: not of this form, out of range, or too many.
+    """
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
+        if match is None:
+            raise InputError(
+                f"--seeds takes whole numbers of at least 0 and ranges of them, not {text!r}.",
+                "Try --seeds 0-3 or --seeds 0,5,7-9.",
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise InputError(f"the range of seeds {part.strip()!r} runs backwards.", f"Try {last}-{first}.")
+        if last > LARGEST_SEED:
+            raise InputError(f"the seed {last} is above the largest, {LARGEST_SEED}.", "Use a smaller one.")
+        if last - first + 1 + len(seeds) > MOST_SEEDS:
+            raise InputError(
+                f"--seeds {text} asks for more than {MOST_SEEDS} portraits.", "Make them in several runs."
+            )
+        seeds.update(dict.fromkeys(range(first, last + 1)))
+    return list(seeds)
+
+
+def body_pose_from_degrees(neck: Vector3, head: Vector3) -> Tensor:
+    """A body pose (6,) in radians from two axis-angle vectors in degrees.
+
+    Raises:
+        InputError: not finite, or a turn by more than 90 degrees.
+    """
+    for name, vector in (("--neck", neck), ("--head", head)):
+        angle = math.sqrt(sum(value * value for value in vector))
+        if not math.isfinite(angle) or angle > LARGEST_ANGLE:
+            raise InputError(
+                f"{name} takes three angles in degrees that turn by at most {LARGEST_ANGLE:.0f} in all,"
+                f" not {' '.join(f'{value:g}' for value in vector)}.",
+                f"Try {name} 0 20 0, which turns to the person's left.",
+            )
+    return torch.deg2rad(torch.tensor([*neck, *head], dtype=torch.float64)).float()
+
+
+def generate(
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    weights: Path | None = None,
+    truncation_psi: float = 0.7,
+    neck: Vector3 = (0.0, 0.0, 0.0),
+    head: Vector3 = (0.0, 0.0, 0.0),
+    video: bool = True,
+    mesh: bool = True,
+    progress: bool = True,
+) -> list[Path]:
+    """Write `out/seed0000/` for every seed: views.png, turntable.mp4, portrait.glb and portrait.json.
+
+    The same seed and weights give the same pictures and mesh. A portrait's files appear together when all of
+    them are done; files of an earlier run with the same names are replaced.
+
+    Args:
+        seeds: at least 0.
+        out: folder, made when missing.
+        weights: a weights file; the packaged one when None.
+        truncation_psi: 0 (the average person) to 1 (the full variety).
+        neck, head: axis-angle in degrees; all zero is the canonical body.
+        video, mesh: whether to write turntable.mp4 and portrait.glb.
+        progress: show progress on standard error and a line per portrait on standard output.
+
+    Returns:
+        The portraits' folders.
+
+    Raises:
+        InputError: an argument is out of range, or the folder cannot be written.
+        CheckpointError: the weights are missing, broken or of another model.
+    """
+    if not 0.0 <= truncation_psi <= 1.0:
+        raise InputError(
+            f"--truncation-psi must lie between 0 and 1, not be {truncation_psi:g}.",
+            "Try --truncation-psi 0.7.",
+        )
+    pose = body_pose_from_degrees(neck, head)
+    made = make_folder(out)
+    folders = []
+    try:
+        generator, info = load_generator(weights)
+        with show_progress("making", len(seeds), "portraits", visible=progress) as bar:
+            for seed in seeds:
+                start = time.monotonic()
+                portrait = Portrait.from_seed(generator, seed, truncation_psi)
+                record = {
+                    "seed": seed,
+                    "truncation_psi": truncation_psi,
+                    "weights": {"sha256": info["sha256"]},
+                    "model": generator.config.name,
+                }
+                folder = out / f"seed{seed:04d}"
+                with atomic_folder(folder) as temporary:
+                    write_portrait(temporary, portrait, pose, record, video=video, mesh=mesh)
+                folders.append(folder)
+                bar.advance(1)
+                if progress:
+                    print(f"{folder}  {time.monotonic() - start:.1f} s", flush=True)
+    except BaseException:
+        remove_empty_folders(made)
+        raise
+    return folders
+
+
+def write_portrait(
+    folder: Path,
+    portrait: Portrait,
+    pose: Tensor,
+    record: dict[str, Any],
+    *,
+    video: bool = True,
+    mesh: bool = True,
+) -> None:
+    """Write one portrait's files into an existing folder.
+
+    Args:
+        folder: where to.
+        portrait: what to render.
+        pose: body pose (6,) in radians; all zero is the canonical body.
+        record: what portrait.json and the mesh's extras start with (where the portrait comes from).
+        video, mesh: whether to write turntable.mp4 and portrait.glb.
+    """
+    body_pose = pose if pose.any() else None
+    views = camera_label(torch.deg2rad(torch.tensor(VIEW_YAWS, dtype=torch.float32)))
+    pictures = np.concatenate(list(render_bytes(portrait, views, body_pose)))
+    save_png(folder / "views.png", grid(pictures, len(VIEW_YAWS)))
+    files = ["views.png"]
+    if video:
+        turn = torch.arange(VIDEO_FRAMES, dtype=torch.float32) * (2.0 * math.pi / VIDEO_FRAMES)
+        frames = (frame for batch in render_bytes(portrait, camera_label(turn), body_pose) for frame in batch)
+        write_video(folder / "turntable.mp4", frames, frames_per_second=FRAMES_PER_SECOND)
+        files.append("turntable.mp4")
+    record = {
+        **record,
+        "body_pose": {
+            "radians": pose.tolist(),
+            "degrees": torch.rad2deg(pose.double()).round(decimals=4).tolist(),
+        },
+        "package_version": portrait360.__version__,
+    }
+    if mesh:
+        low, high = mesh_box(portrait.bounds, pose)
+        with torch.inference_mode():
+            surface = extract_mesh(lambda points: portrait.query(points, body_pose), low, high)
+        write_glb(folder / "portrait.glb", surface, extras=record)
+        files.append("portrait.glb")
+    cameras = [
+        {"yaw_degrees": yaw, "camera": label} for yaw, label in zip(VIEW_YAWS, views.tolist(), strict=True)
+    ]
+    write_json(folder / "portrait.json", {**record, "views": cameras, "files": [*files, "portrait.json"]})
+
+
+def render_bytes(portrait: Portrait, cameras: Tensor, body_pose: Tensor | None) -> Iterator[np.ndarray]:
+    """Pictures (b, H, W, 3) in sRGB bytes of cameras (B, 25), a few at a time."""
+    for batch in cameras.split(_BATCH):
+        poses = None if body_pose is None else body_pose.expand(len(batch), -1)
+        with torch.inference_mode():
+            yield to_bytes(portrait.render(batch, poses).image)
+
+
+def mesh_box(bounds: tuple[Vector3, Vector3], pose: Tensor) -> tuple[Vector3, Vector3]:
+    """The box of the posed portrait, cut at the bottom where no camera that trained the model sees anything.
+
+    Args:
+        bounds: the box of the canonical portrait.
+        pose: body pose (6,).
+    """
+    low, high = (np.asarray(corner, np.float64) for corner in bounds)
+    low = low.copy()
+    low[1] = max(low[1], LOOK_AT[1] - 0.5 * RADIUS / FOCAL)
+    if pose.any():
+        upper = np.array(
+            np.meshgrid(*zip(np.maximum(low, [-np.inf, 0.0, -np.inf]), high, strict=True))
+        ).reshape(3, -1)
+        motions = bone_transforms(load_body(), pose[None])[0].double().numpy()
+        for motion in motions:
+            moved = motion[:, :3] @ upper + motion[:, 3:]
+            low[[0, 2]] = np.minimum(low, moved.min(axis=1))[[0, 2]]
+            high = np.maximum(high, moved.max(axis=1))
+    box = [(float(x), float(y), float(z)) for x, y, z in (low, high)]
+    return box[0], box[1]
