@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -210,7 +211,9 @@ def test_reads_from_threads_forks_and_pickles(drawn: Path) -> None:
     copied = pickle.loads(pickle.dumps(dataset))
     assert int(copied.mask(2).sum()) == expected[2]
     # forked children share the file position of the parent's handle unless they open their own
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
+        pid = os.fork()
     if pid == 0:
         right = all(int(dataset.mask(i).sum()) == expected[i] for i in order)
         os._exit(0 if right else 1)

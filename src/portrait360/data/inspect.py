@@ -1,0 +1,220 @@
+"""Look at a dataset: contact sheet, histograms of yaw and body pose, posed body over pictures, numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from portrait360.data.dataset import PortraitDataset
+from portrait360.data.overlay import draw_body
+from portrait360.data.plots import FIRST, SECOND, Series, columns_of, histogram, labelled
+from portrait360.data.progress import show_progress
+from portrait360.data.sampling import yaw_histogram
+from portrait360.files import atomic_folder
+from portrait360.geometry.body import load_body
+from portrait360.geometry.cameras import yaw_pitch
+from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
+from portrait360.types import DatasetError
+
+POSE_NAMES = ("neck nod", "neck turn", "neck tilt", "head nod", "head turn", "head tilt")
+
+_SHEET = 64
+_SHEET_COLUMNS = 8
+_SHEET_SIDE = 160
+_OVERLAYS = 12
+_OVERLAY_COLUMNS = 4
+_OVERLAY_SIDE = 384
+_STATISTICS_SIDE = 64
+_POSE_BINS = 36
+_BLUE = (40, 110, 255)
+
+
+def inspect_dataset(
+    path: Path,
+    out_dir: Path,
+    *,
+    masks_path: Path | None = None,
+    workers: int = 2,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Decode a whole dataset and write what shows whether it is right.
+
+    Writes into `out_dir`: sheet.png (64 evenly chosen pictures with yaw), yaw_histogram.png,
+    pose_histogram.png (when there are body poses), overlay.png (the posed body's contours over 12 pictures)
+    and summary.json.
+
+    Args:
+        path: zip or folder, see `PortraitDataset`.
+        out_dir: folder to write; made when missing. Other files in it stay.
+        masks_path: separate zip of masks.
+        workers: threads that decode.
+        progress: show how far the decoding is.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        DatasetError: the dataset is missing, broken or inconsistent; nothing is written then.
+        InputError: the folder cannot be written.
+    """
+    dataset = PortraitDataset(path, masks_path=masks_path)
+    exact = _exact_poses(path, dataset)
+    side = min(_STATISTICS_SIDE, dataset.resolution)
+    with show_progress("checking", len(dataset), "pictures", visible=progress) as bar:
+        _, masks = dataset.load_arrays(
+            side, workers, masks=dataset.has_masks, progress=lambda done, total: bar.advance(1)
+        )
+    summary = _summary(dataset, exact, masks)
+    with atomic_folder(out_dir) as folder:
+        _sheet(dataset).save(folder / "sheet.png")
+        _yaw_plot(dataset).save(folder / "yaw_histogram.png")
+        if dataset.has_body_poses:
+            _pose_plot(dataset, exact).save(folder / "pose_histogram.png")
+        _overlay(dataset, exact).save(folder / "overlay.png")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    return summary
+
+
+def _exact_poses(path: Path, dataset: PortraitDataset) -> Float[Tensor, "N 6"] | None:
+    """Exact body poses when the dataset knows them."""
+    if dataset.label_kind == "exact":
+        return dataset.body_poses
+    try:
+        return PortraitDataset(path, labels="exact").body_poses
+    except DatasetError:
+        if dataset.label_kind == "coarse":
+            raise
+        return None
+
+
+def _evenly(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of `count` indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)).tolist()
+
+
+def _yaw_degrees(dataset: PortraitDataset) -> Float[Tensor, " N"]:
+    return yaw_pitch(dataset.cameras)[0].rad2deg()
+
+
+def _sheet(dataset: PortraitDataset) -> Image.Image:
+    yaw = _yaw_degrees(dataset)
+    chosen = _evenly(len(dataset), _SHEET)
+    tiles = [labelled(dataset.image(i), _SHEET_SIDE, f"yaw {round(yaw[i].item())}°") for i in chosen]
+    return columns_of(tiles, min(_SHEET_COLUMNS, len(tiles)))
+
+
+def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
+    counts = yaw_histogram(dataset.cameras, 36).numpy()
+    title = f"Yaw of {len(dataset)} cameras, sectors of 10°"
+    unit = "yaw in degrees: 0 = front, 90 = the subject's left, ±180 = back"
+    ticks = list(range(-180, 181, 30))
+    return histogram((1100, 420), title, [Series("yaw", counts, FIRST)], (-180.0, 180.0), ticks, unit)
+
+
+def _pose_plot(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> Image.Image:
+    """Six panels; exact poses as bars, coarse ones as an outline over them."""
+    shown = [(dataset.label_kind, dataset.body_poses)]
+    if dataset.label_kind == "coarse" and exact is not None:
+        shown = [("exact", exact), ("coarse", dataset.body_poses)]
+    degrees = {name: poses.rad2deg().numpy() for name, poses in shown}
+    largest = max(float(np.quantile(np.abs(values), 0.999)) for values in degrees.values())
+    limit = 10.0 * max(1, int(np.ceil(largest / 10)))
+    ticks = np.arange(-limit, limit + 1, 10 if limit <= 40 else 30).tolist()
+    panels = []
+    for component, title in enumerate(POSE_NAMES):
+        series = []
+        for number, (name, values) in enumerate(degrees.items()):
+            inside = np.clip(values[:, component], -limit, np.nextafter(limit, 0))
+            counts, _ = np.histogram(inside, _POSE_BINS, (-limit, limit))
+            series.append(Series(name, counts, (FIRST, SECOND)[number], filled=number == 0))
+        panels.append(histogram((560, 360), title, series, (-limit, limit), ticks, "degrees"))
+    return columns_of(panels, 3)
+
+
+def _overlay(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> Image.Image:
+    """The exact pose in blue, others in orange."""
+    body = load_body()
+    yaw = _yaw_degrees(dataset)
+    drawn = [] if dataset.label_kind == "exact" else [(dataset.label_kind, dataset.body_poses, SECOND)]
+    if exact is not None:
+        drawn.append(("exact", exact, _BLUE))
+    names = {_BLUE: "blue", SECOND: "orange"}
+    legend = ", ".join(f"{names[colour]} = {kind}" for kind, _, colour in reversed(drawn))
+    tiles = []
+    for index in _evenly(len(dataset), _OVERLAYS):
+        picture = Image.fromarray(dataset.image(index))
+        picture = picture.resize((_OVERLAY_SIDE, _OVERLAY_SIDE), Image.Resampling.BICUBIC)
+        for _, poses, colour in drawn:
+            picture = draw_body(picture, body, dataset.cameras[index], poses[index], colour)
+        text = f"{Path(dataset.name(index)).stem}   yaw {round(yaw[index].item())}°   {legend}"
+        tiles.append(labelled(np.asarray(picture), _OVERLAY_SIDE, text))
+    return columns_of(tiles, min(_OVERLAY_COLUMNS, len(tiles)))
+
+
+def _summary(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None, masks: Tensor) -> dict[str, Any]:
+    yaw, pitch = (angle.rad2deg() for angle in yaw_pitch(dataset.cameras))
+    sectors = yaw_histogram(dataset.cameras, 12).tolist()
+    summary: dict[str, Any] = {
+        "count": len(dataset),
+        "resolution": dataset.resolution,
+        "label_kind": dataset.label_kind,
+        "label_noise_degrees": dataset.meta.get("label_noise"),
+        "masks": dataset.has_masks,
+        "depth": dataset.depth(0) is not None,
+        "yaw_sectors": {f"{30 * i - 180} to {30 * i - 150}": n for i, n in enumerate(sectors)},
+        "yaw_sectors_empty": sectors.count(0),
+        "yaw_front_share": _share(yaw.abs() < 45),
+        "yaw_back_share": _share(yaw.abs() > 135),
+        "pitch_degrees": _mean_std(pitch),
+        "body_pose_degrees": None,
+    }
+    if dataset.has_body_poses:
+        summary["body_pose_degrees"] = _pose_statistics(dataset.body_poses)
+    if dataset.label_kind == "coarse" and exact is not None:
+        summary["exact_body_pose_degrees"] = _pose_statistics(exact)
+        summary["coarse_error_degrees"] = _pose_errors(dataset.body_poses, exact)
+    if dataset.has_masks:
+        share = masks.to(torch.float32).mean(dim=(1, 2, 3)) / 255
+        summary["mask_share"] = {"mean": _rounded(share.mean()), "min": _rounded(share.min())}
+        summary["mask_share"]["max"] = _rounded(share.max())
+        summary["mask_empty"] = int((masks.amax(dim=(1, 2, 3)) == 0).sum())
+        summary["mask_touches_top_share"] = _share(masks[:, 0, 0].amax(dim=1) > 127)
+    return summary
+
+
+def _pose_statistics(poses: Float[Tensor, "N 6"]) -> dict[str, dict[str, float]]:
+    degrees = poses.rad2deg()
+    return {name: _mean_std(degrees[:, i]) for i, name in enumerate(POSE_NAMES)}
+
+
+def _pose_errors(coarse: Float[Tensor, "N 6"], exact: Float[Tensor, "N 6"]) -> dict[str, dict[str, float]]:
+    """Angle between the coarse and the exact rotation of neck and head."""
+    errors = {}
+    for name, part in (("neck", slice(0, 3)), ("head", slice(3, 6))):
+        pair = (axis_angle_to_matrix(poses[:, part].double()) for poses in (coarse, exact))
+        angle = geodesic_angle(*pair).rad2deg()
+        errors[name] = {
+            "mean": _rounded(angle.mean()),
+            "median": _rounded(angle.quantile(0.5)),
+            "95th percentile": _rounded(angle.quantile(0.95)),
+        }
+    return errors
+
+
+def _mean_std(values: Tensor) -> dict[str, float]:
+    return {"mean": _rounded(values.mean()), "std": _rounded(values.std(correction=0))}
+
+
+def _share(flags: Tensor) -> float:
+    return _rounded(flags.double().mean())
+
+
+def _rounded(value: Tensor) -> float:
+    return round(value.item(), 4)

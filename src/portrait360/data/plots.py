@@ -1,0 +1,135 @@
+"""Plain histograms and picture grids, drawn with Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Number = float | int | np.integer
+
+PAPER: Colour = (255, 255, 255)
+INK: Colour = (40, 44, 52)
+FAINT: Colour = (222, 225, 230)
+FIRST: Colour = (92, 128, 188)
+SECOND: Colour = (222, 120, 30)
+
+_TEXT = 15
+_TITLE = 18
+
+
+@dataclass(frozen=True)
+class Series:
+    """Counts in equal bins over the range of a panel; `filled` ones are bars, others an outline."""
+
+    name: str
+    counts: Int[ndarray, " bins"]
+    colour: Colour
+    filled: bool = True
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, so that no font needs to be installed."""
+    return ImageFont.load_default(size)
+
+
+def histogram(
+    size: tuple[int, int],
+    title: str,
+    series: Sequence[Series],
+    limits: tuple[Number, Number],
+    ticks: Sequence[Number],
+    unit: str,
+) -> Image.Image:
+    """One panel: counts over a range, with axes.
+
+    Args:
+        size: width and height in pixels.
+        title: text above.
+        series: what to draw, the first one behind.
+        limits: range that the bins cover.
+        ticks: values labelled on the horizontal axis.
+        unit: name of the horizontal axis.
+    """
+    picture = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(picture)
+    left, top, right, bottom = 70, 48, size[0] - 22, size[1] - 58
+    peak = max(1, *(int(one.counts.max(initial=0)) for one in series))
+    step = _round_step(peak)
+    full = -(-peak // step) * step
+
+    def x_at(value: Number) -> float:
+        return left + float(value - limits[0]) / (limits[1] - limits[0]) * (right - left)
+
+    def y_at(count: Number) -> float:
+        return bottom - int(count) / full * (bottom - top)
+
+    for count in range(0, full + 1, step):
+        y = y_at(count)
+        draw.line([(left, y), (right, y)], FAINT if count else INK)
+        draw.text((left - 8, y), str(count), INK, font(_TEXT), "rm")
+    for one in series:
+        _draw_series(draw, one, limits, x_at, y_at)
+    for tick in ticks:
+        draw.line([(x_at(tick), bottom), (x_at(tick), bottom + 5)], INK)
+        draw.text((x_at(tick), bottom + 9), f"{tick:g}", INK, font(_TEXT), "mt")
+    draw.text(((left + right) / 2, size[1] - 6), unit, INK, font(_TEXT), "mb")
+    draw.text((left, 12), title, INK, font(_TITLE), "lt")
+    if len(series) > 1:
+        x = right
+        for one in reversed(series):
+            x -= draw.textlength(one.name, font(_TEXT))
+            draw.text((x, 14), one.name, INK, font(_TEXT), "lt")
+            x -= 20
+            draw.rectangle([x, 15, x + 13, 28], one.colour if one.filled else None, one.colour, width=2)
+            x -= 16
+    return picture
+
+
+def _draw_series(draw: ImageDraw.ImageDraw, one: Series, limits: tuple[Number, Number], x_at, y_at) -> None:
+    edges = np.linspace(*limits, len(one.counts) + 1).tolist()
+    if one.filled:
+        gap = 1 if x_at(edges[1]) - x_at(edges[0]) > 4 else 0
+        for low, high, count in zip(edges, edges[1:], one.counts, strict=False):
+            if count:
+                draw.rectangle([x_at(low) + gap, y_at(count), x_at(high) - gap, y_at(0)], one.colour)
+        return
+    points = [(x_at(edges[0]), y_at(0))]
+    for low, high, count in zip(edges, edges[1:], one.counts, strict=False):
+        points += [(x_at(low), y_at(count)), (x_at(high), y_at(count))]
+    draw.line([*points, (x_at(edges[-1]), y_at(0))], one.colour, width=3)
+
+
+def _round_step(peak: int) -> int:
+    """A round distance of 1, 2 or 5 times a power of ten that divides the axis into 3 to 6 parts."""
+    step = 1
+    factors = (2, 2.5, 2)
+    for number in range(60):
+        if peak <= step * 5:
+            break
+        step = int(step * factors[number % 3])
+    return step
+
+
+def columns_of(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of equal size side by side, row by row."""
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), PAPER)
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index % columns * width, index // columns * height))
+    return sheet
+
+
+def labelled(image: UInt8[ndarray, "H W 3"], side: int, text: str) -> Image.Image:
+    """A picture scaled to `side` with a line of text in a strip below."""
+    strip = max(20, side // 8)
+    tile = Image.new("RGB", (side, side + strip), PAPER)
+    tile.paste(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS), (0, 0))
+    ImageDraw.Draw(tile).text((side / 2, side + strip / 2), text, INK, font(min(_TEXT, strip - 6)), "mm")
+    return tile
