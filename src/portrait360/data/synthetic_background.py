@@ -1,4 +1,4 @@
-"""Backgrounds of the synthetic portraits: blurred studios, rooms, landscapes and abstract light, from a seed."""
+"""Backgrounds of the synthetic portraits: blurred studios, rooms, landscapes and plain light, from a seed."""
 
 from __future__ import annotations
 

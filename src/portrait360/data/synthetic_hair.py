@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from portrait360.data.anny_body import EYE_VERTICES, SKIN_VERTICES
 from portrait360.data.synthetic_proxies import Proxy
@@ -27,7 +27,7 @@ def scalp_cover(proxy: Proxy, atlas: np.ndarray, slot: int, body: np.ndarray) ->
     skin = body[:SKIN_VERTICES]
     if not len(opaque):
         return np.zeros(SKIN_VERTICES, np.float32)
-    distance, _ = cKDTree(opaque).query(skin, distance_upper_bound=_REACH)
+    distance, _ = KDTree(opaque).query(skin, distance_upper_bound=_REACH)
     cover = np.clip(1 - (np.minimum(distance, 1.0) - 0.005) / 0.008, 0, 1)
     eyes = body[EYE_VERTICES].mean(0)
     cover[(skin[:, 2] > eyes[2] - 0.02) & (skin[:, 1] < eyes[1] + 0.055)] = 0
@@ -36,7 +36,8 @@ def scalp_cover(proxy: Proxy, atlas: np.ndarray, slot: int, body: np.ndarray) ->
 
 
 def beard_cover(body: np.ndarray, style: str) -> np.ndarray:
-    """How much hair colour the lower face of a beard takes (13380,), 0-1; `body` is the neutral rest body, metres."""
+    """How much hair colour the lower face of a beard takes (13380,), 0-1; `body` is the neutral rest body,
+    metres."""
     eyes = body[EYE_VERTICES].mean(0)
     x = np.abs(body[:SKIN_VERTICES, 0])
     y = body[:SKIN_VERTICES, 1] - eyes[1]
@@ -79,10 +80,10 @@ def style_hair(
     normals: np.ndarray,
     centre: np.ndarray,
 ) -> np.ndarray:
-    """Change volume, length and curl of fitted hair (V,3), metres at rest; `centre` is the middle of the skull.
+    """Change volume, length and curl of fitted hair (V,3), metres at rest; `centre` is the skull's middle.
 
-    Volume pushes away from the skull, more the farther a point already is; length stretches what hangs below the
-    ears; curl waves along the way down. Points near the hairline stay, so that no gap opens.
+    Volume pushes away from the skull, more the farther a point already is; length stretches what hangs below
+    the ears; curl waves along the way down. Points near the hairline stay, so that no gap opens.
     """
     out = fitted.astype(np.float32).copy()
     away = out - centre

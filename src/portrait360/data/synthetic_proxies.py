@@ -1,7 +1,7 @@
 """MakeHuman proxies: garments, hair, brows, lashes, eyes and teeth that follow the body mesh.
 
-A proxy vertex is a weighted sum of three body vertices plus an offset scaled by the size of the head, so one file
-fits every body. Facts about the format: `three.js` JSON version 3 with one face stream.
+A proxy vertex is a weighted sum of three body vertices plus an offset scaled by the size of the head, so one
+file fits every body. Facts about the format: `three.js` JSON version 3 with one face stream.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def scale_reference(name: str) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Proxy:
-    """One part: `references` (V,3) body vertices, `weights` (V,3), `offsets` (V,3), `triangles` (F,3), `uv` (F,3,2).
+    """One part: `references` (V,3) body vertices, `weights`, `offsets` (V,3), `triangles` (F,3), `uv` (F,3,2).
 
     `hides` (19158,) marks the body vertices that the part covers.
     """
@@ -81,7 +81,7 @@ class Proxy:
         return (w / np.maximum(w.sum(1, keepdims=True), 1e-8)).astype(np.float32)
 
     def mirrored(self, mirror: np.ndarray) -> Proxy:
-        """The part worn the other way round; `mirror` (19158,) maps each body vertex to its left-right twin."""
+        """The part worn the other way round; `mirror` (19158,) maps a body vertex to its left-right twin."""
         flip = np.array([-1, 1, 1], np.float32)
         return Proxy(
             self.name,
@@ -135,7 +135,7 @@ def read_proxy(path: Path) -> tuple[Proxy, str | None]:
         texture = data["materials"][0].get("mapDiffuse") if data["materials"] else None
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise AssetError(
-            f"{path.name} was expected to be a MakeHuman proxy in three.js JSON, but cannot be read: {error}.",
+            f"{path.name} should be a MakeHuman proxy in three.js JSON, but cannot be read: {error}.",
             "Delete the asset folder of portrait360 in your cache and run the command again.",
         ) from error
     if references.max(initial=0) >= BODY_VERTICES or hidden.shape != (BODY_VERTICES,):
@@ -145,7 +145,13 @@ def read_proxy(path: Path) -> tuple[Proxy, str | None]:
         )
     return (
         Proxy(
-            path.stem, references, weights, offsets, triangles, np.ascontiguousarray(coordinates[corners]), hidden
+            path.stem,
+            references,
+            weights,
+            offsets,
+            triangles,
+            np.ascontiguousarray(coordinates[corners]),
+            hidden,
         ),
         texture,
     )

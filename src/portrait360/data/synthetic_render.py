@@ -23,7 +23,8 @@ _SKY_BIAS = 0.009
 
 @dataclass(frozen=True)
 class Picture:
-    """image (R,R,3) uint8 sRGB, mask (R,R) uint8 coverage, depth (R,R) float32 along the optical axis or None."""
+    """image (R,R,3) uint8 sRGB, mask (R,R) uint8 coverage, depth (R,R) float32 along the optical axis or
+    None."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -47,7 +48,9 @@ class Renderer:
         """
         camera = np.asarray(camera, np.float64).reshape(-1)
         if camera.shape != (25,) or not np.isfinite(camera).all():
-            raise InputError("A camera label has 25 finite numbers.", "See docs/conventions.md for the label.")
+            raise InputError(
+                "A camera label has 25 finite numbers.", "See docs/conventions.md for the label."
+            )
         if not 16 <= resolution <= 2048:
             raise InputError(
                 f"The resolution must lie between 16 and 2048, not {resolution}.", "Use 128 or 256."
@@ -192,7 +195,8 @@ class Renderer:
         return depth.astype(np.float32), axes
 
     def _sky_visibility(self, scene: Scene) -> np.ndarray:
-        """Share of the sky that each vertex sees (V,), cosine weighted, from a few depth maps around the subject."""
+        """Share of the sky that each vertex sees (V,), cosine weighted, from a few depth maps around the
+        subject."""
         total = np.zeros(len(scene.points), np.float32)
         seen = np.zeros(len(scene.points), np.float32)
         for i in range(_SKY_DIRECTIONS):

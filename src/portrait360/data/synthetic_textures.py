@@ -1,9 +1,10 @@
 """The texture atlas of the synthetic portraits: every picture of the parts, made ready for the shader once.
 
-A slot is 512x512 RGBA bytes (gamma 2.2) followed by three levels of half the size each. Hair, brows, lashes and
-garments are stored without their colour, so that the shader can give them any:
+A slot is 512x512 RGBA bytes (gamma 2.2) followed by three levels of half the size each. Hair, brows, lashes
+and garments are stored without their colour, so that the shader can give them any:
 
-* hair, brows: red = fine luminance detail around 1 (divided by `GAIN`), with the painted light and dark bands removed;
+* hair, brows: red = fine luminance detail around 1 (divided by `GAIN`), with the painted light and dark bands
+removed;
 * garments: red = folds from the ambient-occlusion and normal maps (divided by `GAIN`), green = weave noise;
 * skins, eyes, teeth and the one suit without an occlusion map keep their colours.
 """
@@ -102,7 +103,8 @@ def cloth_slot(occlusion: Path, normal: Path | None, seed: int) -> np.ndarray:
 
 
 def encode(rgba: np.ndarray) -> np.ndarray:
-    """(512,512,4) linear floats -> one slot (TEXELS_PER_SLOT, 4) uint8 with its smaller levels (box filtered)."""
+    """(512,512,4) linear floats -> one slot (TEXELS_PER_SLOT, 4) uint8 with its smaller levels (box
+    filtered)."""
     levels = []
     level = rgba.astype(np.float32)
     for _ in range(4):

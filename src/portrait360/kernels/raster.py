@@ -1,11 +1,12 @@
 """Numba kernels of the synthetic renderer: skinning, depth maps, ambient visibility, layered raster, shading.
 
-Every kernel is single-threaded and visits its work in a fixed order, so the same scene gives the same bytes in any
-process. Plain numpy twins live in `tests/data/raster_twin.py`.
+Every kernel is single-threaded and visits its work in a fixed order, so the same scene gives the same bytes
+in any process. Plain numpy twins live in `tests/raster_twin.py`.
 
-Conventions: screen x to the right and y down in samples, depth positive away from the camera; triangles are rows of
-vertex indices; `uv` holds one pair per triangle corner with v upwards. Textures are slots of one atlas of
-512x512 RGBA bytes with three smaller levels behind each other in the same row (see `data/synthetic_textures.py`).
+Conventions: screen x to the right and y down in samples, depth positive away from the camera; triangles are
+rows of vertex indices; `uv` holds one pair per triangle corner with v upwards. Textures are slots of one
+atlas of 512x512 RGBA bytes with three smaller levels behind each other in the same row (see
+`data/synthetic_textures.py`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ SKIN, EYE, HAIR, CLOTH, FRINGE, PLAIN = 0, 1, 2, 3, 4, 5
 """Material kinds. FRINGE is brows and lashes, PLAIN is teeth and tongue."""
 
 MAX_LAYERS = 8
-MATERIAL_FIELDS = 20
-"""Columns of the material table: 0-2 colour, 3 exponent, 4 gain, 5-7 second colour, 8 pattern frequency, 9-10 its
-direction, 11 threshold, 12 pattern (0 none, 1 stripes, 2 plaid, 3 dots), 13 weave noise, 14 gloss, 15 scalp roughness."""
+MATERIAL_FIELDS = 15
+"""Columns of the material table: 0-2 colour, 3 exponent, 4 gain, 5-7 second colour, 8 pattern frequency,
+9-10 its direction, 11 threshold, 12 pattern (0 none, 1 stripes, 2 plaid, 3 dots), 13 weave, 14 gloss."""
 
 TEXTURE_SIDE = 512
 _LEVEL_OFFSETS = (0, 262144, 327680, 344064)
@@ -43,7 +44,8 @@ def accumulate_rows(coefficients, rows, out):
 
 @_jit
 def accumulate_sparse(coefficients, starts, indices, values, out):
-    """out[indices[k]] += coefficients[i] * values[k] for k in starts[i]:starts[i+1] (values (n, 3), out (V, 3))."""
+    """out[indices[k]] += coefficients[i] * values[k] for k in starts[i]:starts[i+1] (values (n, 3), out (V,
+    3))."""
     for i in range(coefficients.shape[0]):
         c = coefficients[i]
         if c == 0.0:
@@ -104,7 +106,7 @@ def _nearest_alpha(atlas, slot, level, u, v):
     side = 512 >> level
     x = min(int((u - math.floor(u)) * side), side - 1)
     y = min(int((1.0 - (v - math.floor(v))) * side), side - 1)
-    offset = 0 if level == 0 else (262144 if level == 1 else (327680 if level == 2 else 344064))
+    offset = _LEVEL_OFFSETS[level]
     return atlas[slot, offset + y * side + x, 3]
 
 
@@ -133,11 +135,13 @@ def texture_levels(screen, triangles, uv, out):
 
 
 @_jit
-def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective, threshold, side, depth, face):
+def raster_depth(
+    screen, triangles, uv, material, kind, slot, atlas, perspective, threshold, side, depth, face
+):
     """Nearest depth and triangle per sample centre of a side x side picture.
 
-    `depth` (side*side,) starts at +inf (no hit) and `face` at -1. Triangles of hair and fringes count where their
-    alpha reaches `threshold` (0-255). `perspective` interpolates 1/z, otherwise z is affine.
+    `depth` (side*side,) starts at +inf (no hit) and `face` at -1. Triangles of hair and fringes count where
+    their alpha reaches `threshold` (0-255). `perspective` interpolates 1/z, otherwise z is affine.
     """
     for f in range(triangles.shape[0]):
         i0, i1, i2 = triangles[f, 0], triangles[f, 1], triangles[f, 2]
@@ -188,13 +192,11 @@ def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective
 def ambient_visibility(points, normals, soft, direction, axes, scale, depth, side, bias, total, seen):
     """Add one direction of the sky to the per-vertex ambient visibility.
 
-    `depth` is the orthographic depth map of that direction. Adds the cosine weight (wrapped where `soft`) to `total`
-    and its visible share (four bilinear taps) to `seen`.
+    `depth` is the orthographic depth map of that direction. Adds the cosine weight (wrapped where `soft`) to
+    `total` and its visible share (four bilinear taps) to `seen`.
     """
     for v in range(points.shape[0]):
-        cosine = (
-            normals[v, 0] * direction[0] + normals[v, 1] * direction[1] + normals[v, 2] * direction[2]
-        )
+        cosine = normals[v, 0] * direction[0] + normals[v, 1] * direction[1] + normals[v, 2] * direction[2]
         weight = 0.5 + 0.5 * cosine if soft[v] else cosine
         if weight <= 0.0:
             continue
@@ -297,7 +299,7 @@ def raster_layers(
 @_jit
 def _sample(atlas, linear, slot, level, u, v, out):
     side = 512 >> level
-    offset = 0 if level == 0 else (262144 if level == 1 else (327680 if level == 2 else 344064))
+    offset = _LEVEL_OFFSETS[level]
     x = (u - math.floor(u)) * side - 0.5
     y = (1.0 - (v - math.floor(v))) * side - 0.5
     x0 = int(math.floor(x))
@@ -384,8 +386,9 @@ def shade(
 ):
     """Shade every sample front to back into premultiplied linear `rgba` (side*side, 4).
 
-    Key light (row 0, shadowed), fill and rim lights, a two-colour sky times the vertices' ambient visibility, and per
-    kind: wrapped diffuse with a two-lobe gloss (skin), soft diffuse and a broad sheen (hair), a sharp glint (eyes).
+    Key light (row 0, shadowed), fill and rim lights, a two-colour sky times the vertices' ambient visibility,
+    and per kind: wrapped diffuse with a two-lobe gloss (skin), soft diffuse and a broad sheen (hair), a sharp
+    glint (eyes).
     """
     c = np.zeros(4, np.float32)
     albedo = np.zeros(3, np.float32)
@@ -458,10 +461,13 @@ def shade(
                 covered = tint[i0] * b0 + tint[i1] * b1 + tint[i2] * b2
                 grain = min(0.5 + 1.2 * mean, 1.0)
                 for q in range(3):
-                    albedo[q] = (albedo[q] * 0.95 + mean * 0.05) * (1 - covered) + tint_colour[q] * covered * grain
+                    albedo[q] = (albedo[q] * 0.95 + mean * 0.05) * (1 - covered) + tint_colour[
+                        q
+                    ] * covered * grain
             z = layer_z[p, k]
             kx = nx * light_direction[0, 0] + ny * light_direction[0, 1] + nz * light_direction[0, 2]
-            # the sample moves along the normal, more at grazing light, so that a surface does not shadow itself
+            # the sample moves along the normal, more at grazing light, so that a surface does not shadow
+            # itself
             push = bias * (1.0 + 2.0 * min(max(1.0 - kx, 0.0), 1.0))
             wx = origin[0] + dx * z + nx * push
             wy = origin[1] + dy * z + ny * push
