@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import multiprocessing
@@ -120,6 +121,16 @@ def test_a_failed_or_empty_writing_leaves_nothing(tmp_path: Path) -> None:
         open_writer(tmp_path / "a.zip", **arguments) as writer,
     ):
         writer.add(sample.image, sample.mask, sample.camera, sample.body_pose * np.float32("nan"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        write_fake_dataset(tmp_path / "full.zip")
     assert list(tmp_path.iterdir()) == []
 
 

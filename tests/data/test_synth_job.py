@@ -67,11 +67,6 @@ def test_draws_what_the_source_gives(whole: Path) -> None:
     assert {key: dataset.meta[key] for key in wanted} == wanted
 
 
-def test_one_worker_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    draw(tmp_path / "one.zip", workers=1)
-    assert sha256(tmp_path / "one.zip") == sha256(whole)
-
-
 def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen:
     """The same drawing in a process of its own that can be killed."""
     code = (
@@ -85,7 +80,7 @@ def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen
 
 
 def wait_for_parts(parts: Path, count: int = 3) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while len(list(parts.glob("part-*.zip"))) < count:
         assert time.monotonic() < limit, "the drawing did not start"
         time.sleep(0.02)
@@ -109,7 +104,7 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
         workers = children(process.pid)
         assert len(workers) >= 2
         process.kill()
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < limit, "worker processes outlived their parent"
         time.sleep(0.02)
@@ -129,17 +124,20 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
     assert not parts.exists()
 
 
-def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_continue_and_one_worker_ends_with_the_same_bytes(
+    whole: Path, tmp_path: Path
+) -> None:
     out, parts = tmp_path / "stopped.zip", tmp_path / "stopped.zip.parts"
     with run_in_subprocess(out) as process:
         wait_for_parts(parts)
         for pid in [process.pid, *children(process.pid)]:
             os.kill(pid, signal.SIGINT)  # a terminal sends it to the whole group
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert f"pictures are kept in {parts}; run the same command again to continue." in errors
     assert errors.count("Traceback") == 1  # of this test's own call without a command line, none of workers
     assert not out.exists()
-    assert parts.exists()
+    draw(out, workers=1)
+    assert sha256(out) == sha256(whole)
 
 
 def test_a_worker_that_is_killed_gives_a_clear_error(tmp_path: Path) -> None:
