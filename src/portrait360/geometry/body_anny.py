@@ -134,7 +134,7 @@ def mirror_vertices(vertices: torch.Tensor) -> torch.Tensor:
     from scipy.spatial import KDTree
 
     flipped = vertices.numpy() * np.array([-1.0, 1.0, 1.0])
-    distance, partner = KDTree(vertices.numpy()).query(flipped)
+    distance, partner = (np.asarray(found) for found in KDTree(vertices.numpy()).query(flipped))
     if distance.max() > 2e-3 or not np.array_equal(partner[partner], np.arange(len(partner))):
         raise ValueError(f"The mesh is not symmetric: a mirror image is {distance.max() * 1e3:.2f} mm off.")
     return torch.from_numpy(partner)

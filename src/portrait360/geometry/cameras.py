@@ -1,7 +1,7 @@
 """Camera labels of 25 numbers: building, reading, mirroring, and the rays and projections they stand for.
 
 A label holds the 4x4 camera-to-world matrix, row-major, with OpenCV axes (columns right, down, forward,
-position), then the 3x3 intrinsics divided by the image size. Angles are radians. Conventions: docs/conventions.md.
+position), then the 3x3 intrinsics divided by the image size. Angles are radians. See docs/conventions.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From posed to canonical space: the exact transfer through the nearest triangle, and a smooth, fast field.
 
-The exact form follows official_model section 6 of the original: every point moves rigidly with the frame of the
-nearest triangle, within a thickness. The field solves the body's own skinning for the canonical position of each
-node of a posed-space grid; it is what training and rendering use. docs/deformation.md compares the two.
+The exact form follows the original model: every point moves rigidly with the frame of its nearest triangle,
+within a thickness. The field solves the body's own skinning for the canonical position of each node of a
+posed-space grid; training and rendering use it. docs/deformation.md compares the two.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from portrait360.geometry.nearest import nearest_triangles
 from portrait360.geometry.weights import WeightVolume, weight_volume
 from portrait360.kernels import deformation as kernel
 
-FIELD_MIN = (-0.30, -0.34, -0.26)
-FIELD_MAX = (0.30, 0.30, 0.28)
-"""The posed-space box that the field covers, nodes on its faces included."""
+FIELD_MIN = (-0.22, -0.24, -0.24)
+FIELD_MAX = (0.22, 0.28, 0.26)
+"""The posed-space box of the field, nodes on its faces included. It holds what neck and head can move; beyond
+it the border value continues, which is zero at the shoulders."""
 
 FIELD_SHAPE = (24, 28, 20)
 """Nodes along z, y and x."""
@@ -37,18 +38,26 @@ def deform_exact(
     """Canonical positions of posed points, by the rigid frame of the nearest triangle of the posed body.
 
     Points at `thickness` or farther from the body stay. Gradients reach the pose and the points through the
-    frames, not through the choice of triangle.
+    frames, not through the choice of triangle. Source: the original model's inverse warping of sample points.
     """
-    corners = body.vertices[body.faces]
-    faces = body.faces[(corners.abs() < HALF_BOX).all(-1).all(-1)]
-    posed = posed_vertices(body, pose)
+    inside = (body.vertices.abs() < HALF_BOX).all(-1)
+    faces = body.faces[inside[body.faces].all(-1)]
+    return transfer(points, body.vertices.to(points)[faces], posed_vertices(body, pose)[:, faces], thickness)
+
+
+def transfer(
+    points: Float[Tensor, "B N 3"],
+    rest: Float[Tensor, "T 3 3"],
+    posed: Float[Tensor, "B T 3 3"],
+    thickness: float,
+) -> Float[Tensor, "B N 3"]:
+    """Points carried along with the frames of their nearest triangles, from `posed` to `rest` triangles."""
     moved = []
-    for cloud, vertices in zip(points, posed, strict=True):
-        index, _, distance = nearest_triangles(cloud, vertices[faces])
-        near = faces[index]
-        origin, axes = triangle_frames(vertices[near])
+    for cloud, triangles in zip(points, posed, strict=True):
+        index, _, distance = nearest_triangles(cloud, triangles)
+        origin, axes = triangle_frames(triangles[index])
         local = (axes @ (cloud - origin)[..., None])[..., 0]
-        origin, axes = triangle_frames(body.vertices.to(points)[near])
+        origin, axes = triangle_frames(rest[index])
         canonical = origin + (axes.mT @ local[..., None])[..., 0]
         moved.append(torch.where((distance < thickness)[:, None], canonical, cloud))
     return torch.stack(moved)
@@ -67,10 +76,12 @@ def deformation_field(
 ) -> Float[Tensor, "B nz ny nx 3"]:
     """Displacements canonical - posed at the nodes of the field box, differentiable in the pose.
 
-    Each node's canonical position x solves sum_k W_k(x) G_k x = node, with the body's weight volume W and bone
-    motions G, by Newton's method; gradients follow from the implicit function theorem. Zero pose gives exactly zero.
+    Each node's canonical position x solves sum_k W_k(x) G_k x = node, with the body's weight volume W and
+    bone motions G, by Newton's method; gradients follow from the implicit function theorem. The zero pose gives
+    exactly zero. Pose shapes of the body are left out.
     """
-    if pose.device.type != "cpu" or pose.dtype != torch.float32:
+    fits = pose.device.type == "cpu" and pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES
+    if not fits:
         return deformation_field_reference(body, pose, shape)
     return _Field.apply(_bone_deltas(body, pose), weight_volume(body), shape)
 
@@ -80,23 +91,23 @@ def deformation_field_reference(
 ) -> Float[Tensor, "B nz ny nx 3"]:
     """The plain twin of `deformation_field`, in torch, on any device."""
     deltas = _bone_deltas(body, pose)
-    volume = weight_volume(body)
+    volume = weight_volume(body).to(pose)
     z, y, x = torch.meshgrid(*reversed(field_axes(shape)), indexing="ij")
     nodes = torch.stack([x, y, z], dim=-1).to(pose)
     shift = torch.zeros(len(pose), *nodes.shape, dtype=pose.dtype, device=pose.device)
+    unfinished = torch.ones_like(shift[..., :1], dtype=torch.bool)
     with torch.no_grad():
         for _ in range(kernel.ITERATIONS):
             moved, jacobian = _move(volume, deltas, nodes + shift)
             residual = shift + moved
-            open_nodes = residual.square().sum(-1, keepdim=True) >= float(kernel.TOLERANCE) ** 2
-            step = torch.linalg.solve(jacobian, residual)
+            step = _solve(jacobian, residual)
             length = torch.linalg.vector_norm(step, dim=-1, keepdim=True)
             step = step * (float(kernel.MAX_STEP) / length.clamp_min(float(kernel.MAX_STEP)))
-            shift = torch.where(open_nodes, shift - step, shift)
-        _, jacobian = _move(volume, deltas, nodes + shift)
-    # one more step whose value is zero and whose derivative is the implicit function theorem's
-    moved, _ = _move(volume, deltas, nodes + shift)
-    return shift - torch.linalg.solve(jacobian, moved - moved.detach())
+            shift = torch.where(unfinished, shift - step, shift)
+            unfinished &= residual.square().sum(-1, keepdim=True) >= float(kernel.LAST_STEP) ** 2
+    # a step of value zero whose derivative is that of the implicit function theorem
+    moved, jacobian = _move(volume, deltas, nodes + shift)
+    return shift - _solve(jacobian.detach(), moved - moved.detach())
 
 
 def apply_field(
@@ -111,8 +122,8 @@ def apply_field(
     return points + sampled[:, :, 0, 0].mT
 
 
-def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Float[Tensor, " n"]]:
-    """Node coordinates of the field along x, y and z."""
+def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
+    """Node coordinates of the field along x, y and z, float32."""
     return [
         torch.linspace(low, high, count)
         for low, high, count in zip(FIELD_MIN, FIELD_MAX, reversed(shape), strict=True)
@@ -126,10 +137,9 @@ def _bone_deltas(body: BodyTemplate, pose: Tensor) -> Tensor:
 
 
 def _move(volume: WeightVolume, deltas: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Displacement of canonical points (B, ..., 3) by the blended bones, and the Jacobian of their posed position."""
+    """Displacement of canonical points (B, ..., 3); Jacobian (B, ..., 3, 3) of their posed position."""
     weights, slopes = _look_up(volume, points)
-    shape = (len(deltas), *[1] * (points.ndim - 2))
-    motions = deltas.view(*shape, *deltas.shape[1:])
+    motions = deltas.view(len(deltas), *[1] * (points.ndim - 2), *deltas.shape[1:])
     per_bone = (motions[..., :3] @ points[..., None, :, None])[..., 0] + motions[..., 3]
     moved = (weights[..., None] * per_bone).sum(-2)
     identity = torch.eye(3, dtype=points.dtype, device=points.device)
@@ -141,27 +151,42 @@ def _move(volume: WeightVolume, deltas: Tensor, points: Tensor) -> tuple[Tensor,
 
 def _look_up(volume: WeightVolume, points: Tensor) -> tuple[Tensor, Tensor]:
     """Trilinear weights (..., M) of the moving bones at canonical points and their slopes (..., M, 3)."""
-    values = volume.values.to(points)
-    size = torch.tensor(values.shape[:3]).flip(0).to(points)
+    values = volume.values
+    last = torch.tensor(values.shape[:3]).flip(0).to(points) - 1
     position = (points - points.new_tensor(volume.low)) / volume.spacing
-    inside = ((position >= 0) & (position <= size - 1)).to(points) / volume.spacing
-    position = torch.minimum(position.clamp_min(0), size - 1)
-    cell = torch.minimum(position.floor(), size - 2)
+    # beyond the box the border value continues, hence without slope
+    scale = ((position >= 0) & (position <= last)).to(points) / volume.spacing
+    position = torch.minimum(position.clamp_min(0), last)
+    cell = torch.minimum(position.floor(), last - 1)
     fraction = position - cell
-    index = cell.long()
-    weights = torch.zeros(*points.shape[:-1], values.shape[-1], dtype=points.dtype, device=points.device)
-    slopes = torch.zeros(*weights.shape, 3, dtype=points.dtype, device=points.device)
+    weights = torch.zeros_like(values[0, 0, 0]).expand(*points.shape[:-1], -1)
+    slopes = torch.zeros_like(weights)[..., None]
     for corner in range(8):
         bits = torch.tensor([corner & 1, corner >> 1 & 1, corner >> 2], device=points.device)
-        x, y, z = (index + bits).unbind(-1)
+        x, y, z = (cell.long() + bits).unbind(-1)
         value = values[z, y, x]
         share = torch.where(bits == 1, fraction, 1 - fraction)
+        across = share[..., [1, 0, 0]] * share[..., [2, 2, 1]] * (2 * bits - 1) * scale
         weights = weights + value * share.prod(-1, keepdim=True)
-        others = torch.stack(
-            [share[..., [1, 2]].prod(-1), share[..., [0, 2]].prod(-1), share[..., [0, 1]].prod(-1)], -1
-        )
-        slopes = slopes + value[..., None] * (others * (2 * bits - 1) * inside)[..., None, :]
+        slopes = slopes + value[..., None] * across[..., None, :]
     return weights, slopes
+
+
+def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Solutions of 3x3 systems by Cramer's rule; zero where the matrix is singular."""
+    first, second, third = matrix.unbind(-1)
+    cofactors = torch.stack(
+        [
+            torch.linalg.cross(second, third),
+            torch.linalg.cross(third, first),
+            torch.linalg.cross(first, second),
+        ],
+        dim=-2,
+    )
+    determinant = (first * cofactors[..., 0, :]).sum(-1, keepdim=True)
+    regular = determinant.abs() > 1e-3
+    solution = (cofactors @ vector[..., None])[..., 0] / torch.where(regular, determinant, 1)
+    return torch.where(regular, solution, 0)
 
 
 class _Field(torch.autograd.Function):
@@ -170,20 +195,22 @@ class _Field(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, deltas: Tensor, volume: WeightVolume, shape: tuple[int, int, int]) -> Tensor:
         field = torch.empty(len(deltas), *shape, 3)
-        arguments = (
-            volume.values.numpy(),
+        bones_last = F.pad(deltas.detach().permute(0, 2, 3, 1), (0, kernel.BONES - deltas.shape[1]))
+        ctx.inputs = [
+            volume.padded(kernel.BONES).numpy(),
             torch.tensor(volume.low).numpy(),
             torch.tensor(1 / volume.spacing).numpy()[()],
-            deltas.detach().contiguous().numpy(),
+            bones_last.contiguous().numpy(),
             *(axis.numpy() for axis in field_axes(shape)),
-            field.numpy(),
-        )
-        kernel.field_forward(*arguments)
-        ctx.arguments = arguments
+        ]
+        kernel.field_forward(*[*ctx.inputs, field.numpy()])
+        ctx.bones = deltas.shape[1]
+        ctx.save_for_backward(field)
         return field
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        partial = kernel.field_backward(*ctx.arguments, gradient.contiguous().numpy())
-        return torch.from_numpy(partial).sum(1), None, None
+        (field,) = ctx.saved_tensors
+        partial = kernel.field_backward(*[*ctx.inputs, field.numpy(), gradient.contiguous().numpy()])
+        return torch.from_numpy(partial).sum(1)[..., : ctx.bones].permute(0, 3, 1, 2), None, None

@@ -13,7 +13,7 @@ from portrait360.kernels.nearest import build_tree, query_tree
 def nearest_triangles(
     points: Float[Tensor, "N 3"], triangles: Float[Tensor, "T 3 3"]
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, "N 3"], Float[Tensor, " N"]]:
-    """Index of the nearest triangle (the first among equals), barycentric weights of the closest point, distance.
+    """Nearest triangle (the first among equals), barycentric weights of its closest point, distance.
 
     Computed in double precision by a bounding-volume tree on the CPU; no gradients.
     """
@@ -65,7 +65,7 @@ def _point_triangle_squared(p: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tenso
 
 
 def _morton_order(centres: np.ndarray) -> np.ndarray:
-    """Indices that sort points along a space-filling curve, so that neighbours in the list are neighbours in space."""
+    """Indices that sort points along a space-filling curve: neighbours in the list are neighbours in space."""
     low, high = centres.min(axis=0), centres.max(axis=0)
     cells = ((centres - low) / np.maximum(high - low, 1e-12) * 1023).astype(np.int64)
     code = np.zeros(len(centres), np.int64)

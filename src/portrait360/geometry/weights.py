@@ -1,4 +1,4 @@
-"""A volume of skinning weights around the body, so that hair, collars and air move with the skin beneath them."""
+"""A volume of skinning weights around the body: hair, collars and air move with the skin beneath them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -14,26 +15,42 @@ from torch import Tensor
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.nearest import nearest_triangles
 
-VOLUME_MIN = (-0.36, -0.36, -0.3)
-VOLUME_MAX = (0.36, 0.36, 0.36)
+VOLUME_MIN = (-0.27, -0.27, -0.24)
+VOLUME_MAX = (0.27, 0.30, 0.27)
 """The canonical box that the weights cover; beyond it they continue with the value on its border."""
 
 VOLUME_SPACING = 0.015
 """Distance of the nodes, world units."""
 
 BLUR_PER_DISTANCE = 0.5
-"""Away from the skin, weights are averaged over a Gaussian whose sigma is this times the distance to the skin."""
+"""Away from the skin, weights are averaged over a Gaussian whose sigma is this times the distance to it."""
+
+CUT = 0.01
+CUT_FROM = 0.02
+"""At this distance from the skin and beyond, weights below CUT become exactly zero, so that shoulders stay
+exactly where they are. On the skin nothing is cut."""
+
+_SIGMAS = (0.0, 0.7, 1.4, 2.8, 5.6)
+"""Blurs (in nodes) between which the blur of a node is interpolated."""
 
 _volumes: WeakKeyDictionary[BodyTemplate, WeightVolume] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
 class WeightVolume:
-    """Weights of the moving bones at the nodes of a canonical grid, z slowest; the other bones take the rest to 1."""
+    """Weights of the moving bones at the nodes of a canonical grid; the other bones take the rest to 1."""
 
     values: Float[Tensor, "Z Y X M"]
     low: tuple[float, float, float]
     spacing: float
+
+    def padded(self, bones: int) -> Float[Tensor, "Z Y X bones"]:
+        """The weights with zero columns up to `bones` moving bones."""
+        return F.pad(self.values, (0, bones - self.values.shape[-1]))
+
+    def to(self, like: Tensor) -> WeightVolume:
+        """The volume on the device and with the dtype of another tensor."""
+        return WeightVolume(self.values.to(like), self.low, self.spacing)
 
 
 def weight_volume(body: BodyTemplate) -> WeightVolume:
@@ -46,33 +63,38 @@ def weight_volume(body: BodyTemplate) -> WeightVolume:
 def build_weight_volume(body: BodyTemplate) -> WeightVolume:
     """Each node takes the weights of the nearest point of the skin, smoothed more the farther it is from it.
 
-    On the skin the weights are the body's own. Where two parts are equally near (chin and chest), the smoothing
+    On the skin the weights are the body's own. Where two parts are equally near (chin and chest), smoothing
     replaces the switch between them by a transition as wide as the gap.
     """
-    axes = [
+    x, y, z = (
         np.arange(round((high - low) / VOLUME_SPACING) + 1) * VOLUME_SPACING + low
         for low, high in zip(VOLUME_MIN, VOLUME_MAX, strict=True)
-    ]
-    shape = (len(axes[2]), len(axes[1]), len(axes[0]))
-    z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
-    nodes = torch.from_numpy(np.stack([x, y, z], axis=-1).reshape(-1, 3))
-    faces, barycentric, distance = nearest_triangles(nodes, body.vertices[body.faces].double())
-    skin = body.weights[:, list(body.moving)].double()
-    nearest = torch.einsum("nc,ncm->nm", barycentric, skin[body.faces[faces]]).numpy().reshape(*shape, -1)
-    width = distance.numpy().reshape(*shape, 1) * (BLUR_PER_DISTANCE / VOLUME_SPACING)
-    return WeightVolume(
-        values=torch.from_numpy(_blur_by_width(nearest, width)).float().contiguous(),
-        low=VOLUME_MIN,
-        spacing=VOLUME_SPACING,
     )
+    nodes = np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1)
+    shape = nodes.shape[:3]
+    faces, barycentric, distance = nearest_triangles(
+        torch.from_numpy(nodes.reshape(-1, 3)), body.vertices[body.faces].double().cpu()
+    )
+    skin = body.weights[:, list(body.moving)].double().cpu()
+    nearest = torch.einsum("nc,ncm->nm", barycentric, skin[body.faces.cpu()[faces]]).numpy()
+    away = distance.numpy().reshape(*shape, 1)
+    smooth = _blur(nearest.reshape(*shape, -1), away * (BLUR_PER_DISTANCE / VOLUME_SPACING))
+    values = _cut_tails(smooth, CUT * np.minimum(away / CUT_FROM, 1))
+    return WeightVolume(torch.from_numpy(values).float().contiguous(), VOLUME_MIN, VOLUME_SPACING)
 
 
-def _blur_by_width(values: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Gaussian blur of (Z, Y, X, M) whose sigma (in nodes) varies per node, interpolated between fixed sigmas."""
-    sigmas = [0.0, 0.7, 1.4, 2.8, 5.6]
-    levels = [values, *(gaussian_filter(values, (s, s, s, 0), mode="nearest") for s in sigmas[1:])]
+def _blur(values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Gaussian blur of (Z, Y, X, M) with a sigma per node (in nodes)."""
+    position = np.interp(sigma, _SIGMAS, np.arange(len(_SIGMAS)))
     result = np.zeros_like(values)
-    position = np.interp(width, sigmas, np.arange(len(sigmas)))
-    for index, level in enumerate(levels):
-        result += np.clip(1 - np.abs(position - index), 0, 1) * level
+    for index, level in enumerate(_SIGMAS):
+        blurred = gaussian_filter(values, (level, level, level, 0), mode="nearest") if level else values
+        result += np.clip(1 - np.abs(position - index), 0, 1) * blurred
     return result
+
+
+def _cut_tails(weights: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """Take `cut` off every weight, that of the still bones included, and rescale the sum to 1."""
+    still = np.maximum(1 - weights.sum(axis=-1, keepdims=True) - cut, 0)
+    weights = np.maximum(weights - cut, 0)
+    return weights / (weights.sum(axis=-1, keepdims=True) + still)

@@ -1,4 +1,4 @@
-"""Nearest triangles by a bounding-volume tree; the plain twin is `geometry.nearest.nearest_triangles_reference`."""
+"""Nearest triangles by a bounding-volume tree. Plain twin: `geometry.nearest.nearest_triangles_reference`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def closest_on_triangle(triangle, x, y, z):
 
 @numba.njit(cache=True)
 def build_tree(triangles, order):
-    """Bounds (nodes, 3) of a complete binary tree over `order`, LEAF triangles per leaf; node i has 2i+1 and 2i+2."""
+    """Bounds (nodes, 3) of a complete binary tree over `order`, LEAF triangles per leaf.
+
+    The children of node i are 2i+1 and 2i+2.
+    """
     count = len(order)
     leaves = 1
     while leaves * LEAF < count:
@@ -86,7 +89,7 @@ def build_tree(triangles, order):
 
 @numba.njit(cache=True, parallel=True)
 def query_tree(points, triangles, order, low, high):
-    """For every point the nearest triangle (the lowest number among equals), its barycentric weights and distance."""
+    """For every point: nearest triangle (the lowest number among equals), barycentric weights, distance."""
     count = len(points)
     first_leaf = (len(low) + 1) // 2 - 1
     index = np.empty(count, np.int64)
