@@ -7,6 +7,7 @@ blendshapes; code Apache-2.0, data CC0. Axes here: Y up, Z out of the face, X to
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterator
@@ -65,7 +66,8 @@ def _quiet() -> Iterator[None]:
     try:
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         for number, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, number)

@@ -33,7 +33,7 @@ class SyntheticSample:
     info: dict[str, Any]
 
 
-def portrait_camera(yaw: float, pitch: float) -> np.ndarray:
+def portrait_camera(yaw: float | int, pitch: float | int) -> np.ndarray:
     """Camera label (25,) float32 on the sphere of radius 2.7 at yaw and pitch (radians), looking at (0,
     0.0649, 0)."""
     return camera_label(yaw, pitch).numpy()[0]

@@ -50,7 +50,7 @@ def scale_reference(name: str) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Proxy:
-    """One part: `references` (V,3) body vertices, `weights`, `offsets` (V,3), `triangles` (F,3), `uv` (F,3,2).
+    """One part: `references`, `weights` and `offsets` (V,3 each), `triangles` (F,3), `uv` (F,3,2).
 
     `hides` (19158,) marks the body vertices that the part covers.
     """

@@ -36,8 +36,8 @@ class Scene:
     """A posed subject in world units.
 
     `points` and unit `normals` (V,3), `triangles` (F,3), `uv` (F,3,2), `material` (F,); per material its
-    `kind`, atlas `slot` and shader `fields`; per vertex `tint` (scalp and beard), `soft` (is hair) and, once drawn,
-    `ambient` (sky visibility). `shadow` is the depth map of the key light and its axes, once drawn.
+    `kind`, atlas `slot` and shader `fields`; per vertex `tint` (scalp and beard), `soft` (is hair) and, once
+    drawn, `ambient` (sky visibility). `shadow` is the depth map of the key light and its axes, once drawn.
     """
 
     subject: Subject

@@ -293,8 +293,8 @@ def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
         limit = 2 * np.asarray(spread)
         return np.radians(np.clip(rng.normal(0, 1, 3) * spread, -limit, limit))
 
-    neck = turn((8, 10, 6))
-    head = turn((8, 12, 6))
+    neck = turn((8.0, 10.0, 6.0))
+    head = turn((8.0, 12.0, 6.0))
     # the label says nothing about the arms, so they vary little
     arms = np.array(
         [
