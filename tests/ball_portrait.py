@@ -11,6 +11,7 @@ from portrait360.types import RenderOutput
 
 BALL_CENTRE = (0.0, 0.08, 0.01)
 BALL_RADIUS = 0.1
+BALL_BOX = ((-0.2, -0.18, -0.15), (0.2, 0.2, 0.15))
 SHOULDERS = ((-0.16, -0.2, -0.07), (0.16, -0.07, 0.07))
 DENSITY = 400.0
 SKIN = (0.8, 0.6, 0.5)
@@ -27,8 +28,8 @@ class BallPortrait:
         self.queries = 0
 
     @property
-    def bounds(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        return (-0.2, -0.18, -0.15), (0.2, 0.2, 0.15)
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor(BALL_BOX[0]), torch.tensor(BALL_BOX[1])
 
     def query(self, points: Tensor, body_pose: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.queries += len(points)

@@ -203,15 +203,14 @@ def render_bytes(portrait: Portrait, cameras: Tensor, body_pose: Tensor | None) 
             yield to_bytes(portrait.render(batch, poses).image)
 
 
-def mesh_box(bounds: tuple[Vector3, Vector3], pose: Tensor) -> tuple[Vector3, Vector3]:
+def mesh_box(bounds: tuple[Tensor, Tensor], pose: Tensor) -> tuple[Vector3, Vector3]:
     """The box of the posed portrait, cut at the bottom where no camera that trained the model sees anything.
 
     Args:
-        bounds: the box of the canonical portrait.
+        bounds: lower and upper corner (3,) of the canonical portrait's box.
         pose: body pose (6,).
     """
-    low, high = (np.asarray(corner, np.float64) for corner in bounds)
-    low = low.copy()
+    low, high = (corner.double().numpy().copy() for corner in bounds)
     low[1] = max(low[1], LOOK_AT[1] - 0.5 * RADIUS / FOCAL)
     if pose.any():
         upper = np.array(
@@ -220,7 +219,7 @@ def mesh_box(bounds: tuple[Vector3, Vector3], pose: Tensor) -> tuple[Vector3, Ve
         motions = bone_transforms(load_body(), pose[None])[0].double().numpy()
         for motion in motions:
             moved = motion[:, :3] @ upper + motion[:, 3:]
-            low[[0, 2]] = np.minimum(low, moved.min(axis=1))[[0, 2]]
+            low[[0, 2]] = np.minimum(low, moved.min(axis=1))[[0, 2]]  # the cut stays where it is
             high = np.maximum(high, moved.max(axis=1))
     box = [(float(x), float(y), float(z)) for x, y, z in (low, high)]
     return box[0], box[1]

@@ -8,7 +8,7 @@ import pytest
 import trimesh
 
 import portrait360
-from ball_portrait import BallPortrait
+from ball_portrait import BALL_BOX, BallPortrait
 from portrait360.export.glb import linear_light, write_glb
 from portrait360.export.mesh import extract_mesh
 
@@ -16,7 +16,7 @@ from portrait360.export.mesh import extract_mesh
 @pytest.fixture(scope="module")
 def mesh():
     portrait = BallPortrait()
-    return extract_mesh(portrait.query, *portrait.bounds, resolution=40)
+    return extract_mesh(portrait.query, *BALL_BOX, resolution=40)
 
 
 def test_another_program_reads_the_same_mesh(mesh, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import trimesh
 
-from ball_portrait import BALL_CENTRE, BALL_RADIUS, SHIRT, SKIN, BallPortrait
+from ball_portrait import BALL_BOX, BALL_CENTRE, BALL_RADIUS, SHIRT, SKIN, BallPortrait
 from portrait360.export.mesh import (
     extract_mesh,
     fill_cavities,
@@ -103,7 +103,7 @@ def test_nothing_solid_is_an_error():
 
 def test_boxes_need_not_be_cubes():
     portrait = BallPortrait()
-    mesh = extract_mesh(portrait.query, *portrait.bounds, resolution=80)
+    mesh = extract_mesh(portrait.query, *BALL_BOX, resolution=80)
     check = as_trimesh(mesh)
     assert check.is_watertight
     top = mesh.vertices[:, 1].max()
@@ -118,7 +118,7 @@ def test_boxes_need_not_be_cubes():
 def test_a_posed_query_gives_a_posed_mesh():
     portrait = BallPortrait()
     pose = torch.tensor([0.0, 0.0, 0.5, 0.0, 0.0, 0.0])
-    mesh = extract_mesh(lambda points: portrait.query(points, pose), *portrait.bounds, resolution=64)
+    mesh = extract_mesh(lambda points: portrait.query(points, pose), *BALL_BOX, resolution=64)
     head = mesh.vertices[mesh.vertices[:, 1] > 0.0]
     # Rotation +Z turns +Y towards -X: the head tilts to the subject's right.
     assert head.mean(0)[0] < -0.02

@@ -73,7 +73,8 @@ def extract_mesh(
     solid = keep_pieces(fill_cavities(opacity > 0.5), smallest_share)
     if not solid.any():
         raise InputError(
-            "there is nothing solid in this portrait.", "Train the model for longer, or use other weights."
+            "there is nothing solid in this portrait.",
+            "Train the model for longer, use other weights, or leave the mesh out (--no-mesh).",
         )
     opacity = np.where(solid, np.maximum(opacity, 0.5 + 1e-3), np.minimum(opacity, 0.5 - 1e-3))
     opacity[_inner(solid)] = 1.0  # filled cavities have no surface of their own
