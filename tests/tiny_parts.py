@@ -14,7 +14,7 @@ from scipy.spatial import ConvexHull
 
 from portrait360.data.anny_body import EYE_VERTICES, SKIN_VERTICES, AnnyBody
 from portrait360.data.synthetic_proxies import BODY_VERTICES
-from portrait360.kernels import raster
+from portrait360.kernels import shapes
 
 
 def write_proxy(
@@ -84,7 +84,7 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
     rng = np.random.default_rng(0)
     rest = body.rest({}, {}, {}).vertices
     normals = np.empty_like(rest)
-    raster.vertex_normals(rest, body.triangles, normals)
+    shapes.vertex_normals(rest, body.triangles, normals)
     eyes = rest[EYE_VERTICES].mean(0)
     skin = np.arange(BODY_VERTICES) < SKIN_VERTICES
     proxies = root / "proxies"

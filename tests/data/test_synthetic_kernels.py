@@ -7,7 +7,7 @@ import pytest
 
 import raster_twin as twin
 from portrait360.data.synthetic_textures import encode, linear_table
-from portrait360.kernels import raster
+from portrait360.kernels import raster, shading, shapes
 
 SIDE = 24
 KINDS = np.array(
@@ -93,14 +93,14 @@ def test_accumulation_is_a_matrix_product() -> None:
     c = rng.normal(size=7).astype(np.float32)
     c[2] = 0
     out = np.ones(30, np.float32)
-    raster.accumulate_rows(c, rows, out)
+    shapes.accumulate_rows(c, rows, out)
     assert np.allclose(out, 1 + c @ rows, atol=1e-5)
 
     dense = rng.normal(size=(7, 10, 3)).astype(np.float32) * (rng.random((7, 10, 1)) < 0.4)
     touched = np.abs(dense).max(-1) > 0
     starts = np.concatenate([[0], np.cumsum(touched.sum(1))]).astype(np.int64)
     out = np.zeros((10, 3), np.float32)
-    raster.accumulate_sparse(c, starts, np.nonzero(touched)[1].astype(np.int32), dense[touched], out)
+    shapes.accumulate_sparse(c, starts, np.nonzero(touched)[1].astype(np.int32), dense[touched], out)
     assert np.allclose(out, np.tensordot(c, dense, 1), atol=1e-5)
 
 
@@ -110,10 +110,10 @@ def test_skinning_and_normals_match_their_twins() -> None:
     weights = rng.dirichlet(np.ones(5), 40).astype(np.float32)
     transforms = rng.normal(size=(5, 4, 4)).astype(np.float32)
     out = np.empty_like(points)
-    raster.skin_points(points, weights, transforms, out)
+    shapes.skin_points(points, weights, transforms, out)
     assert np.allclose(out, twin.skin_points(points, weights, transforms), atol=1e-5)
     triangles = rng.integers(0, 40, (70, 3)).astype(np.int32)
-    raster.vertex_normals(points, triangles, out)
+    shapes.vertex_normals(points, triangles, out)
     assert np.allclose(out, twin.vertex_normals(points, triangles), atol=1e-4)
 
 
@@ -210,7 +210,7 @@ def test_sky_visibility_matches_its_twin() -> None:
     seen = np.zeros(len(soft), np.float32)
     depth = rng.uniform(-0.3, 0.3, 16 * 16).astype(np.float32)
     rest = (scene["light_direction"][0], scene["shadow_axes"], 16 / 0.5, depth, 16, np.float32(0.01))
-    raster.ambient_visibility(scene["points"], scene["normals"], soft, *rest, total, seen)
+    shading.ambient_visibility(scene["points"], scene["normals"], soft, *rest, total, seen)
     weight, share = twin.ambient_visibility(scene["points"], scene["normals"], soft, *rest)
     assert np.allclose(total, weight, atol=1e-5)
     assert np.allclose(seen, weight * share, atol=2e-3)
@@ -222,7 +222,7 @@ def test_shading_matches_its_twin(atlas: np.ndarray) -> None:
     scene["atlas"] = atlas
     count, z, face, bary = _layers(scene, atlas)
     rgba = np.zeros((SIDE * SIDE, 4), np.float32)
-    raster.shade(
+    shading.shade(
         scene["points"],
         scene["normals"],
         scene["triangles"],

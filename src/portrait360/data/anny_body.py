@@ -10,13 +10,19 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from filelock import FileLock
+from safetensors import SafetensorError
 from scipy.spatial import KDTree
 
-from portrait360.kernels import raster
+from portrait360.kernels import shapes
 from portrait360.types import AssetError
 
 BONES = (
@@ -80,28 +86,58 @@ def _load_anny():
         with _quiet():
             import anny
             from anny.models.phenotype import phenotype_blendshape_weights
-            from anny.paths import get_anny_cache_path
     except ImportError as error:
         raise AssetError(
             f"The body model Anny cannot be imported: {error}.", "Install it with: pip install anny==0.6.2"
         ) from error
-    if not any(get_anny_cache_path().glob("*/*.safetensors")):
-        log.warning("Anny builds its body model on first use; this takes about a minute, once.")
-    try:
+
+    def build():
         with _quiet():
-            model = anny.Anny(
+            return anny.Anny(
                 topology="makehuman",
                 rig="makehuman",
                 local_changes="all",
                 facial_actions="all",
                 phenotypes="all",
             )
-    except OSError as error:
+
+    return load_cached(build), phenotype_blendshape_weights
+
+
+def load_cached(build: Callable[[], Any]) -> Any:
+    """Load the model that `build` makes, filling Anny's cache safely when it is empty or broken.
+
+    Anny writes its cache in place; here it is written aside and renamed, by one process at a time, so that
+    a killed or crowded first start leaves nothing that breaks the next one. Raises AssetError.
+    """
+    from anny.paths import get_anny_cache_path, set_anny_cache_path
+
+    cache = get_anny_cache_path()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / ".portrait360.lock"):
+            if any(cache.glob("v*/*.safetensors")):
+                try:
+                    return build()
+                except SafetensorError as error:
+                    log.warning("Anny's cache is broken (%s) and is built again.", error)
+            log.warning("Anny builds its body model on first use; this takes a minute or two, once.")
+            work = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+            try:
+                set_anny_cache_path(work)
+                model = build()
+                for file in sorted(work.glob("v*/*.safetensors")):
+                    (cache / file.parent.name).mkdir(exist_ok=True)
+                    os.replace(file, cache / file.parent.name / file.name)
+                return model
+            finally:
+                set_anny_cache_path(cache)
+                shutil.rmtree(work, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
         raise AssetError(
             f"The body model Anny cannot be loaded: {error}.",
-            "Free some disk space (about 1.5 GB) or set ANNY_CACHE_DIR to a folder that can be written.",
+            f"Free some disk space (about 1.6 GB in {cache}), or set ANNY_CACHE_DIR to another folder.",
         ) from error
-    return model, phenotype_blendshape_weights
 
 
 @dataclass(frozen=True)
@@ -191,7 +227,7 @@ class AnnyBody:
         dense = weights[0].numpy().astype(np.float32)
         if self._projection is not None:
             basis = np.zeros(self._projection.shape[1], np.float32)
-            raster.accumulate_rows(dense, self._projection, basis)
+            shapes.accumulate_rows(dense, self._projection, basis)
             dense = basis
         sparse = np.zeros(len(self.facial_labels) + 2 * len(self.local_labels), np.float32)
         for i, name in enumerate(self.facial_labels):
@@ -200,10 +236,10 @@ class AnnyBody:
             value = local.get(name, 0.0)
             sparse[len(self.facial_labels) + 2 * i + (value < 0)] = abs(value)
         vertices = self._template.copy()
-        raster.accumulate_rows(dense, self._dense, vertices.reshape(-1))
-        raster.accumulate_sparse(sparse, self._starts, self._indices, self._values, vertices)
+        shapes.accumulate_rows(dense, self._dense, vertices.reshape(-1))
+        shapes.accumulate_sparse(sparse, self._starts, self._indices, self._values, vertices)
         joints = self._template_joints.copy()
-        raster.accumulate_rows(np.concatenate([dense, sparse]), self._bone_shapes, joints.reshape(-1))
+        shapes.accumulate_rows(np.concatenate([dense, sparse]), self._bone_shapes, joints.reshape(-1))
         return RestBody(vertices, joints)
 
     def transforms(self, joints: np.ndarray, rotations: dict[str, np.ndarray]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from portrait360.data.synthetic_background import background
 from portrait360.data.synthetic_scene import Scene
 from portrait360.data.synthetic_textures import linear_table
-from portrait360.kernels import raster
+from portrait360.kernels import raster, shading
 from portrait360.types import InputError
 
 SUPERSAMPLING = 2
@@ -82,7 +82,7 @@ class Renderer:
         )
         light = scene.subject.lighting
         shadow_map, axes = scene.shadow
-        raster.shade(
+        shading.shade(
             scene.points,
             scene.normals,
             scene.triangles,
@@ -207,7 +207,7 @@ class Renderer:
             axes = _axes(direction)
             screen = _orthographic(scene.points, axes, _SHADOW_EXTENT, _SKY_SIDE)
             depth, _ = self._nearest(scene, screen, False, 128, _SKY_SIDE)
-            raster.ambient_visibility(
+            shading.ambient_visibility(
                 scene.points,
                 scene.normals,
                 scene.soft,

@@ -23,7 +23,7 @@ from portrait360.data.synthetic_hair import beard_cover, scalp_cover, smooth_cov
 from portrait360.data.synthetic_library import PartsLibrary
 from portrait360.data.synthetic_proxies import Proxy
 from portrait360.data.synthetic_subject import BEARDS, Subject
-from portrait360.kernels import raster
+from portrait360.kernels import raster, shapes
 
 SKULL_HEIGHT = 0.165
 FLOOR = -0.62
@@ -128,7 +128,7 @@ class SceneBuilder:
         garment = parts.proxies["clothes"][subject.garment.name]
         covered = self.covered(garment)
         skin_normals = np.empty_like(vertices)
-        raster.vertex_normals(vertices, body.triangles, skin_normals)
+        shapes.vertex_normals(vertices, body.triangles, skin_normals)
         pushed = (vertices - skin_normals * (covered.push[:, None] * _PUSH)).astype(np.float32)
         tint = np.zeros(len(vertices), np.float32)
         hair = subject.hair
@@ -215,7 +215,7 @@ def _rotations(subject: Subject) -> dict[str, np.ndarray]:
 
 def _skin(points: np.ndarray, weights: np.ndarray, transforms: np.ndarray) -> np.ndarray:
     out = np.empty_like(points)
-    raster.skin_points(points, weights, transforms, out)
+    shapes.skin_points(points, weights, transforms, out)
     return out
 
 
@@ -248,7 +248,7 @@ class _Mesh:
         """Add a part in metres. `fluff`: hair normals lean away from this point, as a round shape's do."""
         world = ((points - self._origin) * np.float32(self._scale)).astype(np.float32)
         normals = np.empty_like(world)
-        raster.vertex_normals(world, triangles, normals)
+        shapes.vertex_normals(world, triangles, normals)
         if fluff is not None:
             away = world - ((fluff - self._origin) * self._scale).astype(np.float32)
             away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
