@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from portrait360.geometry.body import BodyTemplate, bone_transforms, posed_vertices
 from portrait360.geometry.nearest import nearest_triangles
-from portrait360.geometry.weights import WeightVolume, weight_volume
+from portrait360.geometry.weights import WeightVolume, look_up, weight_volume
 from portrait360.kernels import deformation as kernel
 
 FIELD_MIN = (-0.22, -0.24, -0.24)
@@ -77,8 +77,8 @@ def deformation_field(
     """Displacements canonical - posed at the nodes of the field box, differentiable in the pose.
 
     Each node's canonical position x solves sum_k W_k(x) G_k x = node, with the body's weight volume W and
-    bone motions G, by Newton's method; gradients follow from the implicit function theorem. The zero pose gives
-    exactly zero. Pose shapes of the body are left out.
+    bone motions G, by Newton's method; gradients follow from the implicit function theorem. The zero pose
+    gives exactly zero. Pose shapes of the body are left out.
     """
     fits = pose.device.type == "cpu" and pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES
     if not fits:
@@ -122,6 +122,13 @@ def apply_field(
     return points + sampled[:, :, 0, 0].mT
 
 
+def posing_jacobian(
+    body: BodyTemplate, pose: Float[Tensor, "B 6"], points: Float[Tensor, "B N 3"]
+) -> Float[Tensor, "B N 3 3"]:
+    """Derivative of the posed place of canonical points; its determinant is negative where space folds."""
+    return _pose_points(weight_volume(body).to(pose), _bone_deltas(body, pose), points)[1]
+
+
 def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
     """Node coordinates of the field along x, y and z, float32."""
     return [
@@ -137,39 +144,22 @@ def _bone_deltas(body: BodyTemplate, pose: Tensor) -> Tensor:
 
 
 def _move(volume: WeightVolume, deltas: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Displacement of canonical points (B, ..., 3); Jacobian (B, ..., 3, 3) of their posed position."""
-    weights, slopes = _look_up(volume, points)
-    motions = deltas.view(len(deltas), *[1] * (points.ndim - 2), *deltas.shape[1:])
-    per_bone = (motions[..., :3] @ points[..., None, :, None])[..., 0] + motions[..., 3]
-    moved = (weights[..., None] * per_bone).sum(-2)
-    identity = torch.eye(3, dtype=points.dtype, device=points.device)
-    blended = identity + (weights[..., None, None] * motions[..., :3]).sum(-3)
-    jacobian = blended + per_bone.mT @ slopes
+    """Displacement of canonical points (B, ..., 3); the Jacobian to step with, without slopes in folds."""
+    moved, jacobian, blended = _pose_points(volume, deltas, points)
     folded = torch.linalg.det(jacobian) < float(kernel.MIN_DETERMINANT)
     return moved, torch.where(folded[..., None, None], blended, jacobian)
 
 
-def _look_up(volume: WeightVolume, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Trilinear weights (..., M) of the moving bones at canonical points and their slopes (..., M, 3)."""
-    values = volume.values
-    last = torch.tensor(values.shape[:3]).flip(0).to(points) - 1
-    position = (points - points.new_tensor(volume.low)) / volume.spacing
-    # beyond the box the border value continues, hence without slope
-    scale = ((position >= 0) & (position <= last)).to(points) / volume.spacing
-    position = torch.minimum(position.clamp_min(0), last)
-    cell = torch.minimum(position.floor(), last - 1)
-    fraction = position - cell
-    weights = torch.zeros_like(values[0, 0, 0]).expand(*points.shape[:-1], -1)
-    slopes = torch.zeros_like(weights)[..., None]
-    for corner in range(8):
-        bits = torch.tensor([corner & 1, corner >> 1 & 1, corner >> 2], device=points.device)
-        x, y, z = (cell.long() + bits).unbind(-1)
-        value = values[z, y, x]
-        share = torch.where(bits == 1, fraction, 1 - fraction)
-        across = share[..., [1, 0, 0]] * share[..., [2, 2, 1]] * (2 * bits - 1) * scale
-        weights = weights + value * share.prod(-1, keepdim=True)
-        slopes = slopes + value[..., None] * across[..., None, :]
-    return weights, slopes
+def _pose_points(volume: WeightVolume, deltas: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacement of canonical points, the Jacobian of their posed place, and its part without slopes."""
+    weights, slopes = look_up(volume, points)
+    motions = deltas.view(len(deltas), *[1] * (points.ndim - 2), *deltas.shape[1:])
+    # sums of products: many tiny matrix products are slow
+    per_bone = (motions[..., :3] * points[..., None, None, :]).sum(-1) + motions[..., 3]
+    moved = (weights[..., None] * per_bone).sum(-2)
+    identity = torch.eye(3, dtype=points.dtype, device=points.device)
+    blended = identity + (weights[..., None, None] * motions[..., :3]).sum(-3)
+    return moved, blended + (per_bone[..., None] * slopes[..., None, :]).sum(-3), blended
 
 
 def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -185,7 +175,7 @@ def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
     )
     determinant = (first * cofactors[..., 0, :]).sum(-1, keepdim=True)
     regular = determinant.abs() > 1e-3
-    solution = (cofactors @ vector[..., None])[..., 0] / torch.where(regular, determinant, 1)
+    solution = (cofactors * vector[..., None, :]).sum(-1) / torch.where(regular, determinant, 1)
     return torch.where(regular, solution, 0)
 
 

@@ -65,7 +65,7 @@ def _point_triangle_squared(p: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tenso
 
 
 def _morton_order(centres: np.ndarray) -> np.ndarray:
-    """Indices that sort points along a space-filling curve: neighbours in the list are neighbours in space."""
+    """Indices that sort points along a space-filling curve: neighbours in the list are near in space."""
     low, high = centres.min(axis=0), centres.max(axis=0)
     cells = ((centres - low) / np.maximum(high - low, 1e-12) * 1023).astype(np.int64)
     code = np.zeros(len(centres), np.int64)

@@ -22,7 +22,7 @@ VOLUME_MAX = (0.27, 0.30, 0.27)
 VOLUME_SPACING = 0.015
 """Distance of the nodes, world units."""
 
-BLUR_PER_DISTANCE = 0.5
+BLUR_PER_DISTANCE = 0.3
 """Away from the skin, weights are averaged over a Gaussian whose sigma is this times the distance to it."""
 
 CUT = 0.01
@@ -81,6 +81,31 @@ def build_weight_volume(body: BodyTemplate) -> WeightVolume:
     smooth = _blur(nearest.reshape(*shape, -1), away * (BLUR_PER_DISTANCE / VOLUME_SPACING))
     values = _cut_tails(smooth, CUT * np.minimum(away / CUT_FROM, 1))
     return WeightVolume(torch.from_numpy(values).float().contiguous(), VOLUME_MIN, VOLUME_SPACING)
+
+
+def look_up(
+    volume: WeightVolume, points: Float[Tensor, "*shape 3"]
+) -> tuple[Float[Tensor, "*shape M"], Float[Tensor, "*shape M 3"]]:
+    """Trilinear weights of the moving bones at canonical points, and their slopes along x, y and z."""
+    values = volume.values
+    last = torch.tensor(values.shape[:3]).flip(0).to(points) - 1
+    position = (points - points.new_tensor(volume.low)) / volume.spacing
+    # beyond the box the border value continues, hence without slope
+    scale = ((position >= 0) & (position <= last)).to(points) / volume.spacing
+    position = torch.minimum(position.clamp_min(0), last)
+    cell = torch.minimum(position.floor(), last - 1)
+    fraction = position - cell
+    weights = torch.zeros_like(values[0, 0, 0]).expand(*points.shape[:-1], -1)
+    slopes = torch.zeros_like(weights)[..., None]
+    for corner in range(8):
+        bits = torch.tensor([corner & 1, corner >> 1 & 1, corner >> 2], device=points.device)
+        x, y, z = (cell.long() + bits).unbind(-1)
+        value = values[z, y, x]
+        share = torch.where(bits == 1, fraction, 1 - fraction)
+        across = share[..., [1, 0, 0]] * share[..., [2, 2, 1]] * (2 * bits - 1) * scale
+        weights = weights + value * share.prod(-1, keepdim=True)
+        slopes = slopes + value[..., None] * across[..., None, :]
+    return weights, slopes
 
 
 def _blur(values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
