@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from portrait360.geometry.body import BODY_BONES, bone_transforms, load_body, posed_vertices, save_body
 from portrait360.geometry.cameras import mirror_body_pose
@@ -146,6 +148,32 @@ def test_template_survives_the_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["body.safetensors"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": BODY.weights[:, :4].contiguous()},
+        {"joints": BODY.joints[:, :2].contiguous()},
+        {"faces": BODY.faces.int() + 1},
+        {"faces": BODY.faces.int()[:0]},
+        {"pose_shapes": torch.zeros(3, 3, 3)},
+        {"hair": torch.zeros(3)},
+        {"parents": (-1, 0, 1, 2, 4)},
+        {"parents": (-1, 0, 1, 2)},
+        {"drive": (None, ("neck", 1.0), None, None, ("tail", 1.0))},
+    ],
+)
+def test_templates_whose_parts_do_not_fit_are_refused(tmp_path: Path, change: dict) -> None:
+    tensors = {name: getattr(BODY, name) for name in ("vertices", "faces", "weights", "joints")}
+    tensors["faces"] = tensors["faces"].int()
+    info = {"parents": BODY.parents, "drive": BODY.drive, "name": "odd", "metres_to_world": 1.0}
+    for name, value in change.items():
+        (info if name in info else tensors)[name] = value
+    path = tmp_path / "body.safetensors"
+    save_file(tensors, path, metadata={"body": json.dumps(info)})
+    with pytest.raises(AssetError, match="not a body template"):
+        load_body(path)
+
+
 def test_missing_and_foreign_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match="no such file"):
         load_body(tmp_path / "none.safetensors")
@@ -153,8 +181,6 @@ def test_missing_and_foreign_files_are_refused_in_one_sentence(tmp_path: Path) -
     foreign.write_bytes(b"not a tensor file at all")
     with pytest.raises(AssetError, match="not a body template"):
         load_body(foreign)
-    from safetensors.torch import save_file
-
     save_file({"vertices": torch.zeros(3, 3)}, foreign)
     with pytest.raises(AssetError, match="not a body template"):
         load_body(foreign)

@@ -83,22 +83,46 @@ def load_body(path: Path | None = None) -> BodyTemplate:
         with safe_open(str(path), framework="pt") as file:
             info = json.loads((file.metadata() or {})["body"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        parents = tuple(info["parents"])
+        drive = tuple(None if by is None else (by[0], float(by[1])) for by in info["drive"])
+        _check(tensors, parents, drive)
         return BodyTemplate(
             vertices=tensors["vertices"],
             faces=tensors["faces"].long(),
             weights=tensors["weights"],
             joints=tensors["joints"],
-            parents=tuple(info["parents"]),
-            drive=tuple(
-                None if entry is None else (str(entry[0]), float(entry[1])) for entry in info["drive"]
-            ),
+            parents=parents,
+            drive=drive,
             name=info["name"],
             pose_shapes=tensors.get("pose_shapes"),
             source_vertices=tensors["source_vertices"].long() if "source_vertices" in tensors else None,
             metres_to_world=float(info["metres_to_world"]),
         )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, IndexError, KeyError, TypeError, ValueError) as error:
         raise AssetError(f"{path} is not a body template: {error}.", hint) from error
+
+
+def _check(tensors: dict[str, Tensor], parents: tuple[int, ...], drive: Drive) -> None:
+    """Raise ValueError if the parts of a template do not fit together."""
+    vertices, bones = len(tensors["vertices"]), len(tensors["joints"])
+    expected: dict[str, tuple[int, ...]] = {
+        "vertices": (vertices, 3),
+        "faces": (len(tensors["faces"]), 3),
+        "weights": (vertices, bones),
+        "joints": (bones, 3),
+        "pose_shapes": (18, vertices, 3),
+        "source_vertices": (vertices,),
+    }
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise ValueError(f"{name} should have the shape {expected[name]}, but has {tuple(tensor.shape)}")
+    if len(parents) != bones or any(not -1 <= parent < bone for bone, parent in enumerate(parents)):
+        raise ValueError(f"expected {bones} parents, each before its child, got {parents}")
+    if len(drive) != bones or any(by is not None and by[0] not in _ROTATION_SLICE for by in drive):
+        raise ValueError(f"expected {bones} drives by neck, head or nothing, got {drive}")
+    faces = tensors["faces"]
+    if len(faces) == 0 or faces.min() < 0 or faces.max() >= vertices:
+        raise ValueError(f"faces should number vertices from 0 to {vertices - 1}")
 
 
 def save_body(body: BodyTemplate, path: Path, about: dict[str, object]) -> None:
