@@ -1,0 +1,202 @@
+"""Weights and checkpoints: safetensors files with JSON in their metadata, written atomically.
+
+Nothing here executes code from a file. A weights file holds the averaged generator (`G_ema/...`) and the
+discriminator (`D/...`, for its pose head); a checkpoint holds everything that exact resuming needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+import portrait360
+from portrait360.config import ModelConfig, Preset, from_json, to_json
+from portrait360.files import atomic_write
+from portrait360.model.discriminator import Discriminator
+from portrait360.model.generator import Generator
+from portrait360.types import CheckpointError
+
+FORMAT = "portrait360"
+DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "default.safetensors"
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
+    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata=metadata)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: missing, not a safetensors file, damaged, or not written by this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no weights file at {path}.", "Check the path.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}).",
+            "Weights of this project end in .safetensors; a damaged file must be copied again.",
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} holds tensors, but was not written by portrait360.",
+            "Give a file that `portrait360 train` wrote.",
+        )
+    return tensors, metadata
+
+
+def metadata_json(metadata: dict[str, str], key: str, path: Path) -> Any:
+    """The JSON entry `key` of a file's metadata."""
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} lacks a readable entry {key!r}.", "The file is damaged or too old."
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- modules ----
+
+
+def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Parameters and buffers under `prefix/name`."""
+    return {f"{prefix}/{k}": v for k, v in module.state_dict().items()}
+
+
+def fill_module(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
+    """Load `prefix/...` into the module; every name and shape must match.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, of another shape, or not finite.
+    """
+    wanted = module.state_dict()
+    given = {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(prefix + "/")}
+    for name in sorted(set(wanted) ^ set(given)):
+        what = "lacks" if name in wanted else "has an unknown"
+        raise CheckpointError(f"{path} {what} tensor {prefix}/{name}.", "It belongs to another model.")
+    for name, value in given.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {prefix}/{name} is {list(value.shape)}, expected {list(wanted[name].shape)}.",
+                "It belongs to another model.",
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"{path}: tensor {prefix}/{name} is not finite.", "Use an earlier checkpoint."
+            )
+    module.load_state_dict(given)
+
+
+# ---- weights for use ----
+
+
+def save_weights(
+    path: Path, model: ModelConfig, generator: Generator, discriminator: Discriminator, about: dict[str, Any]
+) -> None:
+    """Generator and discriminator as one file; float16 where a tensor loses nothing that pictures show."""
+    tensors = module_tensors(generator, "G_ema") | module_tensors(discriminator, "D")
+    tensors = {k: v.half() if v.dtype == torch.float32 and v.dim() >= 2 else v for k, v in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "kind": "weights",
+        "version": portrait360.__version__,
+        "model": to_json(model),
+        "about": json.dumps(about, sort_keys=True),
+    }
+    write_tensors(path, tensors, metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    generator: Generator
+    discriminator: Discriminator
+    info: dict[str, Any]
+    """`path`, `sha256`, `model` (preset name), `version`, `about`."""
+
+
+def load_weights(path: Path | None = None) -> Weights:
+    """The networks of a weights file (default: the packaged one), in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: see `read_tensors` and `fill_module`.
+    """
+    path = DEFAULT_WEIGHTS if path is None else Path(path)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != "weights":
+        raise CheckpointError(
+            f"{path} is a training checkpoint, not weights.", "Use weights.safetensors beside it."
+        )
+    model = from_json(ModelConfig, metadata.get("model", ""))
+    generator, discriminator = Generator(model), Discriminator(model)
+    for module, prefix in ((generator, "G_ema"), (discriminator, "D")):
+        floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+        fill_module(module, floats, prefix, path)
+        module.eval().requires_grad_(False)
+    info = {
+        "path": str(path),
+        "sha256": file_sha256(path),
+        "model": model.name,
+        "version": metadata.get("version", ""),
+        "about": metadata_json(metadata, "about", path),
+    }
+    return Weights(generator, discriminator, info)
+
+
+# ---- training checkpoints ----
+
+
+def checkpoint_path(run: Path, images: int) -> Path:
+    return Path(run) / f"checkpoint-{images:010d}.safetensors"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted(Path(run).glob("checkpoint-*.safetensors"))
+
+
+def save_checkpoint(path: Path, preset: Preset, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """A training checkpoint; `progress` is plain JSON (images, step, seed, data)."""
+    metadata = {
+        "format": FORMAT,
+        "kind": "checkpoint",
+        "version": portrait360.__version__,
+        "preset": to_json(preset),
+        "progress": json.dumps(progress, sort_keys=True),
+    }
+    write_tensors(path, tensors, metadata)
+
+
+def load_checkpoint(path: Path) -> tuple[Preset, dict[str, Tensor], dict[str, Any]]:
+    """Preset, tensors and progress of a checkpoint.
+
+    Raises:
+        CheckpointError: not a checkpoint of this project.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != "checkpoint":
+        raise CheckpointError(
+            f"{path} is not a training checkpoint.", "Name a file like checkpoint-0000010000."
+        )
+    return from_json(Preset, metadata.get("preset", "")), tensors, metadata_json(metadata, "progress", path)

@@ -1,0 +1,411 @@
+"""Typed configuration of models and training, and the presets. Values only: no registries, no class names.
+
+`to_json` and `from_json` round-trip every config; unknown or missing keys are errors, so that weights never load
+into a network they were not made for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from portrait360.types import CheckpointError
+
+Resample = Literal["fir", "box"]
+T = TypeVar("T")
+Vector3 = tuple[float, float, float]
+Box = tuple[Vector3, Vector3]
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """A skip-architecture StyleGAN2 synthesis network from 4x4 up (official_model 3)."""
+
+    channels: tuple[int, ...]
+    """Feature channels at 4, 8, 16, ... pixels; the length sets the output resolution."""
+    resample: Resample = "fir"
+    """`fir`: the original's [1,3,3,1] filters; `box`: nearest/bilinear, several times cheaper on a CPU."""
+    noise: bool = True
+    first_output: int = 4
+    """Lowest resolution that adds to the output image."""
+
+    @property
+    def resolution(self) -> int:
+        return 4 * 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Volume rendering (official_model 5) and where rays sample."""
+
+    samples: int = 48
+    importance_samples: int = 48
+    quadrature: Literal["midpoint", "point"] = "midpoint"
+    """`midpoint`: the original marcher, neighbours averaged; `point`: each sample stands for its own interval."""
+    box_centre: Vector3 = (0.0, 0.0, 0.0)
+    box_half: Vector3 = (0.5, 0.5, 0.5)
+    """The canonical box that the tri-grid covers."""
+    ray_boxes: tuple[Box, ...] = ()
+    """Rays sample only inside the union's chord through these posed-space boxes; empty = `near`..`far`."""
+    near: float = 2.25
+    far: float = 3.3
+    crop: float | None = 0.4
+    """Canonical |x| and |z| beyond which space is empty (5.5); None = the tri-grid box in all three axes."""
+    density_scale: float = 1.0
+    density_shift: float = -1.0
+    feature_activation: Literal["none", "sigmoid"] = "none"
+    inference_samples: int | None = None
+    """Samples per ray at inference, if more than in training."""
+
+
+@dataclass(frozen=True)
+class SuperResolutionConfig:
+    """Two modulated blocks on rendered features (official_model 7)."""
+
+    input_resolution: int
+    channels: tuple[int, int]
+    up_first: bool = False
+    resize: Literal["different", "smaller"] = "different"
+    filter_buffer: bool = False
+    clamp: float | None = 256.0
+    resample: Resample = "fir"
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Conditional residual discriminator with a pose head (official_model 8)."""
+
+    channels: tuple[int, ...]
+    """Feature channels from the image resolution down to 4 pixels."""
+    resample: Resample = "fir"
+    mapping_layers: int = 8
+    pose_hidden: tuple[int, ...] = (2048, 512, 128, 32)
+    group_size: int = 4
+    clamp: float | None = 256.0
+    mirror_once: bool = False
+    """False: the original's two trunk passes, pose on mirrored left views, logit on the views as they are.
+    True: left views are mirrored once, with camera and pose, and one pass gives logit and pose: half the work,
+    and the logit becomes exactly left/right symmetric."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape of a generator and its discriminator."""
+
+    name: str
+    resolution: int
+    raw_resolution: int
+    synthesis: SynthesisConfig
+    discriminator: DiscriminatorConfig
+    render: RenderConfig = RenderConfig()
+    background: SynthesisConfig | None = None
+    superresolution: SuperResolutionConfig | None = None
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 2
+    mapping_lr_multiplier: float = 0.01
+    conditioning_scale: float = 1.0
+    """Factor on camera and body pose before the mapping network; 0 makes the person independent of both."""
+    plane_features: int = 32
+    plane_depth: int = 3
+    decoder_hidden: int = 64
+    decoder_activation: Literal["softplus", "lrelu"] = "softplus"
+    features: int = 32
+    """Rendered channels per ray. 3 without super-resolution: the rendered colour is the picture."""
+    pose_hidden: tuple[int, ...] = (128, 32)
+    deformation: Literal["field", "exact"] = "field"
+    thickness: float = 0.25
+    plain_background: float = 0.0
+    """Grey level in [-1, 1] behind the portrait where there is no background network."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training recipe. Lengths are in thousands of images shown to the discriminator (kimg)."""
+
+    total_kimg: float = 25000.0
+    batch: int = 32
+    views_per_latent: int = 1
+    """Pictures rendered from each generated portrait in a step, each from its own camera and body pose."""
+    loss: Literal["nonsaturating", "relativistic"] = "nonsaturating"
+    g_lr: float = 0.0025
+    d_lr: float = 0.002
+    betas: tuple[float, float] = (0.0, 0.99)
+    lr_decay_kimg: float = 0.0
+    """Length of a final cosine decay of both learning rates to a tenth; 0 = constant."""
+    r1_gamma: float = 1.0
+    r1_gamma_mask: float = 1.0
+    r1_interval: int = 16
+    r2: bool = False
+    """Also penalise the gradient on generated pictures (R3GAN)."""
+    ema_kimg: float = 10.0
+    ema_rampup: float | None = 0.05
+    swap_probability: float = 0.7
+    swap_fade_kimg: float = 1000.0
+    background_swap_probability: float = 0.2
+    blur_sigma: float = 10.0
+    blur_fade_kimg: float = 200.0
+    density_noise: float = 1.0
+    density_noise_fade_kimg: float = 200.0
+    pose_preg_weight: float = 0.5
+    pose_preg_kimg: float = 200.0
+    pose_loss_weight: float = 1.0
+    coarse_pose_probability: float = 0.0
+    """Share of pictures rendered with a coarse pose of the dataset instead of the pose branch's: keeps the range of
+    poses wide while the branch learns (0 = the original)."""
+    style_average_decay: float = 0.998
+    mirror: bool = True
+    occupancy: bool = False
+    """Skip space that no recent picture showed (fused CPU renderer only)."""
+    bf16: bool = False
+    checkpoint_kimg: float = 10.0
+    sheet_kimg: float = 10.0
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class Preset:
+    model: ModelConfig
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def stylegan_channels(base: int, maximum: int, resolution: int) -> tuple[int, ...]:
+    """min(base / r, maximum) at r = 4, 8, ..., resolution (official_model 3.7)."""
+    sides = []
+    side = 4
+    while side <= resolution:
+        sides.append(side)
+        side *= 2
+    return tuple(min(base // s, maximum) for s in sides)
+
+
+def _original(resolution: int, background: int, superresolution: SuperResolutionConfig) -> Preset:
+    return Preset(
+        model=ModelConfig(
+            name=f"original-{resolution}",
+            resolution=resolution,
+            raw_resolution=64,
+            synthesis=SynthesisConfig(stylegan_channels(32768, 512, 256)),
+            background=SynthesisConfig(stylegan_channels(16384, 512, background)),
+            superresolution=superresolution,
+            discriminator=DiscriminatorConfig(stylegan_channels(32768, 512, resolution)[::-1]),
+            deformation="exact",
+        )
+    )
+
+
+_PORTRAIT_RENDER = RenderConfig(
+    samples=24,
+    importance_samples=0,
+    quadrature="point",
+    box_centre=(0.0, -0.025, 0.015),
+    box_half=(0.20, 0.235, 0.155),
+    ray_boxes=(
+        ((-0.14, -0.05, -0.13), (0.14, 0.21, 0.165)),
+        ((-0.20, -0.26, -0.125), (0.20, 0.0, 0.15)),
+    ),
+    crop=None,
+    density_scale=40.0,
+    density_shift=-1.0,
+    inference_samples=40,
+)
+
+_SMALL_TRAINING = TrainingConfig(
+    total_kimg=1000.0,
+    batch=16,
+    views_per_latent=2,
+    loss="relativistic",
+    g_lr=0.002,
+    d_lr=0.002,
+    r1_interval=16,
+    r2=True,
+    ema_kimg=4.0,
+    swap_fade_kimg=100.0,
+    blur_sigma=2.0,
+    blur_fade_kimg=8.0,
+    density_noise=0.0,
+    density_noise_fade_kimg=0.0,
+    coarse_pose_probability=0.5,
+    style_average_decay=0.995,
+    occupancy=True,
+    bf16=True,
+)
+
+
+def _portrait(resolution: int, raw: int, sr: tuple[int, int], d_channels: tuple[int, ...]) -> Preset:
+    return Preset(
+        model=ModelConfig(
+            name=f"portrait-{resolution}",
+            resolution=resolution,
+            raw_resolution=raw,
+            z_dim=128,
+            w_dim=256,
+            mapping_lr_multiplier=0.1,
+            conditioning_scale=0.0,
+            synthesis=SynthesisConfig((256, 256, 192, 128, 96, 64), "box", noise=False, first_output=16),
+            background=SynthesisConfig((128, 128, 64, 48, 32), "box", noise=False, first_output=16),
+            plane_features=16,
+            plane_depth=3,
+            decoder_hidden=32,
+            decoder_activation="lrelu",
+            features=16,
+            render=_PORTRAIT_RENDER,
+            superresolution=SuperResolutionConfig(
+                raw, sr, up_first=resolution == 4 * raw, clamp=None, resample="box"
+            ),
+            discriminator=DiscriminatorConfig(
+                d_channels, "box", mapping_layers=2, pose_hidden=(256, 64), clamp=None, mirror_once=True
+            ),
+            pose_hidden=(64, 32),
+        ),
+        training=dataclasses.replace(_SMALL_TRAINING, total_kimg=5000.0, ema_kimg=10.0),
+    )
+
+
+def _cpu_64() -> Preset:
+    return Preset(
+        model=ModelConfig(
+            name="cpu-64",
+            resolution=64,
+            raw_resolution=64,
+            z_dim=64,
+            w_dim=128,
+            mapping_lr_multiplier=0.1,
+            conditioning_scale=0.0,
+            synthesis=SynthesisConfig((192, 192, 128, 96, 64), "box", noise=False, first_output=16),
+            plane_features=16,
+            plane_depth=3,
+            decoder_hidden=32,
+            decoder_activation="lrelu",
+            features=3,
+            render=dataclasses.replace(_PORTRAIT_RENDER, feature_activation="sigmoid"),
+            discriminator=DiscriminatorConfig(
+                (32, 64, 128, 192, 192),
+                "box",
+                mapping_layers=2,
+                pose_hidden=(128, 64),
+                clamp=None,
+                mirror_once=True,
+            ),
+            pose_hidden=(64, 32),
+        ),
+        training=_SMALL_TRAINING,
+    )
+
+
+def _tiny(name: str, **changes: Any) -> Preset:
+    """Small enough for tests to train; the shape of `cpu-64` with every optional part."""
+    base = _cpu_64()
+    model = dataclasses.replace(
+        base.model,
+        name=name,
+        resolution=32,
+        raw_resolution=16,
+        z_dim=16,
+        w_dim=32,
+        conditioning_scale=1.0,
+        synthesis=SynthesisConfig((16, 16, 16, 16), "box", noise=True, first_output=4),
+        background=SynthesisConfig((16, 16, 8), "box", noise=True),
+        plane_features=8,
+        decoder_hidden=16,
+        features=8,
+        render=dataclasses.replace(_PORTRAIT_RENDER, samples=12, inference_samples=None),
+        superresolution=SuperResolutionConfig(16, (8, 8), clamp=None, resample="box"),
+        discriminator=DiscriminatorConfig(
+            (8, 16, 16, 16), "box", mapping_layers=2, pose_hidden=(16,), clamp=None, mirror_once=True
+        ),
+        pose_hidden=(16,),
+    )
+    training = dataclasses.replace(base.training, total_kimg=1.0, batch=4, density_noise=1.0, bf16=False)
+    return Preset(dataclasses.replace(model, **changes), training)
+
+
+_SR_512 = SuperResolutionConfig(128, (256, 128), up_first=True)
+_SR_256 = SuperResolutionConfig(128, (128, 64), resize="smaller", filter_buffer=True)
+_SR_128 = SuperResolutionConfig(64, (128, 64), filter_buffer=True)
+
+PRESETS: dict[str, Preset] = {
+    preset.model.name: preset
+    for preset in (
+        _original(512, 128, _SR_512),
+        _original(256, 128, _SR_256),
+        _original(128, 64, _SR_128),
+        _portrait(256, 64, (64, 32), (32, 64, 96, 128, 192, 256, 256)),
+        _portrait(128, 64, (64, 32), (32, 64, 96, 192, 256, 256)),
+        _cpu_64(),
+        _tiny("tiny"),
+        _tiny(
+            "tiny-original",
+            render=RenderConfig(samples=6, importance_samples=6),
+            synthesis=SynthesisConfig((16, 16, 16)),
+            background=SynthesisConfig((16, 16, 8)),
+            decoder_activation="softplus",
+            superresolution=SuperResolutionConfig(16, (8, 8), filter_buffer=True),
+            discriminator=DiscriminatorConfig((8, 16, 16, 16), mapping_layers=2, pose_hidden=(16,)),
+            deformation="exact",
+        ),
+    )
+}
+"""Every named model. `original-*` are the published networks; `portrait-*` and `cpu-64` are this project's."""
+
+
+# ---- JSON ----
+
+
+def to_json(config: Any) -> str:
+    """Any config of this module as JSON text."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        return _build(next(o for o in options if o is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict) or set(value) != set(hints):
+            got = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise CheckpointError(
+                f"the configuration at {where} does not have the expected entries (came: {got}).",
+                "The file was made by another version or another program.",
+            )
+        return kind(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in value.items()})
+    if origin is tuple:
+        args = typing.get_args(kind)
+        if not isinstance(value, (list, tuple)) or (args[-1] is not Ellipsis and len(value) != len(args)):
+            raise CheckpointError(f"the configuration at {where} should be a list, not {value!r}.")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise CheckpointError(
+                f"the configuration at {where} is {value!r}; known: {typing.get_args(kind)}."
+            )
+        return value
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise CheckpointError(
+        f"the configuration at {where} is {value!r}, expected {getattr(kind, '__name__', kind)}."
+    )
+
+
+def from_json(kind: type[T], text: str) -> T:
+    """The config of class `kind` from `to_json` text.
+
+    Raises:
+        CheckpointError: not JSON, or entries that do not belong to `kind`.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError("the configuration is not valid JSON.", "The file is damaged.") from error
+    return _build(kind, value, kind.__name__)

@@ -1,0 +1,447 @@
+"""The fused CPU renderer: field warp, tri-grid lookup, decoder and compositing in one pass over each ray.
+
+`fused_kernels` compiles one forward and one backward function for given sizes (constant sizes let the compiler
+vectorise). The backward pass recomputes each ray instead of storing samples, so that memory stays that of the inputs
+and outputs. `portrait360.model.rendering.render_plain` is the readable twin.
+
+Layouts: planes (L, 3, P, P, D, C), one tri-grid per latent; B = L * views images, latent-major. Box arrays are
+(centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy). Rays form pictures of
+`width` columns and are walked in square tiles, so that neighbours find the planes in the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+
+from portrait360.kernels.simd import axpy8, fma8, leaky8, leaky_gradient8, load8, splat8, store8, sum8
+
+ZERO, ONE, HALF, THIRD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(1 / 3)
+EXPLORE_MASK = 15
+"""One in 16 samples in unoccupied cells is taken all the same, so that new matter is found."""
+TILE = 8
+VISIBLE_WEIGHT = np.float32(0.004)
+"""A cell counts as visible when one sample in it contributes at least this much to a pixel."""
+
+
+@numba.njit(inline="always")
+def explore_hash(seed: int, ray: int, sample: int) -> int:
+    """Well-mixed 32 bits from three integers (deterministic; also used by the twin)."""
+    x = (seed * 0x9E3779B1 + ray * 0x85EBCA6B + sample * 0xC2B2AE35) & 0xFFFFFFFF
+    x ^= x >> 16
+    x = (x * 0x7FEB352D) & 0xFFFFFFFF
+    x ^= x >> 15
+    x = (x * 0x846CA68B) & 0xFFFFFFFF
+    x ^= x >> 16
+    return x
+
+
+@numba.njit(inline="always")
+def _axis(q: Any, size: int):
+    """Two taps of zero-padded linear interpolation, align_corners=False, for q in [-1, 1], with slopes in q."""
+    position = ((q + ONE) * np.float32(size) - ONE) * HALF
+    low = int(position + ONE) - 1
+    fraction = position - np.float32(low)
+    slope = np.float32(size) * HALF
+    w0, d0, i0 = ONE - fraction, -slope, low
+    w1, d1, i1 = fraction, slope, low + 1
+    if low < 0:
+        w0, d0, i0 = ZERO, ZERO, 0
+    if i1 >= size:
+        w1, d1, i1 = ZERO, ZERO, size - 1
+    return i0, i1, w0, w1, d0, d1
+
+
+@numba.njit(inline="always")
+def _node(x: Any, low: Any, high: Any, size: int):
+    """Lower node and fraction of align_corners=True interpolation, clamped to the box."""
+    position = (x - low) / (high - low) * np.float32(size - 1)
+    position = min(max(position, ZERO), np.float32(size - 1))
+    i = min(int(position), size - 2)
+    return i, position - np.float32(i)
+
+
+@numba.njit(inline="always")
+def _softplus(x: Any):
+    if x > np.float32(15):
+        return x
+    return np.float32(math.log1p(math.exp(x)))
+
+
+@numba.njit(inline="always")
+def _sigmoid(x: Any):
+    return ONE / (ONE + np.float32(math.exp(-x)))
+
+
+@numba.njit(inline="always")
+def _cell(qx: Any, qy: Any, qz: Any, shape: Any) -> int:
+    """Index of the occupancy cell of a point of the tri-grid box."""
+    nz, ny, nx = shape
+    i = min(int((qx + ONE) * HALF * np.float32(nx)), nx - 1)
+    j = min(int((qy + ONE) * HALF * np.float32(ny)), ny - 1)
+    k = min(int((qz + ONE) * HALF * np.float32(nz)), nz - 1)
+    return (k * ny + j) * nx + i
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _taps8(planes: Any, o: Any, w: Any, c: int, total: Any):
+    """total + sum of eight weighted feature vectors at channel c."""
+    total = axpy8(w[0], load8(planes, o[0] + c), total)
+    total = axpy8(w[1], load8(planes, o[1] + c), total)
+    total = axpy8(w[2], load8(planes, o[2] + c), total)
+    total = axpy8(w[3], load8(planes, o[3] + c), total)
+    total = axpy8(w[4], load8(planes, o[4] + c), total)
+    total = axpy8(w[5], load8(planes, o[5] + c), total)
+    total = axpy8(w[6], load8(planes, o[6] + c), total)
+    return axpy8(w[7], load8(planes, o[7] + c), total)
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _corners(base: int, resolution: int, plane: int, depth: int, channels: int, u: Any, v: Any, s: Any):
+    """Offsets and weights of the eight taps in one plane, from the three axes' `_axis` tuples."""
+    column = depth * channels
+    row = resolution * column
+    start = base + plane * resolution * row
+    a, b = start + v[0] * row + u[0] * column, start + v[0] * row + u[1] * column
+    c, d = start + v[1] * row + u[0] * column, start + v[1] * row + u[1] * column
+    near, far = s[0] * channels, s[1] * channels
+    wa, wb, wc, wd = v[2] * u[2] * THIRD, v[2] * u[3] * THIRD, v[3] * u[2] * THIRD, v[3] * u[3] * THIRD
+    offsets = (a + near, b + near, c + near, d + near, a + far, b + far, c + far, d + far)
+    weights = (wa * s[2], wb * s[2], wc * s[2], wd * s[2], wa * s[3], wb * s[3], wc * s[3], wd * s[3])
+    return offsets, weights
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, channels: int, depth: int):
+    """Mean feature of the three planes at q into f[at : at + channels]."""
+    x, y, z = _axis(q[0], resolution), _axis(q[1], resolution), _axis(q[2], resolution)
+    sx, sy, sz = _axis(q[0], depth), _axis(q[1], depth), _axis(q[2], depth)
+    o0, w0 = _corners(base, resolution, 0, depth, channels, x, y, sz)
+    o1, w1 = _corners(base, resolution, 1, depth, channels, x, z, sy)
+    o2, w2 = _corners(base, resolution, 2, depth, channels, y, z, sx)
+    for c in range(0, channels, 8):
+        total = _taps8(planes, o0, w0, c, splat8(ZERO))
+        total = _taps8(planes, o1, w1, c, total)
+        store8(f, at + c, _taps8(planes, o2, w2, c, total))
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
+    """grad at eight taps += weight * g at channel c."""
+    store8(grad, o[0] + c, axpy8(w[0], g, load8(grad, o[0] + c)))
+    store8(grad, o[1] + c, axpy8(w[1], g, load8(grad, o[1] + c)))
+    store8(grad, o[2] + c, axpy8(w[2], g, load8(grad, o[2] + c)))
+    store8(grad, o[3] + c, axpy8(w[3], g, load8(grad, o[3] + c)))
+    store8(grad, o[4] + c, axpy8(w[4], g, load8(grad, o[4] + c)))
+    store8(grad, o[5] + c, axpy8(w[5], g, load8(grad, o[5] + c)))
+    store8(grad, o[6] + c, axpy8(w[6], g, load8(grad, o[6] + c)))
+    store8(grad, o[7] + c, axpy8(w[7], g, load8(grad, o[7] + c)))
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
+    """Adjoint of `_gather` in the planes."""
+    x, y, z = _axis(q[0], resolution), _axis(q[1], resolution), _axis(q[2], resolution)
+    sx, sy, sz = _axis(q[0], depth), _axis(q[1], depth), _axis(q[2], depth)
+    o0, w0 = _corners(base, resolution, 0, depth, channels, x, y, sz)
+    o1, w1 = _corners(base, resolution, 1, depth, channels, x, z, sy)
+    o2, w2 = _corners(base, resolution, 2, depth, channels, y, z, sx)
+    for c in range(0, channels, 8):
+        v = load8(g, c)
+        _scatter8(grad, o0, w0, c, v)
+        _scatter8(grad, o1, w1, c, v)
+        _scatter8(grad, o2, w2, c, v)
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v: Any, s: Any, g: Any,
+                 channels: int, depth: int):  # fmt: skip
+    """Derivatives of g . feature of one plane along its two axes and its depth."""
+    slopes_u = (u[0], u[1], u[4], u[5])
+    slopes_v = (v[0], v[1], v[4], v[5])
+    slopes_s = (s[0], s[1], s[4], s[5])
+    o, wu = _corners(base, resolution, plane, depth, channels, slopes_u, v, s)
+    _, wv = _corners(base, resolution, plane, depth, channels, u, slopes_v, s)
+    _, ws = _corners(base, resolution, plane, depth, channels, u, v, slopes_s)
+    du, dv, ds = splat8(ZERO), splat8(ZERO), splat8(ZERO)
+    for c in range(0, channels, 8):
+        k = load8(g, c)
+        du = fma8(k, _taps8(planes, o, wu, c, splat8(ZERO)), du)
+        dv = fma8(k, _taps8(planes, o, wv, c, splat8(ZERO)), dv)
+        ds = fma8(k, _taps8(planes, o, ws, c, splat8(ZERO)), ds)
+    return sum8(du), sum8(dv), sum8(ds)
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _position_gradient(planes: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
+    """Gradient of g . feature with respect to the normalised position q."""
+    x, y, z = _axis(q[0], resolution), _axis(q[1], resolution), _axis(q[2], resolution)
+    sx, sy, sz = _axis(q[0], depth), _axis(q[1], depth), _axis(q[2], depth)
+    x0, y0, z0 = _directional(planes, base, resolution, 0, x, y, sz, g, channels, depth)
+    x1, z1, y1 = _directional(planes, base, resolution, 1, x, z, sy, g, channels, depth)
+    y2, z2, x2 = _directional(planes, base, resolution, 2, y, z, sx, g, channels, depth)
+    return x0 + x1 + x2, y0 + y1 + y2, z0 + z1 + z2
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _decode(f: Any, at: int, w1: Any, b1: Any, w2: Any, b2: Any, h: Any, hat: int, out: Any, oat: int,
+            channels: int, hidden: int, outputs: int, softplus: bool):  # fmt: skip
+    """Hidden layer into h[hat:], raw density and features into out[oat:]. w1 is (C, H), w2 (K, H), flat."""
+    for j in range(0, hidden, 16):
+        a, b = load8(b1, j), load8(b1, j + 8)
+        for c in range(channels):
+            v = f[at + c]
+            a = axpy8(v, load8(w1, c * hidden + j), a)
+            b = axpy8(v, load8(w1, c * hidden + j + 8), b)
+        if softplus:
+            store8(h, hat + j, a)
+            store8(h, hat + j + 8, b)
+        else:
+            store8(h, hat + j, leaky8(a))
+            store8(h, hat + j + 8, leaky8(b))
+    if softplus:
+        for j in range(hidden):
+            h[hat + j] = _softplus(h[hat + j])
+    for k in range(outputs):
+        total = splat8(ZERO)
+        for j in range(0, hidden, 8):
+            total = fma8(load8(h, hat + j), load8(w2, k * hidden + j), total)
+        out[oat + k] = b2[k] + sum8(total)
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def _canonical(field: Any, has_field: bool, image: int, shape: Any, field_box: Any, box: Any, origins: Any,
+               directions: Any, ray: int, t: Any, q: Any):  # fmt: skip
+    """Sample at distance t, warped and normalised to the tri-grid box, into q. Whether it is inside, and the
+    field's corner offset and fractions."""
+    x = origins[image, 0] + t * directions[image, ray, 0]
+    y = origins[image, 1] + t * directions[image, ray, 1]
+    z = origins[image, 2] + t * directions[image, ray, 2]
+    start, fx, fy, fz = 0, ZERO, ZERO, ZERO
+    if has_field:
+        nz, ny, nx = shape
+        i, fx = _node(x, field_box[0], field_box[3], nx)
+        j, fy = _node(y, field_box[1], field_box[4], ny)
+        k, fz = _node(z, field_box[2], field_box[5], nz)
+        start = (((image * nz + k) * ny + j) * nx + i) * 3
+        gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
+        a, b, c, d = start, start + 3 * nx, start + 3 * nx * ny, start + 3 * nx * (ny + 1)
+        wa, wb, wc, wd = gy * gz, fy * gz, gy * fz, fy * fz
+        x += (
+            wa * (gx * field[a] + fx * field[a + 3]) + wb * (gx * field[b] + fx * field[b + 3])
+            + wc * (gx * field[c] + fx * field[c + 3]) + wd * (gx * field[d] + fx * field[d + 3])
+        )  # fmt: skip
+        y += (
+            wa * (gx * field[a + 1] + fx * field[a + 4]) + wb * (gx * field[b + 1] + fx * field[b + 4])
+            + wc * (gx * field[c + 1] + fx * field[c + 4]) + wd * (gx * field[d + 1] + fx * field[d + 4])
+        )  # fmt: skip
+        z += (
+            wa * (gx * field[a + 2] + fx * field[a + 5]) + wb * (gx * field[b + 2] + fx * field[b + 5])
+            + wc * (gx * field[c + 2] + fx * field[c + 5]) + wd * (gx * field[d + 2] + fx * field[d + 5])
+        )  # fmt: skip
+    x, y, z = (x - box[0]) / box[3], (y - box[1]) / box[4], (z - box[2]) / box[5]
+    q[0], q[1], q[2] = x, y, z
+    return abs(x) < ONE and abs(y) < ONE and abs(z) < ONE, start, fx, fy, fz
+
+
+@lru_cache(maxsize=16)
+def fused_kernels(
+    channels: int, hidden: int, features: int, depth: int, softplus_hidden: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward renderers for C plane features, H hidden units, O features and D depth slices.
+
+    C must be a multiple of 8 and H of 16.
+    """
+    C, H, O, D = channels, hidden, features, depth
+    K = 1 + O
+
+    @numba.njit(parallel=True, fastmath=True, cache=True)
+    def forward(
+        planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
+        field_shape, field_box, box, occupied, occupancy_shape, seed, scale, shift, sigmoid, stop, rendered, seen,
+    ):  # fmt: skip
+        """rendered (B, M, O+2): features, opacity, sum of weight * distance. seen (B, cells): visible cells."""
+        images, rays, _ = directions.shape
+        stride = resolution * resolution * 3 * D * C
+        height, across = rays // width, (width + TILE - 1) // TILE
+        blocks = ((height + TILE - 1) // TILE) * across
+        has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
+        for task in numba.prange(images * blocks):
+            image = task // blocks
+            block = task - image * blocks
+            top, left = (block // across) * TILE, (block % across) * TILE
+            base = (image // views) * stride
+            f, h, out = np.empty(C, np.float32), np.empty(H, np.float32), np.empty(K, np.float32)
+            q, total = np.empty(3, np.float32), np.empty(O, np.float32)
+            for pixel in range(TILE * TILE):
+                row, column = top + pixel // TILE, left + pixel % TILE
+                if row >= height or column >= width:
+                    continue
+                ray = row * width + column
+                step = (far[image, ray] - near[image, ray]) / np.float32(samples)
+                through, opacity, distance = ONE, ZERO, ZERO
+                total[:] = ZERO
+                if step > ZERO:
+                    for s in range(samples):
+                        t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
+                        inside, _, _, _, _ = _canonical(
+                            field, has_field, image, field_shape, field_box, box, origins, directions, ray, t, q
+                        )
+                        if not inside:
+                            continue
+                        cell = 0
+                        if has_occupancy:
+                            cell = _cell(q[0], q[1], q[2], occupancy_shape)
+                            if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
+                                continue
+                        _gather(planes, base, resolution, q, f, 0, C, D)
+                        _decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, K, softplus_hidden)
+                        raw = out[0] + shift
+                        if has_noise:
+                            raw += noise[image, ray, s]
+                        alpha = ONE - np.float32(math.exp(-_softplus(raw) * scale * step))
+                        weight = through * alpha
+                        if has_occupancy and weight > VISIBLE_WEIGHT:
+                            seen[image, cell] = 1
+                        for k in range(O):
+                            value = _sigmoid(out[1 + k]) if sigmoid else out[1 + k]
+                            total[k] += weight * value
+                        opacity += weight
+                        distance += weight * t
+                        through *= ONE - alpha
+                        if through < stop:
+                            break
+                for k in range(O):
+                    rendered[image, ray, k] = total[k]
+                rendered[image, ray, O] = opacity
+                rendered[image, ray, O + 1] = distance
+
+    @numba.njit(parallel=True, fastmath=True, cache=True)
+    def backward(
+        planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
+        field_shape, field_box, box, occupied, occupancy_shape, seed, scale, shift, sigmoid, stop, grad,
+        grad_planes, grad_w1, grad_b1, grad_w2, grad_b2, grad_field,
+    ):  # fmt: skip
+        """Gradients of features and opacity (grad (B, M, O+2); the distance column carries none).
+
+        grad_planes like planes; decoder gradients one row per latent; grad_field like field, empty = not wanted.
+        """
+        images, rays, _ = directions.shape
+        stride = resolution * resolution * 3 * D * C
+        height, across = rays // width, (width + TILE - 1) // TILE
+        blocks = ((height + TILE - 1) // TILE) * across
+        has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
+        wants_field = grad_field.size > 0
+        for latent in numba.prange(images // views):
+            base = latent * stride
+            qs, corners = np.empty((samples, 3), np.float32), np.empty(samples, np.int64)
+            fractions = np.empty((samples, 3), np.float32)
+            f, h, out = np.empty(samples * C, np.float32), np.empty(samples * H, np.float32), np.empty(samples * K, np.float32)
+            state = np.empty((samples, 4), np.float32)  # raw density, alpha, transmittance, gain
+            gh, gf, go = np.empty(H, np.float32), np.empty(C, np.float32), np.empty(K, np.float32)
+            mine_w1, mine_b1 = np.zeros(C * H, np.float32), np.zeros(H, np.float32)
+            mine_w2, mine_b2 = np.zeros(K * H, np.float32), np.zeros(K, np.float32)
+            for image in range(latent * views, (latent + 1) * views):
+                for pixel in range(blocks * TILE * TILE):
+                    block, inner = pixel // (TILE * TILE), pixel % (TILE * TILE)
+                    row, column = (block // across) * TILE + inner // TILE, (block % across) * TILE + inner % TILE
+                    if row >= height or column >= width:
+                        continue
+                    ray = row * width + column
+                    step = (far[image, ray] - near[image, ray]) / np.float32(samples)
+                    if step <= ZERO:
+                        continue
+                    through = ONE
+                    count = 0
+                    for s in range(samples):
+                        t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
+                        q = qs[count]
+                        inside, corner, fx, fy, fz = _canonical(
+                            field, has_field, image, field_shape, field_box, box, origins, directions, ray, t, q
+                        )
+                        if not inside:
+                            continue
+                        if has_occupancy:
+                            cell = _cell(q[0], q[1], q[2], occupancy_shape)
+                            if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
+                                continue
+                        corners[count] = corner
+                        fractions[count, 0], fractions[count, 1], fractions[count, 2] = fx, fy, fz
+                        _gather(planes, base, resolution, q, f, count * C, C, D)
+                        o = count * K
+                        _decode(f, count * C, w1, b1, w2, b2, h, count * H, out, o, C, H, K, softplus_hidden)
+                        raw = out[o] + shift
+                        if has_noise:
+                            raw += noise[image, ray, s]
+                        alpha = ONE - np.float32(math.exp(-_softplus(raw) * scale * step))
+                        gain = grad[image, ray, O]
+                        for k in range(1, K):
+                            if sigmoid:
+                                out[o + k] = _sigmoid(out[o + k])
+                            gain += grad[image, ray, k - 1] * out[o + k]
+                        state[count, 0], state[count, 1] = raw, alpha
+                        state[count, 2], state[count, 3] = through, gain
+                        through *= ONE - alpha
+                        count += 1
+                        if through < stop:
+                            break
+                    behind = ZERO
+                    for n in range(count - 1, -1, -1):
+                        raw, alpha, through, gain = state[n, 0], state[n, 1], state[n, 2], state[n, 3]
+                        weight = through * alpha
+                        # d/d(rho * step) of the ray's sum: own light let through, light behind blocked.
+                        slope = step * (through * (ONE - alpha) * gain - behind)
+                        behind += weight * gain
+                        go[0] = slope * scale * _sigmoid(raw)
+                        for k in range(1, K):
+                            value = weight * grad[image, ray, k - 1]
+                            if sigmoid:
+                                value *= out[n * K + k] * (ONE - out[n * K + k])
+                            go[k] = value
+                        for k in range(K):
+                            mine_b2[k] += go[k]
+                        for j in range(0, H, 8):
+                            hidden_now, total = load8(h, n * H + j), splat8(ZERO)
+                            for k in range(K):
+                                g = go[k]
+                                total = axpy8(g, load8(w2, k * H + j), total)
+                                store8(mine_w2, k * H + j, axpy8(g, hidden_now, load8(mine_w2, k * H + j)))
+                            if not softplus_hidden:
+                                total = leaky_gradient8(hidden_now, total)
+                            store8(gh, j, total)
+                        if softplus_hidden:
+                            for j in range(H):
+                                gh[j] *= ONE - np.float32(math.exp(-h[n * H + j]))  # sigmoid of the input
+                        for j in range(0, H, 8):
+                            store8(mine_b1, j, fma8(load8(gh, j), splat8(ONE), load8(mine_b1, j)))
+                        for c in range(C):
+                            value, total = f[n * C + c], splat8(ZERO)
+                            for j in range(0, H, 8):
+                                g = load8(gh, j)
+                                store8(mine_w1, c * H + j, axpy8(value, g, load8(mine_w1, c * H + j)))
+                                total = fma8(g, load8(w1, c * H + j), total)
+                            gf[c] = sum8(total)
+                        _scatter(grad_planes, base, resolution, qs[n], gf, C, D)
+                        if wants_field:
+                            gx, gy, gz = _position_gradient(planes, base, resolution, qs[n], gf, C, D)
+                            gx, gy, gz = gx / box[3], gy / box[4], gz / box[5]
+                            _, ny, nx = field_shape
+                            for m in range(8):
+                                w = fractions[n, 0] if m & 1 else ONE - fractions[n, 0]
+                                w *= fractions[n, 1] if m & 2 else ONE - fractions[n, 1]
+                                w *= fractions[n, 2] if m & 4 else ONE - fractions[n, 2]
+                                o = corners[n] + 3 * ((m & 1) + nx * ((m >> 1) & 1) + nx * ny * (m >> 2))
+                                grad_field[o] += w * gx
+                                grad_field[o + 1] += w * gy
+                                grad_field[o + 2] += w * gz
+            grad_w1[latent] = mine_w1
+            grad_b1[latent] = mine_b1
+            grad_w2[latent] = mine_w2
+            grad_b2[latent] = mine_b2
+
+    return forward, backward

@@ -1,0 +1,152 @@
+"""Eight float32 lanes as a numba value.
+
+Plain loops over short arrays make LLVM test at run time whether pointers overlap, which costs more than the work.
+These functions say exactly which vector instructions to use; LLVM maps them to what the processor has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import models
+from numba.core.extending import intrinsic, register_model
+
+LANES = 8
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+
+
+class _Float8(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="Float8")
+
+
+float8 = _Float8()
+
+
+@register_model(_Float8)
+class _Float8Model(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _VECTOR)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    vector = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(vector, vector, zeros)
+
+
+def _is_float_array(array: Any) -> bool:
+    return isinstance(array, types.Array) and array.dtype == types.float32 and array.ndim == 1
+
+
+@intrinsic
+def load8(typingctx: Any, array: Any, index: Any) -> Any:
+    """array[index : index + 8] of a contiguous float32 array; bounds are not checked."""
+    if not _is_float_array(array):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature.args[0], *args), align=4)
+
+    return float8(array, types.intp), codegen
+
+
+@intrinsic
+def store8(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """array[index : index + 8] = value."""
+    if not _is_float_array(array):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        builder.store(args[2], pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, float8), codegen
+
+
+@intrinsic
+def splat8(typingctx: Any, scalar: Any) -> Any:
+    """The same number in all lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, args[0])
+
+    return float8(types.float32), codegen
+
+
+@intrinsic
+def axpy8(typingctx: Any, scalar: Any, x: Any, y: Any) -> Any:
+    """scalar * x + y."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        product = builder.fmul(_splat(builder, args[0]), args[1], flags=("fast",))
+        return builder.fadd(product, args[2], flags=("fast",))
+
+    return float8(types.float32, float8, float8), codegen
+
+
+@intrinsic
+def fma8(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, lane by lane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(builder.fmul(args[0], args[1], flags=("fast",)), args[2], flags=("fast",))
+
+    return float8(float8, float8, float8), codegen
+
+
+@intrinsic
+def leaky8(typingctx: Any, x: Any) -> Any:
+    """x where positive, else 0.2 x."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        scaled = builder.fmul(args[0], ir.Constant(_VECTOR, [0.2] * LANES))
+        positive = builder.fcmp_ordered(">", args[0], ir.Constant(_VECTOR, [0.0] * LANES))
+        return builder.select(positive, args[0], scaled)
+
+    return float8(float8), codegen
+
+
+@intrinsic
+def leaky_gradient8(typingctx: Any, activated: Any, gradient: Any) -> Any:
+    """gradient where the activated value is positive, else 0.2 gradient."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        scaled = builder.fmul(args[1], ir.Constant(_VECTOR, [0.2] * LANES))
+        positive = builder.fcmp_ordered(">", args[0], ir.Constant(_VECTOR, [0.0] * LANES))
+        return builder.select(positive, args[1], scaled)
+
+    return float8(float8, float8), codegen
+
+
+@intrinsic
+def sum8(typingctx: Any, x: Any) -> Any:
+    """Sum of the lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        half = LANES
+        value = args[0]
+        i32 = ir.IntType(32)
+        while half > 1:
+            half //= 2
+            low = ir.Constant(ir.VectorType(i32, half), list(range(half)))
+            high = ir.Constant(ir.VectorType(i32, half), list(range(half, 2 * half)))
+            value = builder.fadd(
+                builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high), flags=("fast",)
+            )
+        return builder.extract_element(value, ir.Constant(i32, 0))
+
+    return types.float32(float8), codegen
+
+
+__all__ = [
+    "LANES", "axpy8", "fma8", "leaky8", "leaky_gradient8", "load8", "splat8", "store8", "sum8",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""The networks: mapping, synthesis, tri-grid, rendering, super-resolution, generator, discriminator."""

@@ -1,0 +1,165 @@
+"""The discriminator: judges image, raw image and mask given camera and body pose, and predicts the pose (8)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from portrait360.config import DiscriminatorConfig, ModelConfig
+from portrait360.geometry.cameras import is_left, mirror_body_pose, mirror_camera
+from portrait360.model.generator import select
+from portrait360.model.layers import POSE_OUTPUT_SCALE, Conv, FullyConnected, fir_kernel, perceptron, resize
+from portrait360.model.mapping import MappingNetwork
+from portrait360.types import CAMERA_LABEL_SIZE
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the discriminator sees. `raw` is None for models without super-resolution."""
+
+    image: Float[Tensor, "B 3 H H"]
+    raw: Float[Tensor, "B 3 R R"] | None
+    mask: Float[Tensor, "B 1 R2 R2"]
+
+    def tensors(self) -> list[Tensor]:
+        return [t for t in (self.image, self.raw, self.mask) if t is not None]
+
+    def map(self, function) -> Pictures:
+        """The same function on every tensor."""
+        return Pictures(
+            function(self.image), None if self.raw is None else function(self.raw), function(self.mask)
+        )
+
+
+def concatenate(a: Pictures, b: Pictures) -> Pictures:
+    """a's samples, then b's."""
+    raw = None if a.raw is None or b.raw is None else torch.cat([a.raw, b.raw])
+    return Pictures(torch.cat([a.image, b.image]), raw, torch.cat([a.mask, b.mask]))
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block that halves the side (official_model 8.3)."""
+
+    def __init__(self, image_channels: int, width: int, out: int, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        options = {"clamp": config.clamp, "resample": config.resample}
+        if config.resample == "fir":
+            self.register_buffer("resample_filter", fir_kernel())
+        if image_channels:
+            self.fromrgb = Conv(image_channels, width, 1, **options)
+        self.conv0 = Conv(width, width, 3, **options)
+        self.conv1 = Conv(width, out, 3, down=True, **options)
+        self.skip = Conv(width, out, 1, activation="linear", bias=False, down=True, resample=config.resample)
+
+    def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
+        if hasattr(self, "fromrgb"):
+            x = self.fromrgb(x)
+        residual = self.skip(x, gain=math.sqrt(0.5))
+        return residual + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
+
+
+def minibatch_std(x: Float[Tensor, "B C H W"], group_size: int) -> Float[Tensor, "B C1 H W"]:
+    """Append the mean standard deviation over interleaved groups of samples as one channel (8.4).
+
+    A batch that the group size does not divide falls back to the largest divisor.
+    """
+    n, c, h, w = x.shape
+    group = min(group_size, n)
+    while n % group:
+        group -= 1
+    y = x.float().reshape(group, n // group, c, h, w)
+    y = (y - y.mean(dim=0)).square().mean(dim=0)
+    y = (y + 1e-8).sqrt().mean(dim=(1, 2, 3)).to(x.dtype)
+    return torch.cat([x, y.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)
+
+
+class Epilogue(nn.Module):
+    def __init__(self, width: int, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.group_size = config.group_size
+        self.conv = Conv(width + 1, width, 3, clamp=config.clamp, resample=config.resample)
+        self.fc = FullyConnected(width * 16, width, activation="lrelu")
+        self.out = FullyConnected(width, width)
+
+    def flatten(self, x: Float[Tensor, "B C 4 4"]) -> Float[Tensor, "B F"]:
+        x = self.conv(minibatch_std(x, self.group_size))
+        return x.float().contiguous(memory_format=torch.contiguous_format).flatten(1)
+
+    def score(self, flat: Float[Tensor, "B F"], condition: Float[Tensor, "B C"]) -> Float[Tensor, "B 1"]:
+        x = self.out(self.fc(flat))
+        return (x * condition).sum(dim=1, keepdim=True) / math.sqrt(condition.shape[1])
+
+
+class PoseBranch(nn.Module):
+    """Body pose from the trunk's flat features and the camera (8.7)."""
+
+    def __init__(self, in_features: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.net = perceptron([in_features + CAMERA_LABEL_SIZE, *hidden, 6], POSE_OUTPUT_SCALE)
+
+    def forward(self, flat: Float[Tensor, "B F"], camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
+        return self.net(torch.cat([flat, camera], dim=1))
+
+
+class Discriminator(nn.Module):
+    """forward(pictures, camera) -> (logits [B, 1], predicted body pose [B, 6]). Names follow official_model 12.7."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        config = model.discriminator
+        self.config = config
+        self.resolution = model.resolution
+        self.has_raw = model.superresolution is not None
+        if config.resample == "fir":
+            self.register_buffer("resample_filter", fir_kernel())
+        self.sides = [model.resolution // 2**i for i in range(len(config.channels) - 1)]
+        for i, side in enumerate(self.sides):
+            channels = (7 if self.has_raw else 4) if i == 0 else 0
+            block = DiscriminatorBlock(channels, config.channels[i], config.channels[i + 1], config)
+            self.add_module(f"b{side}", block)
+        width = config.channels[-1]
+        self.b4 = Epilogue(width, config)
+        self.mapping = MappingNetwork(0, width, config.mapping_layers, average=False)
+        self.pose_branch = PoseBranch(width * 16, config.pose_hidden)
+
+    def trunk(self, pictures: Pictures) -> Float[Tensor, "B F"]:
+        """Flat features of image, raw image and mask at the image's side (8.1)."""
+        mask = resize(pictures.mask, self.resolution) * 2.0 - 1.0
+        parts = [pictures.image]
+        if pictures.raw is not None:
+            parts.append(resize(pictures.raw, self.resolution))
+        x = torch.cat([*parts, mask], dim=1)
+        if self.config.resample == "box":
+            x = x.contiguous(memory_format=torch.channels_last)
+        for side in self.sides:
+            x = self.get_submodule(f"b{side}")(x)
+        return self.b4.flatten(x)
+
+    def predict_pose(self, pictures: Pictures, camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
+        """Body pose seen in the pictures: left views are mirrored, predicted, mirrored back (8.8)."""
+        left = is_left(camera)
+        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)))
+        pose = self.pose_branch(flat, self._branch_camera(camera, left))
+        return select(left, mirror_body_pose(pose), pose)
+
+    def _branch_camera(self, camera: Tensor, left: Tensor) -> Tensor:
+        """The original leaves the camera of mirrored pictures as it was (8.8); ours mirrors it too."""
+        return select(left, mirror_camera(camera), camera) if self.config.mirror_once else camera
+
+    def forward(self, pictures: Pictures, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None = None):
+        """Conditioned on `body_pose` if given, else on the detached prediction (8.9)."""
+        if not self.config.mirror_once:
+            predicted = self.predict_pose(pictures, camera)
+            condition = self.mapping(None, camera, predicted.detach() if body_pose is None else body_pose)
+            return self.b4.score(self.trunk(pictures), condition), predicted
+        left = is_left(camera)
+        seen = select(left, mirror_camera(camera), camera)
+        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)))
+        pose = self.pose_branch(flat, seen)
+        given = pose.detach() if body_pose is None else select(left, mirror_body_pose(body_pose), body_pose)
+        logits = self.b4.score(flat, self.mapping(None, seen, given))
+        return logits, select(left, mirror_body_pose(pose), pose)

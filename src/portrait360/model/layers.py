@@ -1,0 +1,281 @@
+"""Building blocks shared by the generator and the discriminator (official_model 2.2, 3, 8.2)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SQRT2 = math.sqrt(2.0)
+NoiseMode = Literal["random", "const", "none"]
+
+
+def leaky_relu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x for x >= 0, 0.2 x otherwise; no gain."""
+    return F.leaky_relu(x, 0.2)
+
+
+def normalize_second_moment(x: Float[Tensor, "B C"], eps: float = 1e-8) -> Float[Tensor, "B C"]:
+    """Scale every row to unit mean square (official_model 2.3)."""
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + eps)
+
+
+def resize(x: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C side side"]:
+    """Antialiased bilinear resize with half-pixel centres; the identity at equal size (official_model 4.3)."""
+    if x.shape[-1] == side and x.shape[-2] == side:
+        return x
+    return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+# ---- [1, 3, 3, 1] resampling ----
+
+
+def fir_kernel() -> Float[Tensor, "4 4"]:
+    """The fixed smoothing kernel, sum 1."""
+    k = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    k = torch.outer(k, k)
+    return k / k.sum()
+
+
+def fir(
+    x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"], gain: float = 1.0, stride: int = 1
+) -> Float[Tensor, "B C H2 W2"]:
+    """Valid correlation of every channel with the (symmetric) kernel."""
+    n, c, h, w = x.shape
+    y = F.conv2d(x.reshape(n * c, 1, h, w), (kernel * gain)[None, None].to(x.dtype), stride=stride)
+    return y.reshape(n, c, y.shape[2], y.shape[3])
+
+
+def upsample_fir(x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"]) -> Float[Tensor, "B C H2 W2"]:
+    """Zero-stuff by 2 and smooth; exactly twice the side (official_model 3.5)."""
+    n, c, h, w = x.shape
+    stuffed = x.new_zeros(n, c, 2 * h, 2 * w)
+    stuffed[:, :, ::2, ::2] = x
+    return fir(F.pad(stuffed, (2, 1, 2, 1)), kernel, gain=4.0)
+
+
+# ---- dense layers ----
+
+
+class FullyConnected(nn.Module):
+    """y = x (W lr / sqrt(in))^T + b lr, then lrelu * sqrt(2) or nothing (official_model 2.2). Always float32."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        lr_multiplier: float = 1.0,
+        activation: Literal["linear", "lrelu"] = "linear",
+        bias_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+        self.activation = activation
+
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """Weight [out, in] and bias [out] as they act, gains included."""
+        return self.weight * self.weight_gain, self.bias * self.bias_gain
+
+    def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.effective()
+            y = F.linear(x.float(), weight, bias)
+        return leaky_relu(y) * SQRT2 if self.activation == "lrelu" else y
+
+
+def perceptron(sizes: list[int], output_scale: float = 1.0) -> nn.Sequential:
+    """Stack of lrelu layers that ends in a linear one, whose initial weights are scaled by `output_scale`."""
+    last = len(sizes) - 2
+    layers = [
+        FullyConnected(sizes[i], sizes[i + 1], activation="linear" if i == last else "lrelu") for i in range(last + 1)
+    ]
+    with torch.no_grad():
+        layers[-1].weight.mul_(output_scale)
+    return nn.Sequential(*layers)
+
+
+POSE_OUTPUT_SCALE = 0.05
+"""Pose branches start near the canonical pose instead of a radian away from it."""
+
+
+# ---- style-modulated layers ----
+
+
+class SynthesisLayer(nn.Module):
+    """3x3 modulated and demodulated convolution, noise, bias, lrelu (official_model 3.1-3.3).
+
+    The convolution is computed as scale - convolve - scale, which equals per-sample kernels exactly and shares one
+    weight over the batch.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: bool = False,
+        clamp: float | None = None,
+        resample: str = "fir",
+        noise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.up, self.clamp, self.resample, self.noise = up, clamp, resample, noise
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        if noise:
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        if resample == "fir":
+            self.register_buffer("resample_filter", fir_kernel())
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        if not self.up:
+            return F.conv2d(x, weight, padding=1)
+        if self.resample == "box":
+            return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        return fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, gain=4.0)
+
+    def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"], noise_mode: str):
+        style = self.affine(w)
+        energy = self.weight.float().square().sum(dim=(2, 3))
+        with torch.autocast(x.device.type, enabled=False):
+            demodulation = torch.rsqrt(style.square() @ energy.t() + 1e-8)
+        y = self._convolve(x * style.to(x.dtype)[:, :, None, None])
+        # lrelu commutes with a positive gain, so sqrt(2) rides on demodulation, noise and bias: two passes fewer.
+        offset = (self.bias * SQRT2).to(y.dtype)[:, None, None]
+        if self.noise and noise_mode == "random":
+            offset = offset + (torch.randn_like(y[:, :1]) * (self.noise_strength * SQRT2)).to(y.dtype)
+        elif self.noise and noise_mode == "const":
+            offset = offset + (self.noise_const * (self.noise_strength * SQRT2)).to(y.dtype)
+        y = leaky_relu(torch.addcmul(offset, y, (demodulation * SQRT2).to(y.dtype)[:, :, None, None]))
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+
+class ToRGB(nn.Module):
+    """1x1 modulated convolution without demodulation, noise or activation (official_model 3.4)."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, clamp: float | None = None) -> None:
+        super().__init__()
+        self.clamp = clamp
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.style_gain = 1.0 / math.sqrt(in_channels)
+
+    def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B O H W"]:
+        style = (self.affine(w) * self.style_gain).to(x.dtype)
+        y = F.conv2d(x * style[:, :, None, None], self.weight, self.bias)
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution of a skip-architecture synthesis network; `in_channels=None` marks the first block."""
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        image_channels: int,
+        *,
+        up: bool = True,
+        clamp: float | None = None,
+        resample: str = "fir",
+        noise: bool = True,
+        output: bool = True,
+    ) -> None:
+        super().__init__()
+        self.up, self.resample = up, resample
+        options = {"clamp": clamp, "resample": resample, "noise": noise}
+        if resample == "fir":
+            self.register_buffer("resample_filter", fir_kernel())
+        if in_channels is None:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=up, **options)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, **options)
+        if output:
+            self.torgb = ToRGB(out_channels, image_channels, w_dim, clamp=clamp)
+
+    def _upsample(self, image: Tensor) -> Tensor:
+        if self.resample == "box":
+            return F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
+        return upsample_fir(image, self.resample_filter)
+
+    def forward(self, x: Tensor | None, image: Tensor | None, styles: list[Tensor], noise_mode: str):
+        """`styles`: one w [B, W] per sub-layer: [conv0,] conv1, torgb. Returns features and the image so far."""
+        if hasattr(self, "const"):
+            const = self.const.expand(styles[0].shape[0], -1, -1, -1)
+            if self.resample == "box":
+                const = const.contiguous(memory_format=torch.channels_last)
+                if torch.is_autocast_enabled(const.device.type):
+                    const = const.to(torch.get_autocast_dtype(const.device.type))
+            x = const
+        else:
+            x = self.conv0(x, styles[0], noise_mode)
+        x = self.conv1(x, styles[-2], noise_mode)
+        if image is not None and self.up:
+            image = self._upsample(image)
+        if hasattr(self, "torgb"):
+            rgb = self.torgb(x, styles[-1])
+            image = rgb if image is None else image + rgb
+        return x, image
+
+
+# ---- plain convolution of the discriminator ----
+
+
+class Conv(nn.Module):
+    """Equalised convolution, optional 2x down-sampling, optional lrelu with clamp (official_model 8.2)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        activation: Literal["linear", "lrelu"] = "lrelu",
+        bias: bool = True,
+        down: bool = False,
+        clamp: float | None = None,
+        resample: str = "fir",
+    ) -> None:
+        super().__init__()
+        self.activation, self.down, self.clamp, self.resample = activation, down, clamp, resample
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        if resample == "fir":
+            self.register_buffer("resample_filter", fir_kernel())
+        self.weight_gain = 1.0 / math.sqrt(in_channels * kernel_size**2)
+
+    def forward(self, x: Float[Tensor, "B I H W"], gain: float = 1.0) -> Float[Tensor, "B O H2 W2"]:
+        kernel_size = self.weight.shape[-1]
+        weight = self.weight * self.weight_gain
+        if self.resample == "box":
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            x = F.conv2d(F.avg_pool2d(x, 2) if self.down else x, weight, padding=kernel_size // 2)
+        elif not self.down:
+            x = F.conv2d(x, weight, padding=kernel_size // 2)
+        elif kernel_size == 1:
+            x = F.conv2d(fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, stride=2), weight)
+        else:
+            x = F.conv2d(fir(F.pad(x, (2, 2, 2, 2)), self.resample_filter), weight, stride=2)
+        if self.bias is not None:
+            x = x + self.bias.to(x.dtype)[:, None, None]
+        x = leaky_relu(x) * (SQRT2 * gain) if self.activation == "lrelu" else x * gain
+        return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)

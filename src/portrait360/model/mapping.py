@@ -1,0 +1,64 @@
+"""Mapping networks: (z, camera, body pose) to style (official_model 2), labels to D's condition (8.6)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from portrait360.model.layers import FullyConnected, normalize_second_moment
+from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
+
+
+class MappingNetwork(nn.Module):
+    """(z, camera, body pose) to w. With `z_dim` 0 it is the conditioning network of the discriminator.
+
+    `average` keeps the running mean `w_avg` that truncation pulls towards.
+    """
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        z_dim: int,
+        w_dim: int,
+        num_layers: int,
+        *,
+        conditioning_scale: float = 1.0,
+        lr_multiplier: float = 0.01,
+        average: bool = True,
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.num_layers, self.conditioning_scale = z_dim, num_layers, conditioning_scale
+        self.embed = FullyConnected(CAMERA_LABEL_SIZE + BODY_POSE_SIZE, w_dim)
+        for i in range(num_layers):
+            width = z_dim + w_dim if i == 0 else w_dim
+            self.add_module(f"fc{i}", FullyConnected(width, w_dim, lr_multiplier, "lrelu"))
+        if average:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(
+        self,
+        z: Float[Tensor, "B Z"] | None,
+        camera: Float[Tensor, "B 25"],
+        body_pose: Float[Tensor, "B 6"] | None = None,
+    ) -> Float[Tensor, "B S"]:
+        """w, one row per sample, without truncation."""
+        if body_pose is None:
+            body_pose = camera.new_zeros(camera.shape[0], BODY_POSE_SIZE)
+        labels = torch.cat([camera, body_pose], dim=1).float() * self.conditioning_scale
+        h = normalize_second_moment(self.embed(labels))
+        if z is not None and self.z_dim > 0:
+            h = torch.cat([normalize_second_moment(z.float()), h], dim=1)
+        for i in range(self.num_layers):
+            h = self.get_submodule(f"fc{i}")(h)
+        return h
+
+    @torch.no_grad()
+    def update_average(self, w: Float[Tensor, "B S"], decay: float) -> None:
+        """w_avg <- decay * w_avg + (1 - decay) * mean(w) (official_model 2.4)."""
+        self.w_avg.copy_(w.detach().float().mean(dim=0).lerp(self.w_avg, decay))
+
+    def truncate(self, w: Float[Tensor, "B S"], psi: float) -> Float[Tensor, "B S"]:
+        """w_avg + psi (w - w_avg) (official_model 2.5)."""
+        return w if psi == 1.0 else self.w_avg.lerp(w, psi)

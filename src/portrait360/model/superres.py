@@ -1,0 +1,44 @@
+"""Super-resolution: two modulated blocks on rendered features (official_model 7)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from portrait360.config import SuperResolutionConfig
+from portrait360.model.layers import SynthesisBlock, fir_kernel, resize
+
+
+class SuperResolution(nn.Module):
+    """Raw picture and features at ray resolution to the final picture; one style row for all layers."""
+
+    def __init__(self, config: SuperResolutionConfig, features: int, w_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        if config.filter_buffer:
+            self.register_buffer("resample_filter", fir_kernel())
+        first = config.input_resolution * (2 if config.up_first else 1)
+        c0, c1 = config.channels
+        options = {"clamp": config.clamp, "resample": config.resample}
+        self.block0 = SynthesisBlock(features, c0, w_dim, first, 3, up=config.up_first, **options)
+        self.block1 = SynthesisBlock(c0, c1, w_dim, first * 2, 3, up=True, **options)
+
+    @property
+    def resolution(self) -> int:
+        return self.config.input_resolution * (4 if self.config.up_first else 2)
+
+    def forward(
+        self,
+        raw: Float[Tensor, "B 3 R R"],
+        features: Float[Tensor, "B F R R"],
+        w: Float[Tensor, "B S"],
+        noise_mode: str = "none",
+    ) -> Float[Tensor, "B 3 H H"]:
+        """The final picture. `raw` is never changed, unlike the original at equal resolutions (7.5)."""
+        side, wanted = features.shape[-1], self.config.input_resolution
+        if (side < wanted) if self.config.resize == "smaller" else (side != wanted):
+            raw, features = resize(raw, wanted), resize(features, wanted)
+        styles = [w, w, w]
+        x, image = self.block0(features, raw, styles, noise_mode)
+        _, image = self.block1(x, image, styles, noise_mode)
+        return image

@@ -1,0 +1,42 @@
+"""Skip-architecture StyleGAN2 synthesis, used for the tri-grid and for the background (official_model 3, 4)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from portrait360.config import SynthesisConfig
+from portrait360.model.layers import SynthesisBlock
+
+
+class SynthesisNetwork(nn.Module):
+    """From a learned 4x4 constant up; the image is the sum of all up-sampled toRGB outputs."""
+
+    def __init__(self, config: SynthesisConfig, w_dim: int, image_channels: int) -> None:
+        super().__init__()
+        self.resolutions = [4 * 2**i for i in range(len(config.channels))]
+        self.num_ws = 2 * len(self.resolutions)
+        previous: int | None = None
+        for side, channels in zip(self.resolutions, config.channels, strict=True):
+            block = SynthesisBlock(
+                previous,
+                channels,
+                w_dim,
+                side,
+                image_channels,
+                resample=config.resample,
+                noise=config.noise,
+                output=side >= config.first_output,
+            )
+            self.add_module(f"b{side}", block)
+            previous = channels
+
+    def forward(self, ws: Float[Tensor, "B L S"], noise_mode: str) -> Float[Tensor, "B C R R"]:
+        """`ws`: at least `num_ws` rows. A block's toRGB shares its row with the next block's first layer."""
+        x: Tensor | None = None
+        image: Tensor | None = None
+        for k, side in enumerate(self.resolutions):
+            rows = (0, 1) if k == 0 else (2 * k - 1, 2 * k, 2 * k + 1)
+            x, image = self.get_submodule(f"b{side}")(x, image, [ws[:, r] for r in rows], noise_mode)
+        assert image is not None
+        return image

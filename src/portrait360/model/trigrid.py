@@ -1,0 +1,72 @@
+"""The tri-grid: three stacks of feature planes, and the decoder (official_model 3.9, 5.3, 5.4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from portrait360.model.layers import FullyConnected, leaky_relu
+
+
+def split_planes(image: Float[Tensor, "B C H W"], depth: int) -> Float[Tensor, "B 3 F D H W"]:
+    """Channels to planes: plane slowest, then feature, depth slice fastest."""
+    n, c, h, w = image.shape
+    return image.reshape(n, 3, c // (3 * depth), depth, h, w)
+
+
+def normalize_points(
+    points: Float[Tensor, "B N 3"], centre: tuple[float, float, float], half: tuple[float, float, float]
+) -> Float[Tensor, "B N 3"]:
+    """World to the tri-grid's [-1, 1]^3."""
+    return (points - points.new_tensor(centre)) / points.new_tensor(half)
+
+
+def sample_trigrid(
+    tri_grid: Float[Tensor, "B 3 F D H W"], normalized: Float[Tensor, "B N 3"]
+) -> Float[Tensor, "B 3 N F"]:
+    """Trilinear lookup in the three planes: (W, H, D) = (x, y, z), (x, z, y), (y, z, x); zeros outside."""
+    n, p, f, d, h, w = tri_grid.shape
+    x, y, z = normalized.unbind(dim=-1)
+    coordinates = torch.stack([torch.stack(a, dim=-1) for a in ((x, y, z), (x, z, y), (y, z, x))], dim=1)
+    out = F.grid_sample(
+        tri_grid.float().reshape(n * p, f, d, h, w),
+        coordinates.reshape(n * p, 1, 1, -1, 3),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return out.reshape(n, p, f, -1).transpose(2, 3)
+
+
+class HiddenActivation(nn.Module):
+    """Softplus (the original) or lrelu without gain (no exponentials: cheaper)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return F.softplus(x) if self.name == "softplus" else leaky_relu(x)
+
+
+class Decoder(nn.Module):
+    """Mean over the planes, one hidden layer, then raw density and features."""
+
+    def __init__(self, in_features: int, hidden: int, out_features: int, activation: str) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            FullyConnected(in_features, hidden), HiddenActivation(activation), FullyConnected(hidden, 1 + out_features)
+        )
+
+    def forward(self, plane_features: Float[Tensor, "B 3 N F"]):
+        """Returns raw density [B, N, 1] (before shift and softplus) and features [B, N, O]."""
+        x = self.net(plane_features.mean(dim=1))
+        return x[..., :1], x[..., 1:]
+
+    def parameters_as_used(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Effective w1 [H, F], b1 [H], w2 [1+O, H], b2 [1+O], for the fused renderer."""
+        first, second = self.net[0], self.net[2]
+        assert isinstance(first, FullyConnected) and isinstance(second, FullyConnected)
+        return (*first.effective(), *second.effective())

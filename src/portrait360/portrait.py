@@ -1,0 +1,87 @@
+"""One portrait in use: drawn from a seed, rendered from any camera, re-posed, and queried in 3D."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from portrait360.checkpoint import load_weights
+from portrait360.geometry.cameras import camera_label
+from portrait360.model.generator import Generator, Scene
+from portrait360.types import RenderOutput
+
+RENDER_RESOLUTION = 256
+"""Rays per side of pictures from models without super-resolution: the field is sampled finer than in training."""
+
+
+def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]:
+    """The generator of a weights file (default: the packaged one) and what the file says of itself.
+
+    `info`: path, sha256, model (preset name), version, about.
+
+    Raises:
+        CheckpointError: missing, damaged, or not this project's weights.
+    """
+    weights = load_weights(path)
+    return weights.generator, weights.info
+
+
+def latent(seed: int, z_dim: int) -> Float[Tensor, "1 Z"]:
+    """z of a seed: numpy's RandomState, as the original's scripts draw it (official_model 14.1)."""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A person: the scene is computed once, then rendered as often as wanted. Deterministic."""
+
+    generator: Generator
+    scene: Scene
+
+    @classmethod
+    @torch.no_grad()
+    def from_seed(cls, generator: Generator, seed: int, truncation_psi: float = 0.7) -> Portrait:
+        """The person of a seed, mapped under the frontal camera and the canonical pose."""
+        w = generator.map(latent(seed, generator.config.z_dim), camera_label(0.0), None, truncation_psi)
+        return cls(generator, generator.scene(w))
+
+    @property
+    def default_resolution(self) -> int:
+        """Side of the rays: the model's own with super-resolution, `RENDER_RESOLUTION` without."""
+        config = self.generator.config
+        return RENDER_RESOLUTION if config.superresolution is None else config.raw_resolution
+
+    @property
+    def bounds(self) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+        """Lower and upper corner of the canonical box outside of which space is empty."""
+        config = self.generator.config.render
+        centre, half = torch.tensor(config.box_centre), torch.tensor(config.box_half)
+        if config.crop is not None:
+            half = torch.tensor([config.crop, float(half[1]), config.crop])
+        return centre - half, centre + half
+
+    @torch.no_grad()
+    def render(
+        self,
+        camera: Float[Tensor, "B 25"],
+        body_pose: Float[Tensor, "B 6"] | None = None,
+        resolution: int | None = None,
+    ) -> RenderOutput:
+        """Pictures from B cameras; no body pose means the canonical one. `resolution`: side of the rays."""
+        side = self.default_resolution if resolution is None else resolution
+        return self.generator.render(self.scene, camera, body_pose, resolution=side)
+
+    @torch.no_grad()
+    def query(
+        self, points: Float[Tensor, "N 3"], body_pose: Float[Tensor, "6"] | None = None
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+        """Density per world unit and colour in [0, 1] at points of posed space."""
+        pose = None if body_pose is None else body_pose[None]
+        density, colour = self.generator.query(self.scene, points[None], pose)
+        return density[0, :, 0], colour[0]

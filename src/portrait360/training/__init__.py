@@ -1,0 +1,1 @@
+"""Training: schedules, augmentation, losses, one step, and the loop around it."""

@@ -1,0 +1,51 @@
+"""Changes to batches: blur, mirroring, and swapping with the neighbour in the batch (official_model 10.2, 10.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from portrait360.geometry.cameras import mirror_body_pose, mirror_camera
+
+
+def blur(images: Float[Tensor, "B C H W"], sigma: float) -> Float[Tensor, "B C H W"]:
+    """Separable kernel 2^(-(i / sigma)^2) of radius floor(3 sigma), zero padding; the identity below a pixel."""
+    radius = math.floor(3.0 * sigma)
+    if radius <= 0:
+        return images
+    i = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    kernel = torch.exp2(-((i / sigma) ** 2))
+    kernel = (kernel / kernel.sum()).to(images.dtype)
+    n, c, h, w = images.shape
+    x = images.reshape(n * c, 1, h, w)
+    x = F.conv2d(x, kernel[None, None, :, None], padding=(radius, 0))
+    x = F.conv2d(x, kernel[None, None, None, :], padding=(0, radius))
+    return x.reshape(n, c, h, w)
+
+
+def mirror_some(
+    flags: Bool[Tensor, "B"],
+    images: Float[Tensor, "B 3 H W"],
+    masks: Float[Tensor, "B 1 H W"],
+    cameras: Float[Tensor, "B 25"],
+    body_poses: Float[Tensor, "B 6"],
+):
+    """Mirror image, mask, camera and body pose together where the flag is set (1.5)."""
+    picture, label = flags[:, None, None, None], flags[:, None]
+    return (
+        torch.where(picture, images.flip(3), images),
+        torch.where(picture, masks.flip(3), masks),
+        torch.where(label, mirror_camera(cameras), cameras),
+        torch.where(label, mirror_body_pose(body_poses), body_poses),
+    )
+
+
+def swap_some(flags: Bool[Tensor, "B"], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Take the previous sample's values where the flag is set (roll by one; one flag for all tensors)."""
+    return tuple(
+        torch.where(flags.reshape(-1, *[1] * (t.dim() - 1)), t.roll(1, dims=0), t) for t in tensors
+    )

@@ -1,0 +1,107 @@
+"""The training pictures in memory, and the order in which they are shown."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from portrait360.config import ModelConfig
+from portrait360.data.dataset import PortraitDataset
+from portrait360.training.augment import mirror_some
+from portrait360.training.step import Batch
+from portrait360.types import DatasetError
+
+
+class Sampler:
+    """Shuffled order as a pure function of position: epoch e is a permutation drawn from (seed, e).
+
+    Resuming needs no state: position n always names the same picture and the same mirror flag.
+    """
+
+    def __init__(self, count: int, seed: int, mirror: bool) -> None:
+        self.count, self.seed, self.mirror = count, seed, mirror
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+        self._flags = np.empty(0, bool)
+
+    def _enter(self, epoch: int) -> None:
+        rng = np.random.default_rng([self.seed, epoch])
+        self._order = rng.permutation(self.count)
+        self._flags = rng.random(self.count) < 0.5 if self.mirror else np.zeros(self.count, bool)
+        self._epoch = epoch
+
+    def take(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and mirror flags of positions start .. start + size."""
+        indices, flags = [], []
+        for position in range(start, start + size):
+            epoch, offset = divmod(position, self.count)
+            if epoch != self._epoch:
+                self._enter(epoch)
+            indices.append(self._order[offset])
+            flags.append(self._flags[offset])
+        return np.array(indices), np.array(flags)
+
+
+def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Tensor, Tensor]:
+    """Put portraits before a plain grey and average down to `side`, in uint8, a slice at a time."""
+    n, _, full, _ = images.shape
+    small = torch.empty(n, 3, side, side, dtype=torch.uint8)
+    small_masks = torch.empty(n, 1, side, side, dtype=torch.uint8)
+    for i in range(0, n, 256):
+        m = masks[i : i + 256].float() / 255.0
+        x = images[i : i + 256].float() * m + (1.0 - m) * (grey * 127.5 + 127.5)
+        if full != side:
+            x, m = (F.interpolate(v, size=(side, side), mode="area") for v in (x, m))
+        small[i : i + 256] = x.add(0.5).clamp(0, 255).to(torch.uint8)
+        small_masks[i : i + 256] = m.mul(255.0).add(0.5).clamp(0, 255).to(torch.uint8)
+    return small, small_masks
+
+
+class TrainingData:
+    """All pictures of a dataset at the model's resolution, as bytes in memory."""
+
+    def __init__(
+        self, path: Path, model: ModelConfig, seed: int, mirror: bool,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:  # fmt: skip
+        dataset = PortraitDataset(path)
+        if dataset.resolution < model.resolution:
+            raise DatasetError(
+                f"{path} has pictures of {dataset.resolution} pixels; {model.name} needs {model.resolution}.",
+                "Draw the dataset at a higher resolution, or choose a smaller preset.",
+            )
+        if len(dataset) < 1:
+            raise DatasetError(f"{path} holds no pictures.", "Draw a dataset with `portrait360 dataset synth`.")
+        if model.background is None:
+            images, masks = dataset.load_arrays(dataset.resolution, progress=progress)
+            images, masks = composite(images, masks, model.plain_background, model.resolution)
+        else:
+            images, masks = dataset.load_arrays(model.resolution, progress=progress)
+        self.images, self.masks = images, masks
+        self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
+        self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
+        self.sampler = Sampler(len(dataset), seed, mirror)
+        labels = torch.cat([self.cameras, self.body_poses], dim=1).numpy().tobytes()
+        self.fingerprint = hashlib.sha256(labels).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, start: int, size: int, device: torch.device) -> Batch:
+        """The pictures at positions start .. start + size of the shuffled, mirrored order."""
+        indices, flags = self.sampler.take(start, size)
+        i = torch.from_numpy(indices)
+        image, mask, camera, pose = mirror_some(
+            torch.from_numpy(flags),
+            self.images[i].float() / 127.5 - 1.0,
+            self.masks[i].float() / 255.0,
+            self.cameras[i],
+            self.body_poses[i],
+        )
+        return Batch(image.to(device), mask.to(device), camera.to(device), pose.to(device))

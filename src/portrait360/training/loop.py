@@ -1,0 +1,250 @@
+"""The training loop: orchestration only, each step a named call."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from portrait360.checkpoint import (
+    checkpoint_path,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from portrait360.config import PRESETS, Preset
+from portrait360.training.data import TrainingData
+from portrait360.training.log import RunLog
+from portrait360.training.sheets import pose_sheet, turn_sheet
+from portrait360.training.state import fill_state, new_state, state_tensors
+from portrait360.training.step import TrainingState, training_step
+from portrait360.types import CheckpointError, DivergenceError, InputError
+
+REPORT_STEPS = 50
+COLLAPSE_STEPS = 400
+"""Steps in a row with an empty or full mask after which a run counts as collapsed."""
+SHEET_SEEDS = range(8)
+
+
+def train(
+    data: Path,
+    preset: str,
+    out: Path,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    kimg: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    quiet: bool = False,
+) -> Path:
+    """Train `preset` on a dataset and return the weights file.
+
+    `out` receives checkpoints, `weights.safetensors` (averaged generator and discriminator), `log.jsonl`,
+    TensorBoard events and picture sheets. Training ends after `kimg` thousand images (default: the preset's) or
+    `max_minutes`; SIGTERM and Ctrl-C save first. `resume` continues from the last checkpoint, to the same numbers
+    as a run that was never interrupted.
+
+    Raises:
+        InputError: unknown preset or device, or a run folder that does not fit `resume`.
+        DatasetError: the dataset cannot be used.
+        CheckpointError: the checkpoint is damaged or of another preset.
+        DivergenceError: a loss is not finite, or the portraits vanished; the last good checkpoint is kept.
+    """
+    out = Path(out)
+    chosen = _preset(preset, kimg)
+    target = _device(device)
+    found = _found_checkpoints(out, resume)
+    material = TrainingData(data, chosen.model, seed, chosen.training.mirror)
+    state = new_state(chosen, seed, target)
+    if found:
+        _restore(state, chosen, found, material, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    log = RunLog(out, state.images)
+    stop = _StopRequests()
+    about = {"data": material.fingerprint, "seed": seed, "labels": material.label_kind}
+    started, begin_images = time.monotonic(), state.images
+    last = {"checkpoint": state.images, "sheet": state.images, "report": (started, state.images)}
+    collapsed, totals = 0, _Means()
+    total = int(chosen.training.total_kimg * 1000)
+    with stop, _progress_bar(quiet) as bar:
+        task = bar.add_task(chosen.model.name, total=total, completed=state.images, info="")
+        while state.images < total and not stop.requested:
+            if max_minutes is not None and time.monotonic() - started >= max_minutes * 60:
+                break
+            batch = material.batch(state.images, chosen.training.batch, target)
+            metrics = training_step(state, batch)
+            values = {k: float(v) for k, v in metrics.items()}
+            if not all(math.isfinite(v) for v in values.values()):
+                raise DivergenceError(
+                    f"training diverged after {state.images} images: a loss is not finite.",
+                    f"The last good checkpoint is kept in {out}; lower the learning rate or raise R1.",
+                )
+            gone = values["fake_mask"] < 0.02 < values["real_mask"] or values["fake_mask"] > 0.98
+            collapsed = collapsed + 1 if gone else 0
+            if collapsed >= COLLAPSE_STEPS:
+                raise DivergenceError(
+                    f"training collapsed before {state.images} images: the generated masks are empty or full.",
+                    f"The last good checkpoint is kept in {out}; start again with another seed or more R1.",
+                )
+            totals.add(values)
+            if state.step % REPORT_STEPS == 0:
+                then, images = last["report"]
+                now = time.monotonic()
+                rate = (state.images - images) / max(now - then, 1e-9)
+                last["report"] = (now, state.images)
+                report = totals.take() | {"images_per_second": rate, "minutes": (now - started) / 60}
+                log.scalars(state.images, report)
+                info = f"{rate:.1f} img/s  D {report['d_loss']:.3f}  G {report['g_loss']:.3f}"
+                bar.update(task, completed=state.images, info=info)
+            if state.images - last["sheet"] >= chosen.training.sheet_kimg * 1000:
+                _draw_sheets(state, log)
+                last["sheet"] = state.images
+            if state.images - last["checkpoint"] >= chosen.training.checkpoint_kimg * 1000:
+                _save(state, chosen, out, about)
+                last["checkpoint"] = state.images
+    if state.images > begin_images:
+        _draw_sheets(state, log)
+        _save(state, chosen, out, about)
+    log.close()
+    if stop.interrupted:
+        raise KeyboardInterrupt
+    return out / "weights.safetensors"
+
+
+# ---- steps ----
+
+
+def _preset(name: str, kimg: float | None) -> Preset:
+    if name not in PRESETS:
+        raise InputError(f"there is no preset {name!r}.", f"Known presets: {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    if kimg is None:
+        return preset
+    if not (math.isfinite(kimg) and kimg > 0):
+        raise InputError(f"--kimg must be above 0, not {kimg}.", "It is the length of training in thousand images.")
+    return dataclasses.replace(preset, training=dataclasses.replace(preset.training, total_kimg=float(kimg)))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"{name!r} is not a device.", "Use cpu, cuda or cuda:0.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"training does not run on {name!r}.", "Use cpu, cuda or cuda:0.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("this machine has no usable CUDA GPU.", "Use --device cpu.")
+    return device
+
+
+def _found_checkpoints(out: Path, resume: bool) -> list[Path]:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file, not a folder.", "Give another --out.")
+    found = checkpoints(out) if out.is_dir() else []
+    if resume and not found:
+        raise InputError(f"there is no checkpoint to resume in {out}.", "Leave out --resume to start a run.")
+    if found and not resume:
+        raise InputError(f"{out} already holds a run.", "Add --resume to continue it, or choose another --out.")
+    return found
+
+
+def _restore(state: TrainingState, preset: Preset, found: list[Path], data: TrainingData, seed: int) -> None:
+    """Fill the state from the newest checkpoint that is whole."""
+    problem: CheckpointError | None = None
+    for path in reversed(found):
+        try:
+            saved, tensors, progress = load_checkpoint(path)
+        except CheckpointError as error:
+            problem = problem or error
+            continue
+        if saved.model != preset.model:
+            raise CheckpointError(
+                f"{path} belongs to preset {saved.model.name}, not {preset.model.name}.", "Give the same --preset."
+            )
+        if progress.get("seed") != seed:
+            raise CheckpointError(f"{path} was trained with seed {progress.get('seed')}, not {seed}.")
+        fill_state(state, tensors, progress, path)
+        if progress.get("data") != data.fingerprint:
+            print(f"note: {path.name} was trained on other data; training goes on with the data given now.")
+        return
+    assert problem is not None
+    raise problem
+
+
+def _save(state: TrainingState, preset: Preset, out: Path, about: dict[str, Any]) -> None:
+    """Checkpoint first, then weights; old checkpoints go last."""
+    progress = about | {"images": state.images, "step": state.step}
+    save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state), progress)
+    save_weights(out / "weights.safetensors", state.model, state.average, state.discriminator, progress)
+    for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
+        old.unlink()
+
+
+def _draw_sheets(state: TrainingState, log: RunLog) -> None:
+    if next(state.average.parameters()).device.type == "cpu":
+        log.sheet(state.images, "turn", turn_sheet(state.average, SHEET_SEEDS))
+        log.sheet(state.images, "poses", pose_sheet(state.average, range(2)))
+
+
+class _Means:
+    """Running means between two reports."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        for key, value in values.items():
+            total, count = self.sums.get(key, (0.0, 0))
+            self.sums[key] = (total + value, count + 1)
+
+    def take(self) -> dict[str, float]:
+        means = {key: total / count for key, (total, count) in self.sums.items()}
+        self.sums = {}
+        return means
+
+
+class _StopRequests:
+    """SIGTERM and Ctrl-C end the loop after the step; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = self.interrupted = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        self.interrupted = self.interrupted or number == signal.SIGINT
+
+    def __enter__(self) -> _StopRequests:
+        self.previous = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.signal(number, self._handle)
+        except ValueError:  # not in the main thread: signals stay with whoever has them
+            pass
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def _progress_bar(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[info]}"),
+        TimeRemainingColumn(),
+        disable=quiet,
+    )

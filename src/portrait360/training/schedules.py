@@ -1,0 +1,51 @@
+"""What changes over training, as pure functions of the number of images shown (official_model 10)."""
+
+from __future__ import annotations
+
+import math
+
+from portrait360.config import TrainingConfig
+
+
+def _progress(images: int, kimg: float) -> float:
+    return 1.0 if kimg <= 0 else min(images / (1000.0 * kimg), 1.0)
+
+
+def swap_probability(images: int, config: TrainingConfig) -> float:
+    """Chance that a portrait is conditioned on another picture's labels: from 1 to the config's (10.2)."""
+    a = _progress(images, config.swap_fade_kimg)
+    return (1.0 - a) + a * config.swap_probability
+
+
+def blur_sigma(images: int, config: TrainingConfig) -> float:
+    """Width of the blur on what the discriminator sees, in pixels: fades to 0 (10.3)."""
+    return config.blur_sigma * (1.0 - _progress(images, config.blur_fade_kimg))
+
+
+def density_noise(images: int, config: TrainingConfig) -> float:
+    """Standard deviation of the noise on raw densities: fades to 0 (10.6)."""
+    return config.density_noise * (1.0 - _progress(images, config.density_noise_fade_kimg))
+
+
+def pose_regularisation(images: int, config: TrainingConfig) -> float:
+    """Weight of L_preg: full for `pose_preg_kimg`, then linearly to 0 over as long again (10.7)."""
+    if config.pose_preg_kimg <= 0:
+        return 0.0
+    return config.pose_preg_weight * min(max(2.0 - images / (1000.0 * config.pose_preg_kimg), 0.0), 1.0)
+
+
+def ema_beta(images: int, config: TrainingConfig) -> float:
+    """Share of the old average that stays in one step (10.11)."""
+    half_life = 1000.0 * config.ema_kimg
+    if config.ema_rampup is not None:
+        half_life = min(half_life, config.ema_rampup * images)
+    return 0.5 ** (config.batch / max(half_life, 1e-8))
+
+
+def learning_rate_factor(images: int, config: TrainingConfig) -> float:
+    """1, and over the last `lr_decay_kimg` a cosine down to 0.1."""
+    if config.lr_decay_kimg <= 0:
+        return 1.0
+    left = config.total_kimg - images / 1000.0
+    a = min(max(1.0 - left / config.lr_decay_kimg, 0.0), 1.0)
+    return 0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * a))

@@ -1,0 +1,91 @@
+"""Making a training state, and turning it into tensors and back without losing a bit."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from portrait360.checkpoint import fill_module, module_tensors
+from portrait360.config import Preset
+from portrait360.model.discriminator import Discriminator
+from portrait360.model.generator import Generator
+from portrait360.training.step import OCCUPANCY_SHAPE, TrainingState
+from portrait360.types import CheckpointError
+
+
+def _adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    return torch.optim.Adam(module.parameters(), lr=rate, betas=betas, eps=1e-8, fused=True)
+
+
+def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
+    """Freshly initialised networks; also seeds torch's global generator, which all training draws use."""
+    torch.manual_seed(seed)
+    generator = Generator(preset.model).to(device)
+    discriminator = Discriminator(preset.model).to(device)
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    cells = OCCUPANCY_SHAPE[0] * OCCUPANCY_SHAPE[1] * OCCUPANCY_SHAPE[2]
+    training = preset.training
+    return TrainingState(
+        preset.model,
+        training,
+        generator,
+        discriminator,
+        average,
+        _adam(generator, training.g_lr, training.betas),
+        _adam(discriminator, training.d_lr, training.betas),
+        torch.zeros(cells, dtype=torch.int64),
+    )
+
+
+def _optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    names = {id(p): name for name, p in module.named_parameters()}
+    tensors = {}
+    for parameter, values in optimizer.state.items():
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            tensors[f"{prefix}/{names[id(parameter)]}/{key}"] = values[key]
+    return tensors
+
+
+def _fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    for name, parameter in module.named_parameters():
+        keys = {key: f"{prefix}/{name}/{key}" for key in ("exp_avg", "exp_avg_sq", "step")}
+        if all(k in tensors for k in keys.values()):
+            optimizer.state[parameter] = {
+                key: tensors[k].to(parameter.device if key != "step" or parameter.is_cuda else "cpu").clone()
+                for key, k in keys.items()
+            }
+
+
+def state_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Weights, moving average, optimisers, occupancy and random state."""
+    tensors = module_tensors(state.generator, "G") | module_tensors(state.discriminator, "D")
+    tensors |= module_tensors(state.average, "G_ema")
+    tensors |= _optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
+    tensors |= _optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
+    tensors["occupancy/last_seen"] = state.last_seen
+    tensors["random/cpu"] = torch.get_rng_state()
+    device = next(state.generator.parameters()).device
+    if device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def fill_state(state: TrainingState, tensors: dict[str, Tensor], progress: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's tensors into a fresh state of the same preset."""
+    for module, prefix in ((state.generator, "G"), (state.discriminator, "D"), (state.average, "G_ema")):
+        fill_module(module, tensors, prefix, path)
+    _fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
+    _fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
+    try:
+        state.last_seen.copy_(tensors["occupancy/last_seen"])
+        torch.set_rng_state(tensors["random/cpu"])
+        device = next(state.generator.parameters()).device
+        if device.type == "cuda" and "random/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random/cuda"], device)
+        state.images, state.step = int(progress["images"]), int(progress["step"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} lacks parts of the training state ({error}).", "Use another one.") from error

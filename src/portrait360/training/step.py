@@ -1,0 +1,236 @@
+"""One update of generator and discriminator (official_model 10).
+
+Both are updated from the same forward pass: the generated pictures are judged once, the generator takes the gradient
+at the pictures, the discriminator the gradient at its weights. `separate_gradients` is the readable twin that runs the
+two networks one after the other; both give the same gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from portrait360.config import ModelConfig, TrainingConfig
+from portrait360.model.discriminator import Discriminator, Pictures, concatenate
+from portrait360.model.generator import Generator, RenderDraws
+from portrait360.model.layers import resize
+from portrait360.model.rendering import Occupancy
+from portrait360.training import schedules
+from portrait360.training.augment import blur, swap_some
+from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
+
+OCCUPANCY_SHAPE = (20, 32, 24)
+OCCUPANCY_PATIENCE = 150
+"""Steps for which a cell stays occupied after it was last seen."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real pictures with labels; generated ones use `camera` and `coarse_pose` too."""
+
+    image: Float[Tensor, "B 3 H H"]
+    mask: Float[Tensor, "B 1 H H"]
+    camera: Float[Tensor, "B 25"]
+    coarse_pose: Float[Tensor, "B 6"]
+
+
+@dataclass
+class TrainingState:
+    """Everything that a step changes; what a checkpoint holds."""
+
+    model: ModelConfig
+    config: TrainingConfig
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator
+    g_optimizer: torch.optim.Adam
+    d_optimizer: torch.optim.Adam
+    last_seen: Tensor
+    images: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    pictures: Pictures
+    body_pose: Float[Tensor, "B 6"]
+    regularisation: Float[Tensor, ""]
+
+
+def autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """bf16 convolutions where the recipe asks for them; everything delicate stays in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16)
+
+
+def generate(state: TrainingState, batch: Batch) -> Generated:
+    """Pictures of new latents seen with the batch's cameras, with the pose branch's body poses (10.1, 10.2)."""
+    config, generator = state.config, state.generator
+    device = batch.camera.device
+    n, views = batch.camera.shape[0], config.views_per_latent
+    z = torch.randn(n // views, state.model.z_dim, device=device)
+    pose = generator.pose_branch(z.repeat_interleave(views, dim=0), batch.camera)
+    weight = schedules.pose_regularisation(state.images, config)
+    regularisation = weight * pose_loss(pose, batch.coarse_pose)
+    if config.coarse_pose_probability > 0:
+        coarse = torch.rand(n, 1, device=device) < config.coarse_pose_probability
+        pose = torch.where(coarse, batch.coarse_pose, pose)
+
+    swapped = torch.rand(n // views, device=device) < schedules.swap_probability(state.images, config)
+    camera, condition = swap_some(swapped, batch.camera[::views], pose[::views])
+    w = generator.map(z, camera, condition)
+    generator.backbone.mapping.update_average(w, config.style_average_decay)
+    behind = torch.rand(n // views, device=device) < config.background_swap_probability
+    (w_background,) = swap_some(behind, w)
+
+    with autocast(config, device):
+        scene = generator.scene(w, w_background, noise_mode="random")
+        side = state.model.raw_resolution
+        occupancy = _occupancy(state, n) if config.occupancy and device.type == "cpu" else None
+        draws = RenderDraws(
+            torch.rand(n, side * side, device=device), schedules.density_noise(state.images, config), occupancy
+        )
+        out = generator.render(scene, batch.camera, pose, draws=draws)
+    if occupancy is not None:
+        state.last_seen[occupancy.seen.amax(dim=0) > 0] = state.step
+    raw = None if state.model.superresolution is None else out.raw
+    return Generated(Pictures(out.image, raw, out.mask), pose, regularisation)
+
+
+def _occupancy(state: TrainingState, images: int) -> Occupancy:
+    fresh = (state.step - state.last_seen) <= OCCUPANCY_PATIENCE
+    cells = state.last_seen.numel()
+    return Occupancy(
+        fresh.to(torch.uint8).reshape(OCCUPANCY_SHAPE), torch.zeros(images, cells, dtype=torch.uint8), state.step
+    )
+
+
+def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
+    """Real image, raw image and mask at the sizes of the generated ones (10.4)."""
+    side = state.model.raw_resolution
+    raw = None if state.model.superresolution is None else resize(batch.image, side)
+    return Pictures(batch.image, raw, resize(batch.mask, side))
+
+
+def _blurred(pictures: Pictures, sigma: float, *, raw: bool) -> Pictures:
+    """The blur of 10.3: real raw images are blurred, generated ones and masks never."""
+    return Pictures(
+        blur(pictures.image, sigma),
+        blur(pictures.raw, sigma) if raw and pictures.raw is not None else pictures.raw,
+        pictures.mask,
+    )
+
+
+def _leaf(pictures: Pictures) -> Pictures:
+    return pictures.map(lambda t: t.detach().requires_grad_(True))
+
+
+def regularise(state: TrainingState, real: Pictures, fake: Pictures, camera: Tensor) -> dict[str, Tensor]:
+    """Lazy R1 (and R2) on image, raw image and mask; gradients are added to the discriminator's (10.9)."""
+    config = state.config
+    sets = [("r1", real)] + ([("r2", fake)] if config.r2 else [])
+    leaves = [(name, _leaf(p)) for name, p in sets]
+    joined = leaves[0][1] if len(leaves) == 1 else concatenate(leaves[0][1], leaves[1][1])
+    with autocast(config, camera.device):
+        logits, _ = state.discriminator(joined, camera.repeat(len(leaves), 1))
+    metrics, total = {}, torch.zeros((), device=camera.device)
+    for name, leaf in leaves:
+        tensors = leaf.tensors()
+        penalties = gradient_penalties(logits, tensors)
+        gammas = [config.r1_gamma] * (len(tensors) - 1) + [config.r1_gamma_mask]
+        metrics[name] = torch.stack([p.mean() for p in penalties]).sum().detach()
+        for gamma, penalty in zip(gammas, penalties, strict=True):
+            total = total + 0.5 * gamma * penalty.mean()
+    (total * config.r1_interval).backward()
+    return metrics
+
+
+def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
+    """Gradients of both networks from one pass through each."""
+    config = state.config
+    generated = generate(state, batch)
+    sigma = schedules.blur_sigma(state.images, config)
+    real = _blurred(real_pictures(state, batch), sigma, raw=True)
+    shown = _blurred(generated.pictures, sigma, raw=False)
+    leaf = _leaf(shown)
+    n = batch.camera.shape[0]
+    with autocast(config, batch.camera.device):
+        logits, poses = state.discriminator(concatenate(real, leaf), batch.camera.repeat(2, 1))
+    real_logits, fake_logits = logits[:n], logits[n:]
+    g_loss = generator_loss(config.loss, real_logits, fake_logits)
+    d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
+    d_pose = pose_loss(poses[n:], generated.body_pose.detach())
+    at_pictures = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
+    (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
+    torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
+    metrics = {
+        "g_loss": g_loss.detach(), "d_loss": d_loss.detach(), "pose_loss": d_pose.detach(),
+        "pose_regularisation": generated.regularisation.detach(),
+        "real_logit": real_logits.detach().mean(), "fake_logit": fake_logits.detach().mean(),
+        "accuracy": (real_logits > fake_logits).float().mean(),
+        "real_mask": real.mask.mean(), "fake_mask": generated.pictures.mask.detach().mean(),
+        "coarse_error": (poses[:n].detach() - batch.coarse_pose).square().sum(dim=1).mean().sqrt(),
+    }  # fmt: skip
+    if state.step % config.r1_interval == 0:
+        metrics |= regularise(state, real, shown.map(lambda t: t.detach()), batch.camera)
+    return metrics
+
+
+def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
+    """The readable twin of `shared_gradients`: generator loss, then discriminator loss, each by plain backward."""
+    config = state.config
+    n = batch.camera.shape[0]
+    generated = generate(state, batch)
+    sigma = schedules.blur_sigma(state.images, config)
+    real = _blurred(real_pictures(state, batch), sigma, raw=True)
+    shown = _blurred(generated.pictures, sigma, raw=False)
+
+    def judge(fake: Pictures) -> tuple[Tensor, Tensor, Tensor]:
+        with autocast(config, batch.camera.device):
+            logits, poses = state.discriminator(concatenate(real, fake), batch.camera.repeat(2, 1))
+        return logits[:n], logits[n:], poses[n:]
+
+    real_logits, fake_logits, _ = judge(shown)
+    g_loss = generator_loss(config.loss, real_logits, fake_logits)
+    (g_loss + generated.regularisation).backward(inputs=list(state.generator.parameters()))
+    detached = shown.map(lambda t: t.detach())
+    real_logits, fake_logits, poses = judge(detached)
+    d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
+    d_pose = pose_loss(poses, generated.body_pose.detach())
+    (d_loss + config.pose_loss_weight * d_pose).backward()
+    if state.step % config.r1_interval == 0:
+        regularise(state, real, detached, batch.camera)
+    return {"g_loss": g_loss.detach(), "d_loss": d_loss.detach()}
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, current: torch.nn.Module, beta: float) -> None:
+    """Parameters move towards the current ones, buffers are copied (10.11)."""
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1.0 - beta)
+    for kept, new in zip(average.buffers(), current.buffers(), strict=True):
+        kept.copy_(new)
+
+
+def training_step(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
+    """Gradients, both optimisers, the moving average. Nothing is updated when a loss is not finite."""
+    config = state.config
+    for optimizer in (state.g_optimizer, state.d_optimizer):
+        optimizer.zero_grad(set_to_none=True)
+    metrics = shared_gradients(state, batch)
+    if not torch.isfinite(torch.stack([metrics["g_loss"], metrics["d_loss"], metrics["pose_loss"]])).all():
+        return metrics
+    factor = schedules.learning_rate_factor(state.images, config)
+    for optimizer, rate in ((state.g_optimizer, config.g_lr), (state.d_optimizer, config.d_lr)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+            for p in group["params"]:
+                if p.grad is not None:
+                    torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
+        optimizer.step()
+    state.images += config.batch
+    state.step += 1
+    update_average(state.average, state.generator, schedules.ema_beta(state.images, config))
+    return metrics

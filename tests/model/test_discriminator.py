@@ -1,0 +1,92 @@
+"""Discriminator: symmetry, conditioning, minibatch statistics, names of the original."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from portrait360.config import PRESETS
+from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
+from portrait360.model.discriminator import Discriminator, Pictures, concatenate, minibatch_std
+
+
+def pictures(count, side=32, raw=16):
+    torch.manual_seed(3)
+    return Pictures(torch.randn(count, 3, side, side), torch.randn(count, 3, raw, raw), torch.rand(count, 1, raw, raw))
+
+
+@pytest.fixture(scope="module")
+def discriminator():
+    torch.manual_seed(0)
+    return Discriminator(PRESETS["tiny"].model)
+
+
+def test_judgement_is_mirror_symmetric(discriminator):
+    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    logits, pose = discriminator(x, camera)
+    mirrored, other = discriminator(x.map(lambda t: t.flip(3)), mirror_camera(camera))
+    torch.testing.assert_close(logits, mirrored, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mirror_body_pose(pose), other, atol=1e-5, rtol=1e-4)
+
+
+def test_one_pass_and_two_pass_pose_agree_on_right_views():
+    """The original form (8.8, 8.9) and the one-pass form differ only for left views."""
+    torch.manual_seed(0)
+    two = Discriminator(PRESETS["tiny-original"].model)
+    x, camera = pictures(4), camera_label(torch.tensor([-0.5, -1.0, -2.0, -2.5]))
+    logits, pose = two(x, camera)
+    torch.testing.assert_close(pose, two.predict_pose(x, camera))
+    flat = two.trunk(x)
+    torch.testing.assert_close(logits, two.b4.score(flat, two.mapping(None, camera, pose)), atol=1e-5, rtol=1e-4)
+
+
+def test_condition_matters_and_predicted_pose_is_detached(discriminator):
+    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    logits, pose = discriminator(x, camera)
+    given, _ = discriminator(x, camera, pose.detach())
+    torch.testing.assert_close(logits, given)
+    other, _ = discriminator(x, camera, torch.ones(4, 6))
+    assert (other - logits).abs().max() > 1e-4
+    turned, _ = discriminator(x, camera.roll(1, 0))
+    assert (turned - logits).abs().max() > 1e-4
+    discriminator.zero_grad()
+    logits.sum().backward()
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in discriminator.pose_branch.parameters())
+
+
+def test_minibatch_std_groups_by_stride():
+    """8.4: sample s belongs to group s mod (N / G)."""
+    x = torch.randn(8, 3, 4, 4)
+    y = minibatch_std(x, 4)
+    assert y.shape == (8, 4, 4, 4)
+    for s in range(8):
+        group = x[s % 2 :: 2]
+        std = ((group - group.mean(dim=0)).square().mean(dim=0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(y[s, 3], std.expand(4, 4))
+
+
+def test_minibatch_std_of_one_sample_is_tiny():
+    torch.testing.assert_close(minibatch_std(torch.randn(1, 2, 4, 4), 4)[0, 2, 0, 0], torch.tensor(1e-4))
+
+
+def test_minibatch_std_takes_batches_that_do_not_divide():
+    assert minibatch_std(torch.randn(6, 2, 4, 4), 4).shape == (6, 3, 4, 4)
+
+
+def test_concatenate_keeps_order():
+    a, b = pictures(2), pictures(3)
+    both = concatenate(a, b)
+    assert torch.equal(both.image[2:], b.image)
+    assert torch.equal(both.raw[:2], a.raw)
+
+
+def test_tensor_names_follow_the_original():
+    """12.7: 71 learnable tensors with 49,312,422 values for the 512 network."""
+    with torch.device("meta"):
+        module = Discriminator(PRESETS["original-512"].model)
+    parameters = dict(module.named_parameters())
+    assert len(parameters) == 71
+    assert sum(p.numel() for p in parameters.values()) == 49_312_422
+    assert parameters["b512.fromrgb.weight"].shape == (64, 7, 1, 1)
+    assert parameters["b4.conv.weight"].shape == (512, 513, 3, 3)
+    assert parameters["pose_branch.net.0.weight"].shape == (2048, 8217)

@@ -1,0 +1,182 @@
+"""Renderers: laws of volume rendering, brute force, and the fused renderer against its plain twin."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from portrait360.config import PRESETS, RenderConfig
+from portrait360.geometry.cameras import camera_label, rays
+from portrait360.geometry.deformation import FIELD_SHAPE
+from portrait360.model import rendering
+from portrait360.model.rendering import (
+    Occupancy,
+    bound_rays,
+    coarse_depths,
+    importance_depths,
+    march_midpoints,
+    render_fused,
+    render_original,
+    render_plain,
+)
+from portrait360.model.trigrid import Decoder, sample_trigrid
+
+CONFIG = PRESETS["cpu-64"].model.render
+
+
+def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=True, seed=0):
+    torch.manual_seed(seed)
+    config = dataclasses.replace(CONFIG, feature_activation="sigmoid" if sigmoid else "none")
+    decoder = Decoder(8, 16, features, activation)
+    decoder.net[2].bias.data[0] = 0.5
+    tri_grid = torch.randn(latents, 3, 8, 3, 16, 16, requires_grad=True)
+    camera = camera_label(torch.rand(latents * views) * 6.28, torch.randn(latents * views) * 0.2)
+    bounded = bound_rays(*rays(camera, side), config)
+    jitter = torch.rand(latents * views, side * side)
+    field = (torch.randn(latents * views, *FIELD_SHAPE, 3) * 0.01).requires_grad_()
+    return config, decoder, tri_grid, bounded, jitter, field
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        ({"latents": 2, "views": 2}, {}),
+        ({"latents": 2, "views": 1, "features": 5, "activation": "softplus", "sigmoid": False}, {}),
+        ({"latents": 1, "views": 2}, {"noise": True}),
+        ({"latents": 1, "views": 2}, {"occupancy": True}),
+        ({"latents": 1, "views": 1}, {"field": None}),
+    ],
+)
+def test_fused_equals_plain_in_values_and_gradients(case, options):
+    config, decoder, tri_grid, bounded, jitter, field = scene(**case)
+    samples = 10
+    extra = {"field": options.get("field", field)}
+    if options.get("noise"):
+        extra["noise"] = torch.randn(*jitter.shape, samples)
+    if options.get("occupancy"):
+        occupied = (torch.rand(6, 8, 5) < 0.5).to(torch.uint8)
+        extra["occupancy"] = Occupancy(occupied, torch.zeros(len(jitter), 240, dtype=torch.uint8), 7)
+    plain = render_plain(tri_grid, decoder, bounded, config, samples=samples, jitter=jitter, **extra)
+    fused = render_fused(tri_grid, decoder, bounded, config, samples=samples, jitter=jitter, stop=0.0, **extra)
+    assert 0.05 < plain.opacity.mean() < 0.999
+    torch.testing.assert_close(fused.features, plain.features, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fused.opacity, plain.opacity, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fused.distance, plain.distance, atol=1e-4, rtol=1e-4)
+    a, b = torch.randn_like(plain.features), torch.randn_like(plain.opacity)
+    inputs = [tri_grid, *decoder.parameters(), *([] if extra["field"] is None else [field])]
+    expected = torch.autograd.grad((plain.features * a).sum() + (plain.opacity * b).sum(), inputs)
+    found = torch.autograd.grad((fused.features * a).sum() + (fused.opacity * b).sum(), inputs)
+    for e, f in zip(expected, found, strict=True):
+        assert (e - f).norm() < 1e-3 * e.norm()
+
+
+def test_ending_opaque_rays_early_changes_little():
+    config, decoder, tri_grid, bounded, jitter, field = scene(1, 1, side=12)
+    tri_grid = tri_grid.detach() * 3 + 0.5
+    full = render_fused(tri_grid, decoder, bounded, config, samples=24, jitter=jitter, field=field, stop=0.0)
+    short = render_fused(tri_grid, decoder, bounded, config, samples=24, jitter=jitter, field=field)
+    assert full.opacity.max() > 0.999
+    assert (full.features - short.features).abs().max() <= rendering.STOP_TRANSMITTANCE
+
+
+def test_occupancy_reports_what_pictures_showed():
+    config, decoder, tri_grid, bounded, jitter, _ = scene(1, 2)
+    seen = torch.zeros(2, 240, dtype=torch.uint8)
+    everything = Occupancy(torch.ones(6, 8, 5, dtype=torch.uint8), seen, 3)
+    full = render_fused(tri_grid, decoder, bounded, config, samples=12, jitter=jitter, occupancy=everything)
+    assert 0 < seen.sum() < seen.numel()
+    only = Occupancy(seen.amax(dim=0).reshape(6, 8, 5), torch.zeros_like(seen), 3)
+    again = render_fused(tri_grid, decoder, bounded, config, samples=12, jitter=jitter, occupancy=only)
+    assert (full.features - again.features).abs().max() < 0.1
+
+
+def test_density_zero_is_transparent_and_high_density_is_a_wall():
+    config, decoder, tri_grid, bounded, jitter, _ = scene(1, 1)
+    with torch.no_grad():
+        decoder.net[2].weight.zero_()
+        decoder.net[2].bias.zero_()
+        decoder.net[2].bias[0] = -50.0
+        clear = render_plain(tri_grid, decoder, bounded, config, samples=16, jitter=jitter)
+        assert clear.opacity.max() < 1e-6
+        decoder.net[2].bias[0] = 50.0
+        wall = render_plain(tri_grid, decoder, bounded, config, samples=16, jitter=jitter)
+    middle = wall.opacity.reshape(8, 8)[4, 4]
+    assert middle > 0.999
+    torch.testing.assert_close(wall.features.reshape(8, 8, 3)[4, 4], torch.full((3,), 0.5), atol=1e-3, rtol=0)
+
+
+def test_compositing_against_a_loop():
+    """5.6 written ray by ray, sample by sample."""
+    config = RenderConfig()
+    features, densities = torch.rand(1, 2, 6, 3), torch.randn(1, 2, 6, 1) * 3
+    depths = torch.rand(1, 2, 6, 1).sort(dim=2).values + 2
+    feature, distance, weights = march_midpoints(features, densities, depths, config)
+    for ray in range(2):
+        through, colour, total, far = 1.0, torch.zeros(3), 0.0, 0.0
+        for k in range(5):
+            step = float(depths[0, ray, k + 1] - depths[0, ray, k])
+            raw = float(densities[0, ray, k] + densities[0, ray, k + 1]) / 2 - 1.0
+            alpha = 1.0 - math.exp(-math.log1p(math.exp(raw)) * step)
+            weight = alpha * through
+            colour += weight * (features[0, ray, k] + features[0, ray, k + 1]) / 2
+            far += weight * float(depths[0, ray, k] + depths[0, ray, k + 1]) / 2
+            total += weight
+            through *= 1.0 - alpha + 1e-10
+        torch.testing.assert_close(feature[0, ray], colour, atol=1e-5, rtol=1e-4)
+        assert float(weights[0, ray].sum()) == pytest.approx(total, rel=1e-4)
+        assert float(distance[0, ray]) == pytest.approx(far / total, rel=1e-4)
+
+
+def test_importance_samples_gather_where_the_weight_is():
+    depths = coarse_depths(2.0, 3.0, 21, torch.zeros(1, 1, 21, 1))
+    weights = torch.zeros(1, 1, 20, 1)
+    weights[0, 0, 9:11] = 0.5
+    fine = importance_depths(depths, weights, torch.linspace(0, 1, 64)[None, None])
+    near = ((fine - 2.5).abs() < 0.12).float().mean()
+    assert near > 0.8
+    assert fine.min() >= 2.0
+    assert fine.max() <= 3.0
+
+
+def test_both_renderers_agree_on_a_smooth_field():
+    """With many samples the published quadrature and the one-pass one tend to the same integral."""
+    torch.manual_seed(1)
+    decoder = Decoder(8, 16, 3, "softplus")
+    tri_grid = torch.nn.functional.interpolate(torch.randn(1, 72, 4, 4), size=16, mode="bicubic")
+    tri_grid = tri_grid.reshape(1, 3, 8, 3, 16, 16) * 0.5
+    base = dataclasses.replace(CONFIG, density_scale=10.0, density_shift=0.0)
+    camera = camera_label(0.4)
+    bounded = bound_rays(*rays(camera, 6), base)
+    one = render_plain(tri_grid, decoder, bounded, base, samples=400, jitter=torch.full((1, 36), 0.5))
+    two = dataclasses.replace(base, quadrature="midpoint", samples=800, importance_samples=0)
+    other = render_original(tri_grid, decoder, bounded, two)
+    inside = (bounded.far - bounded.near).reshape(-1) > 0.2
+    difference = (one.opacity - other.opacity).reshape(-1)[inside].abs()
+    assert inside.sum() > 4
+    assert difference.mean() < 0.05
+
+
+def test_rays_that_miss_the_boxes_are_empty():
+    origins = torch.tensor([[[0.0, 0.0, 2.7], [0.0, 0.0, 2.7]]])
+    directions = torch.nn.functional.normalize(torch.tensor([[[0.0, 0.0, -1.0], [1.0, 0.0, 0.2]]]), dim=-1)
+    bounded = bound_rays(origins, directions, CONFIG)
+    assert bounded.far[0, 0] - bounded.near[0, 0] > 0.2
+    assert bounded.far[0, 1] <= bounded.near[0, 1] + 1e-6
+
+
+def test_trigrid_lookup_of_a_linear_function_is_exact():
+    """Planes hold x, y, z at their texel centres; lookups between the centres return the coordinates."""
+    side, depth = 16, 3
+    centre = (torch.arange(side) + 0.5) / side * 2 - 1
+    planes = torch.zeros(1, 3, 2, depth, side, side)
+    planes[0, :, 0] = centre[None, None, None, :]
+    planes[0, :, 1] = centre[None, None, :, None]
+    points = (torch.rand(1, 20, 3) * 2 - 1) * 0.6
+    out = sample_trigrid(planes, points)
+    x, y, z = points[0].unbind(dim=-1)
+    for plane, (a, b) in enumerate(((x, y), (x, z), (y, z))):
+        torch.testing.assert_close(out[0, plane, :, 0], a, atol=1e-5, rtol=0)
+        torch.testing.assert_close(out[0, plane, :, 1], b, atol=1e-5, rtol=0)

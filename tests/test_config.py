@@ -1,0 +1,55 @@
+"""Configs round-trip through JSON and refuse what does not belong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from portrait360.config import PRESETS, ModelConfig, Preset, from_json, stylegan_channels, to_json
+from portrait360.types import CheckpointError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name):
+    assert from_json(Preset, to_json(PRESETS[name])) == PRESETS[name]
+
+
+def test_preset_names_are_their_keys():
+    assert all(preset.model.name == name for name, preset in PRESETS.items())
+
+
+def test_original_channels():
+    assert stylegan_channels(32768, 512, 256) == (512, 512, 512, 512, 512, 256, 128)
+    assert PRESETS["original-512"].model.discriminator.channels == (64, 128, 256, 512, 512, 512, 512, 512)
+
+
+def test_super_resolution_reaches_the_resolution():
+    for preset in PRESETS.values():
+        sr = preset.model.superresolution
+        if sr is not None:
+            assert sr.input_resolution * (4 if sr.up_first else 2) == preset.model.resolution
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.pop("z_dim"), "expected entries"),
+        (lambda d: d.update(extra=1), "expected entries"),
+        (lambda d: d.update(z_dim="many"), "z_dim"),
+        (lambda d: d.update(z_dim=True), "z_dim"),
+        (lambda d: d.update(decoder_activation="tanh"), "tanh"),
+        (lambda d: d["render"].update(box_half=[1.0, 2.0]), "list"),
+        (lambda d: d.update(render=3), "expected entries"),
+    ],
+)
+def test_foreign_json_is_refused(change, said):
+    data = json.loads(to_json(PRESETS["tiny"].model))
+    change(data)
+    with pytest.raises(CheckpointError, match=said):
+        from_json(ModelConfig, json.dumps(data))
+
+
+def test_text_that_is_not_json_is_refused():
+    with pytest.raises(CheckpointError, match="JSON"):
+        from_json(ModelConfig, "{")
