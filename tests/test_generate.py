@@ -28,7 +28,7 @@ FILES = ["portrait.glb", "portrait.json", "turntable.mp4", "views.png"]
 
 @pytest.fixture
 def ball(monkeypatch):
-    """Portraits are balls on boxes, and the turntable is short."""
+    """Portraits are balls on boxes, the turntable is short and the mesh coarse."""
 
     class Balls:
         @staticmethod
@@ -39,6 +39,7 @@ def ball(monkeypatch):
     monkeypatch.setattr(module, "load_generator", lambda path: (model, {"sha256": "12" * 32}))
     monkeypatch.setattr(module, "Portrait", Balls)
     monkeypatch.setattr(module, "VIDEO_FRAMES", 12)
+    monkeypatch.setattr(module, "MESH_RESOLUTION", 48)
 
 
 def names(folder) -> list[str]:
@@ -179,7 +180,8 @@ def test_real_portraits_are_made_once_and_the_same_every_time(tmp_path, tiny_wei
     assert record["weights"]["sha256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
 
 
-def test_an_empty_portrait_says_how_to_go_on(tmp_path, tiny_weights):
+def test_an_empty_portrait_says_how_to_go_on(tmp_path, tiny_weights, monkeypatch):
+    monkeypatch.setattr(module, "MESH_RESOLUTION", 32)
     with pytest.raises(InputError, match="nothing solid") as caught:
         generate([0], tmp_path / "out", weights=tiny_weights, video=False)
     assert "--no-mesh" in caught.value.hint
