@@ -29,7 +29,7 @@ Vector3 = tuple[float, float, float]
 
 VIEW_YAWS = tuple(range(0, 360, 45))
 """Degrees, the front first; positive towards the person's left."""
-VIDEO_FRAMES = 72
+VIDEO_FRAMES = 60
 FRAMES_PER_SECOND = 24
 MESH_RESOLUTION = 176
 """Grid steps along the longest side of the box: about 3.5 mm each."""

@@ -23,7 +23,8 @@ Query = Callable[[Tensor], tuple[Tensor, Tensor]]
 _CHUNK = 1 << 18
 _COARSE = 4
 _COARSE_OPACITY = 0.01
-_COLOUR_OFFSETS = (1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0)
+_COLOUR_OFFSETS = (0.75, 0.0, -0.75, -1.5, -2.5)
+"""Grid steps along the normal at which `surface_colours` looks, from outside to inside."""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def write_video(
     ):
         stream = container.add_stream("libx264", rate=frames_per_second)
         stream.pix_fmt = "yuv420p"
-        # The same bytes every time need a fixed number of threads, and no macroblock tree: with it, frames below
-        # 128 pixels came out differently in up to half of the runs.
+        # The same bytes every time need a fixed number of threads and no macroblock tree: with it, frames
+        # below 128 pixels came out differently in up to half of the runs.
         stream.options = {"crf": str(quality), "threads": "2", "x264-params": "mbtree=0"}
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
