@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -126,9 +127,12 @@ def generate(
     folders = []
     try:
         generator, info = load_generator(weights)
-        with show_progress("making", len(seeds), "portraits", visible=progress) as bar:
+        start = time.monotonic()
+        # Logs get a line per portrait anyway; the bar is for people who watch.
+        with show_progress(
+            "making", len(seeds), "portraits", visible=progress and sys.stderr.isatty()
+        ) as bar:
             for seed in seeds:
-                start = time.monotonic()
                 portrait = Portrait.from_seed(generator, seed, truncation_psi)
                 record = {
                     "seed": seed,
@@ -142,7 +146,9 @@ def generate(
                 folders.append(folder)
                 bar.advance(1)
                 if progress:
-                    print(f"{folder}  {time.monotonic() - start:.1f} s", flush=True)
+                    spent = time.monotonic() - start
+                    left = spent / len(folders) * (len(seeds) - len(folders))
+                    print(f"{folder}  {len(folders)} of {len(seeds)}, {left:.0f} s left", flush=True)
     except BaseException:
         remove_empty_folders(made)
         raise
