@@ -39,7 +39,7 @@ def ball(monkeypatch):
     monkeypatch.setattr(module, "load_generator", lambda path: (model, {"sha256": "12" * 32}))
     monkeypatch.setattr(module, "Portrait", Balls)
     monkeypatch.setattr(module, "VIDEO_FRAMES", 12)
-    monkeypatch.setattr(module, "MESH_RESOLUTION", 48)
+    monkeypatch.setattr(module, "MESH_STEP", 0.01)
 
 
 def names(folder) -> list[str]:
@@ -181,7 +181,7 @@ def test_real_portraits_are_made_once_and_the_same_every_time(tmp_path, tiny_wei
 
 
 def test_an_empty_portrait_says_how_to_go_on(tmp_path, tiny_weights, monkeypatch):
-    monkeypatch.setattr(module, "MESH_RESOLUTION", 32)
+    monkeypatch.setattr(module, "MESH_STEP", 0.015)
     with pytest.raises(InputError, match="nothing solid") as caught:
         generate([0], tmp_path / "out", weights=tiny_weights, video=False)
     assert "--no-mesh" in caught.value.hint

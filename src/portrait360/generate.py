@@ -32,8 +32,8 @@ VIEW_YAWS = tuple(range(0, 360, 45))
 """Degrees, the front first; positive towards the person's left."""
 VIDEO_FRAMES = 60
 FRAMES_PER_SECOND = 24
-MESH_RESOLUTION = 176
-"""Grid steps along the longest side of the box: about 3.5 mm each."""
+MESH_STEP = 0.0023
+"""World units between the points where the mesh reads the density: about 3 mm."""
 LARGEST_SEED = 2**32 - 1
 MOST_SEEDS = 10_000
 LARGEST_ANGLE = 90.0
@@ -195,7 +195,7 @@ def write_portrait(
         low, high = mesh_box(portrait.bounds, pose)
         with torch.inference_mode():
             surface = extract_mesh(
-                lambda points: portrait.query(points, body_pose), low, high, resolution=MESH_RESOLUTION
+                lambda points: portrait.query(points, body_pose), low, high, step=MESH_STEP
             )
         write_glb(folder / "portrait.glb", surface, extras=record)
         files.append("portrait.glb")

@@ -16,7 +16,7 @@ from portrait360.export.mesh import extract_mesh
 @pytest.fixture(scope="module")
 def mesh():
     portrait = BallPortrait()
-    return extract_mesh(portrait.query, *BALL_BOX, resolution=40)
+    return extract_mesh(portrait.query, *BALL_BOX, step=0.4 / 40)
 
 
 def test_another_program_reads_the_same_mesh(mesh, tmp_path):

@@ -47,7 +47,7 @@ BOX = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
 
 @pytest.fixture(scope="module")
 def ball():
-    return extract_mesh(shell(), *BOX, resolution=64)
+    return extract_mesh(shell(), *BOX, step=1 / 64)
 
 
 def test_ball_has_the_right_radius(ball):
@@ -74,14 +74,14 @@ def test_colours_are_those_of_the_surface(ball):
 
 
 def test_hidden_cavities_are_filled():
-    full, hollow = (extract_mesh(shell(inner), *BOX, resolution=48) for inner in (-1.0, 0.15))
+    full, hollow = (extract_mesh(shell(inner), *BOX, step=1 / 48) for inner in (-1.0, 0.15))
     assert as_trimesh(hollow).body_count == 1
     assert as_trimesh(hollow).volume == pytest.approx(as_trimesh(full).volume, rel=1e-3)
 
 
 def test_matter_is_capped_where_the_box_cuts_it():
     low, high = (-0.5, 0.0, -0.5), (0.5, 0.5, 0.5)
-    half = as_trimesh(extract_mesh(shell(0.15, centre=(0.0, 0.0, 0.0)), low, high, resolution=48))
+    half = as_trimesh(extract_mesh(shell(0.15, centre=(0.0, 0.0, 0.0)), low, high, step=1 / 48))
     assert half.is_watertight
     assert half.body_count == 1
     assert half.volume == pytest.approx(2 / 3 * np.pi * SURFACE**3, rel=0.05)
@@ -89,8 +89,8 @@ def test_matter_is_capped_where_the_box_cuts_it():
 
 
 def test_crumbs_are_dropped():
-    kept = as_trimesh(extract_mesh(crumbs, *BOX, resolution=48, smallest_share=1e-6))
-    swept = as_trimesh(extract_mesh(crumbs, *BOX, resolution=48))
+    kept = as_trimesh(extract_mesh(crumbs, *BOX, step=1 / 48, smallest_share=1e-6))
+    swept = as_trimesh(extract_mesh(crumbs, *BOX, step=1 / 48))
     assert kept.body_count == 2
     assert swept.body_count == 1
     assert swept.bounds[1].max() < 0.4
@@ -98,12 +98,12 @@ def test_crumbs_are_dropped():
 
 def test_nothing_solid_is_an_error():
     with pytest.raises(InputError, match="nothing solid"):
-        extract_mesh(shell(density=1e-3), *BOX, resolution=16)
+        extract_mesh(shell(density=1e-3), *BOX, step=1 / 16)
 
 
 def test_boxes_need_not_be_cubes():
     portrait = BallPortrait()
-    mesh = extract_mesh(portrait.query, *BALL_BOX, resolution=80)
+    mesh = extract_mesh(portrait.query, *BALL_BOX, step=0.4 / 80)
     check = as_trimesh(mesh)
     assert check.is_watertight
     top = mesh.vertices[:, 1].max()
@@ -118,7 +118,7 @@ def test_boxes_need_not_be_cubes():
 def test_a_posed_query_gives_a_posed_mesh():
     portrait = BallPortrait()
     pose = torch.tensor([0.0, 0.0, 0.5, 0.0, 0.0, 0.0])
-    mesh = extract_mesh(lambda points: portrait.query(points, pose), *BALL_BOX, resolution=64)
+    mesh = extract_mesh(lambda points: portrait.query(points, pose), *BALL_BOX, step=0.4 / 64)
     head = mesh.vertices[mesh.vertices[:, 1] > 0.0]
     # Rotation +Z turns +Y towards -X: the head tilts to the subject's right.
     assert head.mean(0)[0] < -0.02

@@ -45,7 +45,7 @@ def extract_mesh(
     box_min: Vector3,
     box_max: Vector3,
     *,
-    resolution: int = 176,
+    step: float = 0.0023,
     skin: float = 0.012,
     smallest_share: float = 0.02,
 ) -> Mesh:
@@ -57,7 +57,7 @@ def extract_mesh(
     Args:
         query: the scene.
         box_min, box_max: the box that holds all matter.
-        resolution: grid steps along the longest side of the box; the steps are equal along all three axes.
+        step: world units between the nodes of the grid.
         skin: thickness in world units that the surface's density is judged by.
         smallest_share: separate pieces below this share of the largest one's volume are dropped.
 
@@ -65,7 +65,6 @@ def extract_mesh(
         InputError: there is no matter in the box.
     """
     low, high = np.asarray(box_min, np.float64), np.asarray(box_max, np.float64)
-    step = float((high - low).max()) / resolution
     shape = np.ceil((high - low) / step - 1e-9).astype(int) + 1
     density = sample_density(query, low, step, (int(shape[0]), int(shape[1]), int(shape[2])))
     # Opacity instead of density: linear interpolation between nodes then hits the surface better, as density
