@@ -44,9 +44,7 @@ class BallPortrait:
         colour = torch.where(ball[:, None], torch.tensor(SKIN) * face, torch.tensor(SHIRT))
         return (ball | box) * DENSITY, colour * self.brightness
 
-    def render(
-        self, camera: Tensor, body_pose: Tensor | None = None, resolution: int | None = None
-    ) -> RenderOutput:
+    def render(self, camera: Tensor, body_pose: Tensor | None = None, resolution: int | None = None) -> RenderOutput:
         side = self.resolution if resolution is None else resolution
         origins, directions = rays(camera, side)
         step = 0.01

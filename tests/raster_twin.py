@@ -109,9 +109,7 @@ def ambient_visibility(points, normals, soft, direction, axes, scale, depth, sid
     ix, iy, fx, fy = np.where(outside, 0, ix), np.where(outside, 0, iy), x - ix, y - iy
     grid = depth.reshape(side, side)
     lit = sum(
-        (grid[iy + dy, ix + dx] > z) * (fx if dx else 1 - fx) * (fy if dy else 1 - fy)
-        for dx in (0, 1)
-        for dy in (0, 1)
+        (grid[iy + dy, ix + dx] > z) * (fx if dx else 1 - fx) * (fy if dy else 1 - fy) for dx in (0, 1) for dy in (0, 1)
     )
     return weight, np.where(outside, 1.0, lit)
 
@@ -156,9 +154,7 @@ def shadow_share(place, axes, scale, side, shadow, bias) -> float:
     return lit / 9
 
 
-def shade_fragment(
-    scene: dict, m: int, f: int, w: np.ndarray, z: float, ray: np.ndarray
-) -> tuple[np.ndarray, float]:
+def shade_fragment(scene: dict, m: int, f: int, w: np.ndarray, z: float, ray: np.ndarray) -> tuple[np.ndarray, float]:
     """(linear colour (3,), alpha) of one fragment; `ray` is the unnormalised viewing ray of depth 1."""
     kind, row = scene["kind"][m], scene["fields"][m].astype(float)
     corner = scene["triangles"][f]
@@ -190,9 +186,7 @@ def shade_fragment(
         albedo = (albedo * 0.95 + mean * 0.05) * (1 - covered) + painted * covered
     directions, bias = scene["light_direction"], scene["bias"]
     place = scene["origin"] + ray * z + n * bias * (1 + 2 * np.clip(1 - n @ directions[0], 0, 1))
-    lit = shadow_share(
-        place, scene["shadow_axes"], scene["shadow_scale"], scene["shadow_side"], scene["shadow"], bias
-    )
+    lit = shadow_share(place, scene["shadow_axes"], scene["shadow_scale"], scene["shadow_side"], scene["shadow"], bias)
     open_sky = float(w @ scene["ambient"][corner])
     half = 0.5 + 0.5 * n @ scene["up"]
     glow = open_sky + ((1 - open_sky) * albedo * 0.45 if kind == SKIN else 0.0)
@@ -203,9 +197,7 @@ def shade_fragment(
         if kind == SKIN:
             wrap = np.array([0.22, 0.12, 0.08])
             gloss = row[14] * (0.35 * nh**14 + 0.5 * nh**48) * max(nl, 0.0)
-            light += (
-                colour * (albedo * np.maximum((nl + wrap) / (1 + wrap), 0) + gloss * (1 - covered)) * reach
-            )
+            light += colour * (albedo * np.maximum((nl + wrap) / (1 + wrap), 0) + gloss * (1 - covered)) * reach
         elif kind == HAIR:
             light += colour * (
                 albedo * max((nl + 0.4) / 1.4, 0.0) * (0.25 + 0.75 * reach)

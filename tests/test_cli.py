@@ -136,9 +136,7 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
     )
     read, write = os.pipe()
     os.close(read)
-    result = subprocess.run(
-        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -158,9 +156,7 @@ cli.Generate.run = run
 sys.argv[1:] = ["generate", "--seeds", "0", "--out", "d"]
 cli.entry_point()
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     start = time.monotonic()
     process.send_signal(signal.SIGTERM)

@@ -105,9 +105,7 @@ def lacking_tensor(good: Path, bad: Path) -> None:
 
 def not_finite(good: Path, bad: Path) -> None:
     tensors, metadata = read_tensors(good)
-    name = next(
-        name for name, tensor in sorted(tensors.items()) if name.startswith("G_ema") and tensor.dim() > 1
-    )
+    name = next(name for name, tensor in sorted(tensors.items()) if name.startswith("G_ema") and tensor.dim() > 1)
     tensors[name] = torch.full_like(tensors[name], torch.nan)
     write_tensors(bad, tensors, metadata)
 
@@ -275,9 +273,7 @@ def test_ctrl_c_during_synth_keeps_what_is_done(tmp_path):
         f"sys.argv[1:] = {[*words, str(out)]!r}; entry_point()"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     parts = out.with_name("a.zip.parts")
     deadline = time.monotonic() + 60
     while len(list(parts.glob("part-*.zip"))) < 3:
@@ -354,9 +350,7 @@ DATASETS = [
 
 
 @pytest.mark.parametrize("command", ["inspect", "train"])
-@pytest.mark.parametrize(
-    ("damage", "sentence"), [row[:2] for row in DATASETS], ids=[row[2] for row in DATASETS]
-)
+@pytest.mark.parametrize(("damage", "sentence"), [row[:2] for row in DATASETS], ids=[row[2] for row in DATASETS])
 def test_bad_datasets(capfd, tmp_path, tiny_dataset, command, damage: Callable | None, sentence):
     bad = tmp_path / "bad.zip"
     if damage is not None:

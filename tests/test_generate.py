@@ -65,9 +65,7 @@ def test_views_are_one_row_of_eight_from_the_front(ball, tmp_path):
     (folder,) = generate([0], tmp_path, video=False, mesh=False)
     pictures = views(folder)
     assert pictures.shape == (8, 32, 32, 3)
-    brightness = pictures[:, 10:16, 14:18].mean(
-        (1, 2, 3)
-    )  # of the ball, whose face is brighter than its back
+    brightness = pictures[:, 10:16, 14:18].mean((1, 2, 3))  # of the ball, whose face is brighter than its back
     assert brightness.argmax() == 0
     assert brightness.argmin() == 4
     # Yaw is positive towards the person's left, so at 90 degrees the face looks to the left of the picture.
@@ -247,9 +245,7 @@ def test_body_pose_is_in_radians_neck_first():
     assert pose.tolist() == pytest.approx([math.pi / 2, 0, 0, 0, -math.pi / 4, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "vector", [(91.0, 0.0, 0.0), (70.0, 70.0, 0.0), (math.nan, 0.0, 0.0), (0.0, -math.inf, 0.0)]
-)
+@pytest.mark.parametrize("vector", [(91.0, 0.0, 0.0), (70.0, 70.0, 0.0), (math.nan, 0.0, 0.0), (0.0, -math.inf, 0.0)])
 def test_body_pose_out_of_range(vector):
     with pytest.raises(InputError, match="--neck takes three angles"):
         body_pose_from_degrees(vector, (0.0, 0.0, 0.0))

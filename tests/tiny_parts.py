@@ -37,9 +37,7 @@ def write_proxy(
     place = np.linspace(0.05, 0.95, max(len(vertices), 2))[: len(vertices)]
     uv = np.stack([place, (place * 7) % 1], 1)
     data = {
-        "metadata": {
-            "deleteVerts": [int(x) for x in (hides if hides is not None else np.zeros(BODY_VERTICES))]
-        },
+        "metadata": {"deleteVerts": [int(x) for x in (hides if hides is not None else np.zeros(BODY_VERTICES))]},
         "ref_vIdxs": np.stack([vertices] * 3, 1).tolist(),
         "weights": [[0.5, 0.25, 0.25]] * len(vertices),
         # the offsets of real parts are decimetres
@@ -72,9 +70,7 @@ def _hull(body: np.ndarray, vertices: np.ndarray) -> np.ndarray:
     hull = ConvexHull(body[vertices])
     faces = hull.simplices.copy()
     corners = body[vertices][faces]
-    outward = (
-        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) * hull.equations[:, :3]
-    ).sum(1)
+    outward = (np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) * hull.equations[:, :3]).sum(1)
     faces[outward < 0] = faces[outward < 0][:, ::-1]
     return faces
 
@@ -89,9 +85,7 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
     skin = np.arange(BODY_VERTICES) < SKIN_VERTICES
     proxies = root / "proxies"
 
-    top = (
-        skin & (rest[:, 1] > eyes[1] - 0.03) & ((rest[:, 2] < eyes[2] - 0.03) | (rest[:, 1] > eyes[1] + 0.06))
-    )
+    top = skin & (rest[:, 1] > eyes[1] - 0.03) & ((rest[:, 2] < eyes[2] - 0.03) | (rest[:, 1] > eyes[1] + 0.06))
     hair = _picture(rng, (90, 60, 40))
     hair[:, ::8, 3] = 120
     hair[:, 3::16, 3] = 0

@@ -66,9 +66,7 @@ def metadata_json(metadata: dict[str, str], key: str, path: Path) -> Any:
     try:
         return json.loads(metadata[key])
     except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} lacks a readable entry {key!r}.", "The file is damaged or too old."
-        ) from error
+        raise CheckpointError(f"{path} lacks a readable entry {key!r}.", "The file is damaged or too old.") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -103,9 +101,7 @@ def fill_module(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path
                 "It belongs to another model.",
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(
-                f"{path}: tensor {prefix}/{name} is not finite.", "Use an earlier checkpoint."
-            )
+            raise CheckpointError(f"{path}: tensor {prefix}/{name} is not finite.", "Use an earlier checkpoint.")
     module.load_state_dict(given)
 
 
@@ -145,9 +141,7 @@ def load_weights(path: Path | None = None) -> Weights:
     path = DEFAULT_WEIGHTS if path is None else Path(path)
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "weights":
-        raise CheckpointError(
-            f"{path} is a training checkpoint, not weights.", "Use weights.safetensors beside it."
-        )
+        raise CheckpointError(f"{path} is a training checkpoint, not weights.", "Use weights.safetensors beside it.")
     model = from_json(ModelConfig, metadata.get("model", ""))
     generator, discriminator = Generator(model), Discriminator(model)
     for module, prefix in ((generator, "G_ema"), (discriminator, "D")):
@@ -196,7 +190,5 @@ def load_checkpoint(path: Path) -> tuple[Preset, dict[str, Tensor], dict[str, An
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "checkpoint":
-        raise CheckpointError(
-            f"{path} is not a training checkpoint.", "Name a file like checkpoint-0000010000."
-        )
+        raise CheckpointError(f"{path} is not a training checkpoint.", "Name a file like checkpoint-0000010000.")
     return from_json(Preset, metadata.get("preset", "")), tensors, metadata_json(metadata, "progress", path)

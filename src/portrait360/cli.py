@@ -183,9 +183,7 @@ class Train:
         from portrait360.types import InputError
 
         if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
-            raise InputError(
-                f"--max-minutes must be above 0, not {self.max_minutes:g}.", "Try --max-minutes 60."
-            )
+            raise InputError(f"--max-minutes must be above 0, not {self.max_minutes:g}.", "Try --max-minutes 60.")
         train(
             self.data,
             self.preset,
@@ -201,14 +199,11 @@ class Train:
 
 
 _Dataset = (
-    Annotated[DatasetSynth, tyro.conf.subcommand("synth")]
-    | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
+    Annotated[DatasetSynth, tyro.conf.subcommand("synth")] | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
 )
 _Commands = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
-    | Annotated[
-        _Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, or look at one.")
-    ]
+    | Annotated[_Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, or look at one.")]
     | Annotated[Train, tyro.conf.subcommand("train")]
 )
 

@@ -254,9 +254,7 @@ def _portrait(resolution: int, raw: int, sr: tuple[int, int], d_channels: tuple[
             decoder_activation="lrelu",
             features=16,
             render=_PORTRAIT_RENDER,
-            superresolution=SuperResolutionConfig(
-                raw, sr, up_first=resolution == 4 * raw, clamp=None, resample="box"
-            ),
+            superresolution=SuperResolutionConfig(raw, sr, up_first=resolution == 4 * raw, clamp=None, resample="box"),
             discriminator=DiscriminatorConfig(
                 d_channels, "box", mapping_layers=2, pose_hidden=(256, 64), clamp=None, mirror_once=True
             ),
@@ -385,17 +383,13 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
     if origin is Literal:
         if value not in typing.get_args(kind):
-            raise CheckpointError(
-                f"the configuration at {where} is {value!r}; known: {typing.get_args(kind)}."
-            )
+            raise CheckpointError(f"the configuration at {where} is {value!r}; known: {typing.get_args(kind)}.")
         return value
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value
-    raise CheckpointError(
-        f"the configuration at {where} is {value!r}, expected {getattr(kind, '__name__', kind)}."
-    )
+    raise CheckpointError(f"the configuration at {where} is {value!r}, expected {getattr(kind, '__name__', kind)}.")
 
 
 def from_json(kind: type[T], text: str) -> T:

@@ -24,9 +24,7 @@ def explain_os_error(error: OSError, path: Path | None = None) -> InputError | N
     place = path if path is not None else error.filename
     where = f" {place}" if place is not None else " a file"
     if error.errno in _FULL:
-        return InputError(
-            f"could not write{where}: the disk is full.", "Free some space or choose another place."
-        )
+        return InputError(f"could not write{where}: the disk is full.", "Free some space or choose another place.")
     if error.errno in _FORBIDDEN:
         return InputError(
             f"no permission to use{where}.",
@@ -35,9 +33,7 @@ def explain_os_error(error: OSError, path: Path | None = None) -> InputError | N
     if error.errno == errno.EISDIR:
         return InputError(f"expected a file but{where} is a folder.", "Name a file.")
     if error.errno in _NOT_A_FOLDER:
-        return InputError(
-            f"expected a folder but{where} is a file.", "Name a folder, or move that file away."
-        )
+        return InputError(f"expected a folder but{where} is a file.", "Name a folder, or move that file away.")
     if error.errno == errno.ENAMETOOLONG:
         return InputError(f"the name is too long:{where}.", "Choose a shorter one.")
     return None

@@ -60,9 +60,7 @@ def parse_seeds(text: str) -> list[int]:
         if last > LARGEST_SEED:
             raise InputError(f"the seed {last} is above the largest, {LARGEST_SEED}.", "Use a smaller one.")
         if last - first + 1 + len(seeds) > MOST_SEEDS:
-            raise InputError(
-                f"--seeds {text} asks for more than {MOST_SEEDS} portraits.", "Make them in several runs."
-            )
+            raise InputError(f"--seeds {text} asks for more than {MOST_SEEDS} portraits.", "Make them in several runs.")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -129,9 +127,7 @@ def generate(
         generator, info = load_generator(weights)
         start = time.monotonic()
         # Logs get a line per portrait anyway; the bar is for people who watch.
-        with show_progress(
-            "making", len(seeds), "portraits", visible=progress and sys.stderr.isatty()
-        ) as bar:
+        with show_progress("making", len(seeds), "portraits", visible=progress and sys.stderr.isatty()) as bar:
             for seed in seeds:
                 portrait = Portrait.from_seed(generator, seed, truncation_psi)
                 record = {
@@ -194,14 +190,10 @@ def write_portrait(
     if mesh:
         low, high = mesh_box(portrait.bounds, pose)
         with torch.inference_mode():
-            surface = extract_mesh(
-                lambda points: portrait.query(points, body_pose), low, high, step=MESH_STEP
-            )
+            surface = extract_mesh(lambda points: portrait.query(points, body_pose), low, high, step=MESH_STEP)
         write_glb(folder / "portrait.glb", surface, extras=record)
         files.append("portrait.glb")
-    cameras = [
-        {"yaw_degrees": yaw, "camera": label} for yaw, label in zip(VIEW_YAWS, views.tolist(), strict=True)
-    ]
+    cameras = [{"yaw_degrees": yaw, "camera": label} for yaw, label in zip(VIEW_YAWS, views.tolist(), strict=True)]
     write_json(folder / "portrait.json", {**record, "views": cameras, "files": [*files, "portrait.json"]})
 
 
@@ -223,9 +215,7 @@ def mesh_box(bounds: tuple[Tensor, Tensor], pose: Tensor) -> tuple[Vector3, Vect
     low, high = (corner.double().numpy().copy() for corner in bounds)
     low[1] = max(low[1], LOOK_AT[1] - 0.5 * RADIUS / FOCAL)
     if pose.any():
-        upper = np.array(
-            np.meshgrid(*zip(np.maximum(low, [-np.inf, 0.0, -np.inf]), high, strict=True))
-        ).reshape(3, -1)
+        upper = np.array(np.meshgrid(*zip(np.maximum(low, [-np.inf, 0.0, -np.inf]), high, strict=True))).reshape(3, -1)
         motions = bone_transforms(load_body(), pose[None])[0].double().numpy()
         for motion in motions:
             moved = motion[:, :3] @ upper + motion[:, 3:]

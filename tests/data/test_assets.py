@@ -20,11 +20,7 @@ INSIDE = "package/public/data/"
 
 def part_names() -> list[str]:
     """One file of every part that the package must hold."""
-    found = [
-        f"proxies/{kind}/{name}/{name}.json"
-        for kind, group in synthetic_names.PROXIES.items()
-        for name in group
-    ]
+    found = [f"proxies/{kind}/{name}/{name}.json" for kind, group in synthetic_names.PROXIES.items() for name in group]
     return found + [f"skins/{s}/textures/{s}.png" for s in synthetic_names.SKIN_FOLDERS]
 
 
@@ -118,9 +114,7 @@ def test_without_network_the_error_repeats_what_npm_said(
     assert leftovers(tmp_path / "cache") == []
 
 
-def test_a_wrong_checksum_installs_nothing(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_checksum_installs_nothing(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive.write_bytes(archive.read_bytes() + b"\0")
     monkeypatch.setenv(assets.SOURCE_VARIABLE, str(archive))
     with pytest.raises(AssetError, match="checksum"):
@@ -162,9 +156,7 @@ def test_extraction_writes_no_links_and_nothing_outside(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "parts"
     out.mkdir(parents=True)
     assets.extract_wanted(path, out)
-    assert [p.relative_to(tmp_path / "deep").as_posix() for p in (tmp_path / "deep").rglob("*.*")] == [
-        f"parts/{good}"
-    ]
+    assert [p.relative_to(tmp_path / "deep").as_posix() for p in (tmp_path / "deep").rglob("*.*")] == [f"parts/{good}"]
     assert (out / good).read_bytes() == b"good"
 
 
@@ -175,9 +167,7 @@ def test_a_broken_archive_is_named(tmp_path: Path) -> None:
         assets.extract_wanted(path, tmp_path)
 
 
-def test_a_damaged_installation_is_replaced(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_installation_is_replaced(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(assets.SOURCE_VARIABLE, str(archive))
     folder = assets.makehuman_folder(tmp_path / "cache")
     victim = folder / "proxies/hair/bob01/bob01.json"
@@ -192,9 +182,7 @@ def _install(cache: str, queue: multiprocessing.Queue) -> None:
     queue.put(str(assets.makehuman_folder(Path(cache))))
 
 
-def test_two_processes_install_at_once(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_install_at_once(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(assets.SOURCE_VARIABLE, str(archive))
     # forked children keep the patched checksum
     context = multiprocessing.get_context("fork")

@@ -54,9 +54,7 @@ def png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def official(
-    count: int = 3, numbers: int = 31, side: int = SIDE
-) -> tuple[dict[str, bytes], dict[str, bytes]]:
+def official(count: int = 3, numbers: int = 31, side: int = SIDE) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Files of a zip as EG3D and 3DPortraitGAN pack it, and of the zip with its masks."""
     images, masks, labels = {}, {}, []
     for index in reversed(range(count)):
@@ -94,8 +92,7 @@ def test_writing_twice_gives_the_same_bytes(drawn: Path, tmp_path: Path) -> None
     assert (tmp_path / "again.zip").read_bytes() == drawn.read_bytes()
     names = list(members(drawn))
     assert names[:3] == [
-        f"{kind}/00000/00000000.{suffix}"
-        for kind, suffix in (("images", "webp"), ("masks", "png"), ("depth", "png"))
+        f"{kind}/00000/00000000.{suffix}" for kind, suffix in (("images", "webp"), ("masks", "png"), ("depth", "png"))
     ]
     assert names[-3:] == ["dataset.json", "exact.json", "meta.json"]
 
@@ -184,9 +181,7 @@ def test_eg3d_zips_without_body_poses(tmp_path: Path) -> None:
 def test_load_arrays_averages_down(drawn: Path, side: int) -> None:
     dataset = PortraitDataset(drawn)
     seen: list[tuple[int, int]] = []
-    images, masks = dataset.load_arrays(
-        side, workers=3, progress=lambda done, total: seen.append((done, total))
-    )
+    images, masks = dataset.load_arrays(side, workers=3, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, COUNT) for done in range(1, COUNT + 1)]
     assert (images.shape, masks.shape) == ((COUNT, 3, side, side), (COUNT, 1, side, side))
     assert images.dtype == masks.dtype == torch.uint8

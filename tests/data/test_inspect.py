@@ -54,9 +54,7 @@ def test_summary_says_what_the_dataset_holds(coarse: Path, tmp_path: Path) -> No
     degrees = np.rad2deg(dataset.body_poses.numpy())
     assert summary["body_pose_degrees"]["head turn"]["mean"] == pytest.approx(degrees[:, 4].mean(), abs=1e-3)
     degrees = np.rad2deg(exact.body_poses.numpy())
-    assert summary["exact_body_pose_degrees"]["neck nod"]["std"] == pytest.approx(
-        degrees[:, 0].std(), abs=1e-3
-    )
+    assert summary["exact_body_pose_degrees"]["neck nod"]["std"] == pytest.approx(degrees[:, 0].std(), abs=1e-3)
     masks = [dataset.mask(index).mean() / 255 for index in range(70)]
     assert summary["mask_share"]["mean"] == pytest.approx(np.mean(masks), abs=1e-3)
     assert summary["mask_share"]["max"] == pytest.approx(np.max(masks), abs=1e-3)

@@ -124,9 +124,7 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
     assert not parts.exists()
 
 
-def test_ctrl_c_says_how_to_continue_and_one_worker_ends_with_the_same_bytes(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_says_how_to_continue_and_one_worker_ends_with_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     out, parts = tmp_path / "stopped.zip", tmp_path / "stopped.zip.parts"
     with run_in_subprocess(out) as process:
         wait_for_parts(parts)

@@ -115,9 +115,7 @@ def test_depth_through_the_label_lies_on_the_mesh(source: PortraitSource, index:
     z = sample.depth[row, column].astype(np.float64)
     label = sample.camera.astype(np.float64)
     pose = label[:16].reshape(4, 4)
-    local = np.stack(
-        [((column + 0.5) / 96 - 0.5) / label[16] * z, ((row + 0.5) / 96 - 0.5) / label[20] * z, z], 1
-    )
+    local = np.stack([((column + 0.5) / 96 - 0.5) / label[16] * z, ((row + 0.5) / 96 - 0.5) / label[20] * z, z], 1)
     points = local @ pose[:3, :3].T + pose[:3, 3]
     corners = scene.points[scene.triangles].astype(np.float64)
     for point in points:

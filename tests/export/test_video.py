@@ -22,9 +22,7 @@ def ramp(count: int, height: int, width: int) -> list[np.ndarray]:
 def decode(path) -> tuple[list[np.ndarray], av.VideoStream]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        frames = [
-            frame.to_ndarray(format="rgb24", src_colorspace="ITU709") for frame in container.decode(stream)
-        ]
+        frames = [frame.to_ndarray(format="rgb24", src_colorspace="ITU709") for frame in container.decode(stream)]
         return frames, stream
 
 
@@ -39,9 +37,7 @@ def test_decodes_to_the_same_frames(tmp_path):
     assert stream.duration * stream.time_base == Fraction(10, 24)
     for original, frame in zip(frames, decoded, strict=True):
         assert np.abs(original.astype(int) - frame).mean() < 3
-        assert (
-            np.abs(original.astype(int).mean((0, 1)) - frame.mean((0, 1))).max() < 2.5
-        )  # colours do not shift
+        assert np.abs(original.astype(int).mean((0, 1)) - frame.mean((0, 1))).max() < 2.5  # colours do not shift
     assert [path.name for path in tmp_path.iterdir()] == ["turn.mp4"]
 
 

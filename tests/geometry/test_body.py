@@ -70,9 +70,7 @@ def test_joints_stay_connected() -> None:
 
 @pytest.mark.parametrize(("axis", "moved", "sign"), [(0, 2, 1), (1, 0, 1), (2, 0, -1)])
 @pytest.mark.parametrize("joint", [0, 3])
-def test_positive_rotations_nod_turn_left_and_tilt_right(
-    joint: int, axis: int, moved: int, sign: int
-) -> None:
+def test_positive_rotations_nod_turn_left_and_tilt_right(joint: int, axis: int, moved: int, sign: int) -> None:
     # +X nods: the crown moves forward. +Y turns to the left: the nose moves to +x. +Z tilts to the right.
     pose = torch.zeros(1, 6)
     pose[0, joint + axis] = math.radians(20)
@@ -105,9 +103,7 @@ def test_mirrored_pose_gives_the_mirrored_body() -> None:
     partner = distance.argmin(1)
     assert distance.amin(1).max() < 1e-6
     mirrored = posed_vertices(EXACT, mirror_body_pose(pose))
-    torch.testing.assert_close(
-        mirrored[:, partner] * FLIP.double(), posed_vertices(EXACT, pose), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(mirrored[:, partner] * FLIP.double(), posed_vertices(EXACT, pose), atol=1e-6, rtol=0)
 
 
 def test_bone_transforms_have_the_right_gradient() -> None:
@@ -122,9 +118,7 @@ def test_pose_shapes_are_linear_in_the_rotation_entries() -> None:
     pose = random_poses(2)
     turned = axis_angle_to_matrix(pose.view(-1, 2, 3)) - torch.eye(3, dtype=torch.float64)
     for index in range(2):
-        rest = replace(
-            EXACT, vertices=EXACT.vertices + torch.tensordot(turned[index].flatten(), shapes, dims=1)
-        )
+        rest = replace(EXACT, vertices=EXACT.vertices + torch.tensordot(turned[index].flatten(), shapes, dims=1))
         torch.testing.assert_close(
             posed_vertices(shaped, pose[index : index + 1]), posed_vertices(rest, pose[index : index + 1])
         )

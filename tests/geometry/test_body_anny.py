@@ -37,9 +37,9 @@ def by_annys_rig(model: Any, body: BodyTemplate, pose: torch.Tensor) -> torch.Te
     return ((vertices - origin) * body.metres_to_world)[body.source_vertices].float()
 
 
-POSES = torch.tensor(
-    [[0, 0, 0, 0, 0, 0], [20, 0, 0, 0, 0, 0], [0, 20, 0, 0, -20, 0], [10, -15, 12, -8, 25, -6]]
-) * (math.pi / 180)
+POSES = torch.tensor([[0, 0, 0, 0, 0, 0], [20, 0, 0, 0, 0, 0], [0, 20, 0, 0, -20, 0], [10, -15, 12, -8, 25, -6]]) * (
+    math.pi / 180
+)
 
 
 def test_posing_equals_annys_rig(anny_model: Any) -> None:

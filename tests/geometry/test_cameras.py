@@ -35,9 +35,7 @@ def test_front_label_has_the_values_of_the_original() -> None:
     level = 2.7 / math.hypot(0.0649, 2.7)
     expected = [1, 0, 0, 0, 0, -level, slope, 0, 0, -slope, -level, 2.7, 0, 0, 0, 1]
     expected += [6.510416666666667, 0, 0.5, 0, 6.510416666666667, 0.5, 0, 0, 1]
-    torch.testing.assert_close(
-        camera_label(0.0), torch.tensor([expected], dtype=torch.float32), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(camera_label(0.0), torch.tensor([expected], dtype=torch.float32), atol=1e-6, rtol=0)
     assert abs(level - 0.99971) < 1e-5
     assert abs(slope - 0.024033) < 1e-4
 
@@ -128,16 +126,12 @@ def test_mirroring_twice_changes_nothing() -> None:
 
 def test_mirroring_negates_yaw_and_roll() -> None:
     yaw, pitch, roll = torch.tensor([0.8, -2.0]), torch.tensor([0.3, -0.4]), torch.tensor([0.1, -0.2])
-    torch.testing.assert_close(
-        mirror_camera(camera_label(yaw, pitch, roll)), camera_label(-yaw, pitch, -roll)
-    )
+    torch.testing.assert_close(mirror_camera(camera_label(yaw, pitch, roll)), camera_label(-yaw, pitch, -roll))
 
 
 def test_mirrored_camera_sees_mirrored_points_in_the_mirrored_image() -> None:
     labels = random_labels()
-    points = (
-        torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.4 - 0.2
-    )
+    points = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.4 - 0.2
     uv, depth = project(labels, points)
     mirrored_uv, mirrored_depth = project(mirror_camera(labels), points * points.new_tensor([-1, 1, 1]))
     torch.testing.assert_close(mirrored_uv, torch.stack([1 - uv[..., 0], uv[..., 1]], dim=-1))
@@ -197,9 +191,7 @@ def test_ray_box_agrees_with_dense_sampling() -> None:
 
 
 def test_ray_box_with_axis_parallel_rays_and_origins_inside() -> None:
-    origins = torch.tensor(
-        [[[0.0, 0.0, 0.0], [0.0, 0.0, -3.0], [0.0, 5.0, -3.0], [0.0, 0.0, 3.0], [0.999, 0.0, -3.0]]]
-    )
+    origins = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, -3.0], [0.0, 5.0, -3.0], [0.0, 0.0, 3.0], [0.999, 0.0, -3.0]]])
     directions = torch.tensor([[[0.0, 0.0, 1.0]]]).expand(1, 5, 3)
     near, far, hit = ray_box(origins, directions, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
     assert hit.tolist() == [[True, True, False, False, True]]

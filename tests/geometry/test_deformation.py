@@ -70,9 +70,7 @@ def test_exact_transfer_takes_face_points_and_their_normals_home() -> None:
 
     def above(vertices: torch.Tensor) -> torch.Tensor:
         corner = vertices[..., rigid, :]
-        normal = torch.linalg.cross(
-            corner[..., 1, :] - corner[..., 0, :], corner[..., 2, :] - corner[..., 0, :]
-        )
+        normal = torch.linalg.cross(corner[..., 1, :] - corner[..., 0, :], corner[..., 2, :] - corner[..., 0, :])
         return corner.mean(-2) + 1e-4 * torch.nn.functional.normalize(normal, dim=-1)
 
     torch.testing.assert_close(
@@ -95,9 +93,7 @@ def test_exact_transfer_is_differentiable_in_pose_and_points() -> None:
     pose = random_poses(1, seed=5).double().requires_grad_()
     points = points_near_skin(posed_vertices(BODY, pose.float().detach())[0], BODY, 3, seed=1)[None]
     points = points.double().requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda p, x: deform_exact(x, body, p), (pose, points), eps=1e-7, atol=1e-5
-    )
+    assert torch.autograd.gradcheck(lambda p, x: deform_exact(x, body, p), (pose, points), eps=1e-7, atol=1e-5)
 
 
 def test_exact_transfer_is_mirror_equivariant() -> None:
@@ -254,9 +250,7 @@ def test_jacobian_of_the_zero_pose_is_the_identity() -> None:
 def test_extreme_poses_stay_finite_and_bounded() -> None:
     generator = torch.Generator().manual_seed(0)
     axes = torch.nn.functional.normalize(torch.randn(12, 2, 3, generator=generator), dim=-1)
-    pose = torch.cat([axes.flatten(1), torch.eye(3).repeat(1, 2), -torch.eye(3).repeat(1, 2)]) * math.radians(
-        45
-    )
+    pose = torch.cat([axes.flatten(1), torch.eye(3).repeat(1, 2), -torch.eye(3).repeat(1, 2)]) * math.radians(45)
     for turn in (pose, pose * 4):
         turn = turn.clone().requires_grad_()
         field = deformation_field(BODY, turn)
@@ -304,9 +298,7 @@ def test_apply_field_is_exact_at_nodes_and_linear_between() -> None:
     generator = torch.Generator().manual_seed(0)
     field = torch.randn(2, *SMALL, 3, generator=generator, dtype=torch.float64)
     x, y, z = (axis.double() for axis in field_axes(SMALL))
-    nodes = (
-        torch.stack(torch.meshgrid(z, y, x, indexing="ij")[::-1], dim=-1).reshape(1, -1, 3).expand(2, -1, -1)
-    )
+    nodes = torch.stack(torch.meshgrid(z, y, x, indexing="ij")[::-1], dim=-1).reshape(1, -1, 3).expand(2, -1, -1)
     torch.testing.assert_close(apply_field(field, nodes) - nodes, field.flatten(1, 3), atol=1e-5, rtol=0)
     slope = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     linear = (nodes @ slope).reshape(2, *SMALL, 3)

@@ -13,9 +13,7 @@ from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle,
 
 def random_axis_angles(count: int, longest: float, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    direction = torch.nn.functional.normalize(
-        torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=-1
-    )
+    direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=-1)
     return direction * torch.rand(count, 1, generator=generator, dtype=torch.float64) * longest
 
 
@@ -33,25 +31,19 @@ def test_zero_is_exactly_the_identity() -> None:
 def test_inverse_is_the_negated_vector() -> None:
     vectors = random_axis_angles(50, math.pi)
     product = axis_angle_to_matrix(vectors) @ axis_angle_to_matrix(-vectors)
-    torch.testing.assert_close(
-        product, torch.eye(3, dtype=torch.float64).expand_as(product), atol=1e-12, rtol=0
-    )
+    torch.testing.assert_close(product, torch.eye(3, dtype=torch.float64).expand_as(product), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("angle", [1e-9, 1e-4, 0.02, 0.04, 1.0, 2.0, math.pi - 1e-4, math.pi - 1e-7])
 def test_round_trip_through_the_matrix(angle: float) -> None:
     vectors = torch.nn.functional.normalize(random_axis_angles(100, 1.0), dim=-1) * angle
-    torch.testing.assert_close(
-        matrix_to_axis_angle(axis_angle_to_matrix(vectors)), vectors, atol=1e-9, rtol=1e-6
-    )
+    torch.testing.assert_close(matrix_to_axis_angle(axis_angle_to_matrix(vectors)), vectors, atol=1e-9, rtol=1e-6)
 
 
 def test_half_turn_keeps_the_axis_up_to_sign() -> None:
     vectors = torch.nn.functional.normalize(random_axis_angles(20, 1.0), dim=-1) * math.pi
     again = matrix_to_axis_angle(axis_angle_to_matrix(vectors))
-    torch.testing.assert_close(
-        (again * vectors).sum(-1).abs(), torch.full((20,), math.pi**2, dtype=torch.float64)
-    )
+    torch.testing.assert_close((again * vectors).sum(-1).abs(), torch.full((20,), math.pi**2, dtype=torch.float64))
 
 
 def test_single_precision_round_trip() -> None:

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from shrunken import shrunken
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.model.generator import Generator, RenderDraws
+from shrunken import shrunken
 
 
 @pytest.fixture(scope="module")

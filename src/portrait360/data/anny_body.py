@@ -213,17 +213,13 @@ class AnnyBody:
         self.tongue_uv = split_quads(coordinates[corners[tongue]])
         self.mirror = _mirror_map(self._template)
 
-    def rest(
-        self, phenotype: dict[str, float], local: dict[str, float], facial: dict[str, float]
-    ) -> RestBody:
+    def rest(self, phenotype: dict[str, float], local: dict[str, float], facial: dict[str, float]) -> RestBody:
         """Rest body for phenotypes in [0,1] (default 0.5), local changes in [-1,1], actions in [0,1]."""
         import torch
 
         with torch.no_grad():
             values = torch.tensor([[phenotype.get(k, 0.5) for k in self._labels]], dtype=self._dtype)
-            weights = self._weights_of(
-                values, self._labels, self._anchors, self._mask, extrapolate=self._extrapolate
-            )
+            weights = self._weights_of(values, self._labels, self._anchors, self._mask, extrapolate=self._extrapolate)
         dense = weights[0].numpy().astype(np.float32)
         if self._projection is not None:
             basis = np.zeros(self._projection.shape[1], np.float32)

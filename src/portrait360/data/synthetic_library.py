@@ -63,10 +63,7 @@ class PartsLibrary:
             kind, name = key.split("/")
             self.proxies.setdefault(kind, {})[name] = Proxy(
                 name,
-                *(
-                    arrays[f"{key}/{part}"]
-                    for part in ("references", "weights", "offsets", "triangles", "uv")
-                ),
+                *(arrays[f"{key}/{part}"] for part in ("references", "weights", "offsets", "triangles", "uv")),
                 hides=arrays[f"{key}/hides"].astype(bool),
             )
 
@@ -158,9 +155,7 @@ def _write_prepared(root: Path, work: Path) -> None:
             rgba = read_rgba(path)
             mean = [float(x) for x in np.median(rgba[..., :3].reshape(-1, 3), axis=0)]
             slot = put(f"skin/{name}/{path.stem}", rgba)
-            skins.append(
-                {"slot": slot, "age": age, "race": race, "sex": sex, "mean": mean, "name": path.stem}
-            )
+            skins.append({"slot": slot, "age": age, "race": race, "sex": sex, "mean": mean, "name": path.stem})
     if not skins or any(kind not in {k.split("/")[0] for k in keys} for kind in ("clothes", "eyes", "teeth")):
         raise AssetError(
             f"{root} does not hold the MakeHuman parts: skins, clothes, eyes and teeth are needed.",

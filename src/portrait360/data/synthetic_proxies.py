@@ -71,9 +71,9 @@ class Proxy:
         # offsets are decimetres; the pair distances, in decimetres too, rescale them to this head
         scale = [abs(body[a, k] - body[b, k]) * 10 / reference[k] * 0.1 for k, (a, b) in enumerate(pairs)]
         corners = body[self.references]
-        return (
-            (corners * self.weights[..., None]).sum(1) + self.offsets * np.asarray(scale, np.float32)
-        ).astype(np.float32)
+        return ((corners * self.weights[..., None]).sum(1) + self.offsets * np.asarray(scale, np.float32)).astype(
+            np.float32
+        )
 
     def skin_weights(self, body_weights: np.ndarray) -> np.ndarray:
         """Bone weights (V,K) blended from those of the body (19158,K)."""

@@ -39,22 +39,16 @@ class Renderer:
         self._linear = linear_table()
         self._buffers: dict[int, tuple[np.ndarray, ...]] = {}
 
-    def render(
-        self, scene: Scene, camera: np.ndarray, resolution: int, *, with_depth: bool = False
-    ) -> Picture:
+    def render(self, scene: Scene, camera: np.ndarray, resolution: int, *, with_depth: bool = False) -> Picture:
         """Draw `scene` as seen by a camera label (25,).
 
         Raises InputError when the label or the resolution cannot be drawn.
         """
         camera = np.asarray(camera, np.float64).reshape(-1)
         if camera.shape != (25,) or not np.isfinite(camera).all():
-            raise InputError(
-                "A camera label has 25 finite numbers.", "See docs/conventions.md for the label."
-            )
+            raise InputError("A camera label has 25 finite numbers.", "See docs/conventions.md for the label.")
         if not 16 <= resolution <= 2048:
-            raise InputError(
-                f"The resolution must lie between 16 and 2048, not {resolution}.", "Use 128 or 256."
-            )
+            raise InputError(f"The resolution must lie between 16 and 2048, not {resolution}.", "Use 128 or 256.")
         side = resolution * SUPERSAMPLING
         rotation, origin, focal = camera[:16].reshape(4, 4)[:3, :3], camera[[3, 7, 11]], float(camera[16])
         screen = _to_screen(scene.points, rotation, origin, focal, side)
@@ -225,9 +219,7 @@ class Renderer:
         return (0.12 + 0.88 * visible).astype(np.float32)
 
 
-def _to_screen(
-    points: np.ndarray, rotation: np.ndarray, origin: np.ndarray, focal: float, side: int
-) -> np.ndarray:
+def _to_screen(points: np.ndarray, rotation: np.ndarray, origin: np.ndarray, focal: float, side: int) -> np.ndarray:
     """World points -> sample coordinates and depth along the optical axis, (V,3) float64."""
     local = np.einsum("vi,ij->vj", points.astype(np.float64) - origin, rotation)
     z = np.maximum(local[:, 2:], 1e-6)

@@ -82,9 +82,7 @@ class SceneBuilder:
         for name in short:
             cover = np.maximum(cover, self.hair(name, False)[2])
         self.stubble = smooth_cover(cover, body.quads)
-        self._beards = {
-            style: smooth_cover(beard_cover(self._neutral, style), body.quads, 1) for style in BEARDS
-        }
+        self._beards = {style: smooth_cover(beard_cover(self._neutral, style), body.quads, 1) for style in BEARDS}
 
     def covered(self, garment: Proxy) -> _Covered:
         """Skin left over under `garment`: hidden faces go, and two rings around them are pushed in, so none
@@ -99,9 +97,7 @@ class SceneBuilder:
                 np.maximum.at(grown, quads.reshape(-1), ring.reshape(-1))
                 push = grown
             keep = ~hidden[quads].all(1)
-            self._covered[garment.name] = _Covered(
-                split_quads(quads[keep]), split_quads(self.body.quad_uv[keep]), push
-            )
+            self._covered[garment.name] = _Covered(split_quads(quads[keep]), split_quads(self.body.quad_uv[keep]), push)
         return self._covered[garment.name]
 
     def hair(self, name: str, mirrored: bool) -> tuple[Proxy, np.ndarray, np.ndarray]:
@@ -271,9 +267,7 @@ class _Mesh:
     def scene(self, subject: Subject) -> Scene:
         material = np.concatenate(self._material)
         kind = np.array([m[0] for m in self._materials], np.int32)
-        soft = np.concatenate(
-            [np.full(len(p), k == raster.HAIR) for p, k in zip(self._points, kind, strict=True)]
-        )
+        soft = np.concatenate([np.full(len(p), k == raster.HAIR) for p, k in zip(self._points, kind, strict=True)])
         return Scene(
             subject=subject,
             points=np.concatenate(self._points),

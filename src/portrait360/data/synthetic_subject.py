@@ -198,9 +198,7 @@ def sample_subject(
             "ethnicity": {k: round(v, 4) for k, v in race_mix.items()},
             "hair": hair.name or "none",
             "hair_mirrored": hair.mirrored,
-            "beard": hair.beard
-            if hair.beard_cover > 0.5
-            else ("stubble" if hair.beard_cover > 0 else "none"),
+            "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
             "clothes": garment.name,
             "skin": skin.name,
             "eyes": eye_colour,
@@ -209,9 +207,7 @@ def sample_subject(
     )
 
 
-def _sample_phenotype(
-    rng: np.random.Generator, male: bool, age: str, race_mix: dict[str, float]
-) -> dict[str, float]:
+def _sample_phenotype(rng: np.random.Generator, male: bool, age: str, race_mix: dict[str, float]) -> dict[str, float]:
     spans = {"child": (0.36, 0.56), "young": (0.58, 0.72), "middleage": (0.72, 0.85), "old": (0.85, 1.0)}
     if age not in spans:
         raise InputError(f"Unknown age {age!r}.", f"Use one of: {', '.join(spans)}.")
@@ -355,9 +351,7 @@ def _sample_garment(rng: np.random.Generator, parts: PartsLibrary, male: bool, w
     name = str(rng.choice(parts.available("clothes", names.CLOTHES_MALE if male else names.CLOTHES_FEMALE)))
     name = wanted or name
     if name not in parts.proxies["clothes"]:
-        raise InputError(
-            f"There are no clothes named {name!r}.", f"Use one of: {', '.join(parts.proxies['clothes'])}."
-        )
+        raise InputError(f"There are no clothes named {name!r}.", f"Use one of: {', '.join(parts.proxies['clothes'])}.")
     first, second = _colour(rng), _colour(rng)
     frequency = rng.uniform(40, 260)
     angle = float(rng.choice([0.0, math.pi / 2, math.pi / 2, math.pi / 4]))
@@ -409,9 +403,7 @@ def _sample_lighting(rng: np.random.Generator, yaw: float) -> Lighting:
     """Three lights placed around the camera of the drawn picture, fixed in the world."""
 
     def toward(azimuth: float, height: float) -> np.ndarray:
-        return np.array(
-            [math.sin(azimuth) * math.cos(height), math.sin(height), math.cos(azimuth) * math.cos(height)]
-        )
+        return np.array([math.sin(azimuth) * math.cos(height), math.sin(height), math.cos(azimuth) * math.cos(height)])
 
     def tint(spread: float) -> np.ndarray:
         return np.exp(rng.normal(0, spread, 3) * np.array([1, 0.3, 1]))

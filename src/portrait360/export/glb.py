@@ -19,9 +19,7 @@ _FLOAT, _UNSIGNED_SHORT, _UNSIGNED_INT = 5126, 5123, 5125
 _VERTICES, _INDICES = 34962, 34963
 
 
-def write_glb(
-    path: Path, mesh: Mesh, *, name: str = "portrait", extras: dict[str, Any] | None = None
-) -> None:
+def write_glb(path: Path, mesh: Mesh, *, name: str = "portrait", extras: dict[str, Any] | None = None) -> None:
     """Write a mesh with normals, vertex colours and a matte material, atomically.
 
     Colours are stored as 16-bit linear light, as glTF asks (sRGB values would look too pale). `extras`
@@ -72,9 +70,7 @@ def write_glb(
             }
         ],
         # Without a material, viewers fall back on polished metal.
-        "materials": [
-            {"name": "matte", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
-        ],
+        "materials": [{"name": "matte", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}],
         "accessors": accessors,
         "bufferViews": views,
         "buffers": [{"byteLength": len(binary)}],

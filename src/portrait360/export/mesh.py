@@ -88,9 +88,7 @@ def extract_mesh(
     return Mesh(vertices, faces, normals, surface_colours(query, vertices, normals, step))
 
 
-def sample_density(
-    query: Query, low: Float[ndarray, "3"], step: float, shape: tuple[int, int, int]
-) -> ndarray:
+def sample_density(query: Query, low: Float[ndarray, "3"], step: float, shape: tuple[int, int, int]) -> ndarray:
     """Density at the nodes low + step * (i, j, k), float32 of `shape`.
 
     A grid of four times the step is read first; nodes far from anything that it sees count as empty.
@@ -152,10 +150,7 @@ def vertex_normals(vertices: Float[ndarray, "V 3"], faces: Int[ndarray, "F 3"]) 
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     weighted = np.cross(b - a, c - a)
     normals = np.stack(
-        [
-            np.bincount(faces.ravel(), np.repeat(weighted[:, axis], 3), minlength=len(vertices))
-            for axis in range(3)
-        ],
+        [np.bincount(faces.ravel(), np.repeat(weighted[:, axis], 3), minlength=len(vertices)) for axis in range(3)],
         axis=1,
     )
     length = np.linalg.norm(normals, axis=1, keepdims=True)

@@ -48,9 +48,7 @@ def grid(
     font = ImageFont.load_default(size=size)
     left = 8 + max((int(font.getlength(label)) for label in row_labels), default=-8)
     top = 2 * size if column_labels else 0
-    sheet = np.full(
-        (top + rows * (height + gap) - gap, left + columns * (width + gap) - gap, 3), PAPER, dtype=np.uint8
-    )
+    sheet = np.full((top + rows * (height + gap) - gap, left + columns * (width + gap) - gap, 3), PAPER, dtype=np.uint8)
     for index, picture in enumerate(pictures):
         y = top + (index // columns) * (height + gap)
         x = left + (index % columns) * (width + gap)
@@ -62,9 +60,7 @@ def grid(
     for row, label in enumerate(row_labels):
         draw.text((4, top + row * (height + gap) + height // 2), label, fill=INK, font=font, anchor="lm")
     for column, label in enumerate(column_labels):
-        draw.text(
-            (left + column * (width + gap) + width // 2, top // 2), label, fill=INK, font=font, anchor="mm"
-        )
+        draw.text((left + column * (width + gap) + width // 2, top // 2), label, fill=INK, font=font, anchor="mm")
     return np.asarray(image).copy()
 
 

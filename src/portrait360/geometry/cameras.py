@@ -50,9 +50,7 @@ def camera_label(
     tensors = [torch.as_tensor(angle, dtype=dtype, device=device).reshape(-1) for angle in angles]
     yaws, pitches, rolls = torch.broadcast_tensors(*tensors)
     zero, one = torch.zeros_like(yaws), torch.ones_like(yaws)
-    position = radius * torch.stack(
-        [yaws.sin() * pitches.cos(), pitches.sin(), yaws.cos() * pitches.cos()], dim=-1
-    )
+    position = radius * torch.stack([yaws.sin() * pitches.cos(), pitches.sin(), yaws.cos() * pitches.cos()], dim=-1)
     forward = F.normalize(position.new_tensor(look_at) - position, dim=-1)
     # right = forward x up; straight above or below it vanishes, and the limit along the meridian takes over
     level = torch.stack([-forward[:, 2], zero, forward[:, 0]], dim=-1)

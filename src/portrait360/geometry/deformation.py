@@ -110,9 +110,7 @@ def deformation_field_reference(
     return shift - _solve(jacobian.detach(), moved - moved.detach())
 
 
-def apply_field(
-    field: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B N 3"]
-) -> Float[Tensor, "B N 3"]:
+def apply_field(field: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
     """Points plus the trilinear displacement; beyond the box the value on its border is used."""
     low, high = points.new_tensor(FIELD_MIN), points.new_tensor(FIELD_MAX)
     grid = ((points - low) / (high - low) * 2 - 1)[:, None, None]
@@ -132,8 +130,7 @@ def posing_jacobian(
 def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
     """Node coordinates of the field along x, y and z, float32."""
     return [
-        torch.linspace(low, high, count)
-        for low, high, count in zip(FIELD_MIN, FIELD_MAX, reversed(shape), strict=True)
+        torch.linspace(low, high, count) for low, high, count in zip(FIELD_MIN, FIELD_MAX, reversed(shape), strict=True)
     ]
 
 

@@ -72,9 +72,7 @@ def matrix_to_axis_angle(matrix: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "
     return factor[..., None] * imaginary
 
 
-def geodesic_angle(
-    first: Float[Tensor, "*shape 3 3"], second: Float[Tensor, "*shape 3 3"]
-) -> Float[Tensor, "*shape"]:
+def geodesic_angle(first: Float[Tensor, "*shape 3 3"], second: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*shape"]:
     """Angle (radians, 0 to pi) of the rotation that takes `first` to `second`; accurate near 0 and pi."""
     relative = first.transpose(-1, -2) @ second
     vee = torch.stack(

@@ -79,11 +79,7 @@ def _weight(volume: Any, m: int, place: Any):
 
 @numba.njit(inline="always", fastmath=True, error_model="numpy")
 def _determinant(a: Any):
-    return (
-        a[0] * (a[4] * a[8] - a[5] * a[7])
-        - a[1] * (a[3] * a[8] - a[5] * a[6])
-        + a[2] * (a[3] * a[7] - a[4] * a[6])
-    )
+    return a[0] * (a[4] * a[8] - a[5] * a[7]) - a[1] * (a[3] * a[8] - a[5] * a[6]) + a[2] * (a[3] * a[7] - a[4] * a[6])
 
 
 @numba.njit(inline="always", fastmath=True, error_model="numpy")

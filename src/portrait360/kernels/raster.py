@@ -65,9 +65,7 @@ def texture_levels(screen, triangles, uv, out):
 
 
 @_jit
-def raster_depth(
-    screen, triangles, uv, material, kind, slot, atlas, perspective, threshold, side, depth, face
-):
+def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective, threshold, side, depth, face):
     """Nearest depth and triangle per sample centre of a side x side picture.
 
     `depth` (side*side,) starts at +inf (no hit) and `face` at -1. Triangles of hair and fringes count where

@@ -290,7 +290,17 @@ def fused_kernels(
                     for s in range(samples):
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
                         inside, _, _, _, _ = _canonical(
-                            field, has_field, image, field_shape, field_box, box, origins, directions, ray, t, q
+                            field,
+                            has_field,
+                            image,
+                            field_shape,
+                            field_box,
+                            box,
+                            origins,
+                            directions,
+                            ray,
+                            t,
+                            q,
                         )
                         if not inside:
                             continue
@@ -341,7 +351,11 @@ def fused_kernels(
             base = latent * stride
             qs, corners = np.empty((samples, 3), np.float32), np.empty(samples, np.int64)
             fractions = np.empty((samples, 3), np.float32)
-            f, h, out = np.empty(samples * C, np.float32), np.empty(samples * H, np.float32), np.empty(samples * K, np.float32)
+            f, h, out = (
+                np.empty(samples * C, np.float32),
+                np.empty(samples * H, np.float32),
+                np.empty(samples * K, np.float32),
+            )
             state = np.empty((samples, 4), np.float32)  # raw density, alpha, transmittance, gain
             gh, gf, go = np.empty(H, np.float32), np.empty(C, np.float32), np.empty(K, np.float32)
             mine_w1, mine_b1 = np.zeros(C * H, np.float32), np.zeros(H, np.float32)
@@ -349,7 +363,10 @@ def fused_kernels(
             for image in range(latent * views, (latent + 1) * views):
                 for pixel in range(blocks * TILE * TILE):
                     block, inner = pixel // (TILE * TILE), pixel % (TILE * TILE)
-                    row, column = (block // across) * TILE + inner // TILE, (block % across) * TILE + inner % TILE
+                    row, column = (
+                        (block // across) * TILE + inner // TILE,
+                        (block % across) * TILE + inner % TILE,
+                    )
                     if row >= height or column >= width:
                         continue
                     ray = row * width + column
@@ -362,7 +379,17 @@ def fused_kernels(
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
                         q = qs[count]
                         inside, corner, fx, fy, fz = _canonical(
-                            field, has_field, image, field_shape, field_box, box, origins, directions, ray, t, q
+                            field,
+                            has_field,
+                            image,
+                            field_shape,
+                            field_box,
+                            box,
+                            origins,
+                            directions,
+                            ray,
+                            t,
+                            q,
                         )
                         if not inside:
                             continue

@@ -219,9 +219,7 @@ def shade(
                 covered = tint[i0] * b0 + tint[i1] * b1 + tint[i2] * b2
                 grain = min(0.5 + 1.2 * mean, 1.0)
                 for q in range(3):
-                    albedo[q] = (albedo[q] * 0.95 + mean * 0.05) * (1 - covered) + tint_colour[
-                        q
-                    ] * covered * grain
+                    albedo[q] = (albedo[q] * 0.95 + mean * 0.05) * (1 - covered) + tint_colour[q] * covered * grain
             z = layer_z[p, k]
             kx = nx * light_direction[0, 0] + ny * light_direction[0, 1] + nz * light_direction[0, 2]
             # the sample moves along the normal, more at grazing light, so that a surface does not shadow

@@ -140,7 +140,9 @@ def sum8(typingctx: Any, x: Any) -> Any:
             low = ir.Constant(ir.VectorType(i32, half), list(range(half)))
             high = ir.Constant(ir.VectorType(i32, half), list(range(half, 2 * half)))
             value = builder.fadd(
-                builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high), flags=("fast",)
+                builder.shuffle_vector(value, value, low),
+                builder.shuffle_vector(value, value, high),
+                flags=("fast",),
             )
         return builder.extract_element(value, ir.Constant(i32, 0))
 

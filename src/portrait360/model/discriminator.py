@@ -30,9 +30,7 @@ class Pictures:
 
     def map(self, function) -> Pictures:
         """The same function on every tensor."""
-        return Pictures(
-            function(self.image), None if self.raw is None else function(self.raw), function(self.mask)
-        )
+        return Pictures(function(self.image), None if self.raw is None else function(self.raw), function(self.mask))
 
 
 def concatenate(a: Pictures, b: Pictures) -> Pictures:

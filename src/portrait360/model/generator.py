@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -90,9 +91,7 @@ class Generator(nn.Module):
         self.config = config
         self.body = load_body() if body is None else body
         self.backbone = Backbone(config)
-        self.decoder = Decoder(
-            config.plane_features, config.decoder_hidden, config.features, config.decoder_activation
-        )
+        self.decoder = Decoder(config.plane_features, config.decoder_hidden, config.features, config.decoder_activation)
         if config.features != 3:
             self.torgb = ToRGB(config.features, 3, config.w_dim)
         if config.superresolution is not None:
@@ -115,7 +114,10 @@ class Generator(nn.Module):
         return mapping.truncate(mapping(z, camera, body_pose), truncation_psi)
 
     def scene(
-        self, w: Float[Tensor, "L S"], w_background: Float[Tensor, "L S"] | None = None, noise_mode: str = "const"
+        self,
+        w: Float[Tensor, "L S"],
+        w_background: Float[Tensor, "L S"] | None = None,
+        noise_mode: str = "const",
     ) -> Scene:
         """Tri-grid and background of each style."""
         ws = w[:, None].expand(-1, self.backbone.synthesis.num_ws, -1)
@@ -140,24 +142,16 @@ class Generator(nn.Module):
         config = self.config.render
         origins, directions = rays(camera, side)
         bounded = bound_rays(origins, directions, config)
-        deform = field = None
+        field = deform = None
         if body_pose is not None and self.config.deformation == "field":
             field = deformation_field(self.body, body_pose)
         elif body_pose is not None:
-            pose = body_pose
-
-            def deform(points: Tensor) -> Tensor:
-                return deform_exact(points, self.body, pose, self.config.thickness)
-
+            deform = partial(deform_exact, body=self.body, pose=body_pose, thickness=self.config.thickness)
         if config.quadrature == "midpoint":
             n, m = bounded.near.shape
             jitter = None if draws.jitter is None else draws.jitter[..., None, None].expand(n, m, config.samples, 1)
             if field is not None:
-                baked = field
-
-                def deform(points: Tensor) -> Tensor:
-                    return apply_field(baked, points)
-
+                deform = partial(apply_field, field)
             tri_grid = scene.tri_grid.repeat_interleave(n // scene.tri_grid.shape[0], dim=0)
             return render_original(
                 tri_grid, self.decoder, bounded, config,

@@ -115,6 +115,9 @@ class SynthesisLayer(nn.Module):
     weight over the batch.
     """
 
+    noise_const: Tensor
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -185,6 +188,8 @@ class ToRGB(nn.Module):
 class SynthesisBlock(nn.Module):
     """One resolution of a skip-architecture synthesis network; `in_channels=None` marks the first block."""
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int | None,
@@ -243,6 +248,8 @@ class SynthesisBlock(nn.Module):
 class Conv(nn.Module):
     """Equalised convolution, optional 2x down-sampling, optional lrelu with clamp (official_model 8.2)."""
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -265,17 +272,20 @@ class Conv(nn.Module):
 
     def forward(self, x: Float[Tensor, "B I H W"], gain: float = 1.0) -> Float[Tensor, "B O H2 W2"]:
         kernel_size = self.weight.shape[-1]
-        weight = self.weight * self.weight_gain
+        # lrelu commutes with a positive gain, so the whole gain rides on weight and bias.
+        gain = gain * (SQRT2 if self.activation == "lrelu" else 1.0)
+        weight = self.weight * (self.weight_gain * gain)
+        bias = None if self.bias is None else self.bias * gain
         if self.resample == "box":
             weight = weight.contiguous(memory_format=torch.channels_last)
-            x = F.conv2d(F.avg_pool2d(x, 2) if self.down else x, weight, padding=kernel_size // 2)
+            x = F.conv2d(F.avg_pool2d(x, 2) if self.down else x, weight, bias, padding=kernel_size // 2)
         elif not self.down:
-            x = F.conv2d(x, weight, padding=kernel_size // 2)
+            x = F.conv2d(x, weight, bias, padding=kernel_size // 2)
         elif kernel_size == 1:
-            x = F.conv2d(fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, stride=2), weight)
+            x = F.conv2d(fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, stride=2), weight, bias)
         else:
-            x = F.conv2d(fir(F.pad(x, (2, 2, 2, 2)), self.resample_filter), weight, stride=2)
-        if self.bias is not None:
-            x = x + self.bias.to(x.dtype)[:, None, None]
-        x = leaky_relu(x) * (SQRT2 * gain) if self.activation == "lrelu" else x * gain
-        return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)
+            x = F.conv2d(fir(F.pad(x, (2, 2, 2, 2)), self.resample_filter), weight, bias, stride=2)
+        if self.activation == "lrelu":
+            x = leaky_relu(x)
+        limit = None if self.clamp is None else self.clamp * gain / (SQRT2 if self.activation == "lrelu" else 1.0)
+        return x if limit is None else x.clamp(-limit, limit)

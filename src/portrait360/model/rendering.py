@@ -59,9 +59,7 @@ class Occupancy:
     seed: int
 
 
-def bound_rays(
-    origins: Float[Tensor, "B M 3"], directions: Float[Tensor, "B M 3"], config: RenderConfig
-) -> Rays:
+def bound_rays(origins: Float[Tensor, "B M 3"], directions: Float[Tensor, "B M 3"], config: RenderConfig) -> Rays:
     """Chord of every ray through the union of the config's boxes (or near..far where it has none)."""
     near = torch.full_like(origins[..., 0], config.near)
     far = torch.full_like(near, config.far)
@@ -76,9 +74,7 @@ def bound_rays(
 # ---- the original two-pass renderer ----
 
 
-def coarse_depths(
-    near: float, far: float, samples: int, jitter: Float[Tensor, "B M S 1"]
-) -> Float[Tensor, "B M S 1"]:
+def coarse_depths(near: float, far: float, samples: int, jitter: Float[Tensor, "B M S 1"]) -> Float[Tensor, "B M S 1"]:
     """linspace plus jitter times the spacing; the last sample may lie past `far` (official_model 5.2)."""
     step = (far - near) / (samples - 1)
     return torch.linspace(near, far, samples, device=jitter.device).reshape(1, 1, samples, 1) + jitter * step
@@ -338,10 +334,8 @@ class _Fused(torch.autograd.Function):
         latents = planes_shape[0]
         wants_field = field_shape is not None and ctx.needs_input_grad[5]
         grad_planes = torch.zeros(planes_shape)
-        grad_field = torch.zeros(field_shape) if wants_field else torch.zeros(0)
-        parts = [
-            torch.zeros(latents, n) for n in (channels * hidden, hidden, (1 + features) * hidden, 1 + features)
-        ]
+        grad_field = torch.zeros(field_shape or (0,)) if wants_field else torch.zeros(0)
+        parts = [torch.zeros(latents, n) for n in (channels * hidden, hidden, (1 + features) * hidden, 1 + features)]
         _, backward = fused_kernels(*ctx.sizes)
         backward(
             ctx.arrays["planes"],
@@ -376,9 +370,7 @@ def render_fused(
     planes = planes.contiguous()
     w1, b1, w2, b2 = decoder.parameters_as_used()
     sizes = (w1.shape[1], w1.shape[0], w2.shape[0] - 1, tri_grid.shape[3], decoder.net[1].name == "softplus")
-    out = _Fused.apply(
-        planes, w1, b1, w2, b2, field, rays, jitter, noise, occupancy, samples, config, sizes, stop
-    )
+    out = _Fused.apply(planes, w1, b1, w2, b2, field, rays, jitter, noise, occupancy, samples, config, sizes, stop)
     assert isinstance(out, Tensor)
     return _finish(out[..., :-2], out[..., -2:-1], out[..., -1:], rays)
 

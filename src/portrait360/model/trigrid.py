@@ -57,7 +57,9 @@ class Decoder(nn.Module):
     def __init__(self, in_features: int, hidden: int, out_features: int, activation: str) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            FullyConnected(in_features, hidden), HiddenActivation(activation), FullyConnected(hidden, 1 + out_features)
+            FullyConnected(in_features, hidden),
+            HiddenActivation(activation),
+            FullyConnected(hidden, 1 + out_features),
         )
 
     def forward(self, plane_features: Float[Tensor, "B 3 N F"]):
@@ -68,5 +70,6 @@ class Decoder(nn.Module):
     def parameters_as_used(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Effective w1 [H, F], b1 [H], w2 [1+O, H], b2 [1+O], for the fused renderer."""
         first, second = self.net[0], self.net[2]
-        assert isinstance(first, FullyConnected) and isinstance(second, FullyConnected)
+        assert isinstance(first, FullyConnected)
+        assert isinstance(second, FullyConnected)
         return (*first.effective(), *second.effective())

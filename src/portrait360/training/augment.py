@@ -46,6 +46,4 @@ def mirror_some(
 
 def swap_some(flags: Bool[Tensor, "B"], *tensors: Tensor) -> tuple[Tensor, ...]:
     """Take the previous sample's values where the flag is set (roll by one; one flag for all tensors)."""
-    return tuple(
-        torch.where(flags.reshape(-1, *[1] * (t.dim() - 1)), t.roll(1, dims=0), t) for t in tensors
-    )
+    return tuple(torch.where(flags.reshape(-1, *[1] * (t.dim() - 1)), t.roll(1, dims=0), t) for t in tensors)

@@ -21,7 +21,8 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "training needs the package tensorboard.", 'Install the extra: pip install "portrait360[train]".'
+                "training needs the package tensorboard.",
+                'Install the extra: pip install "portrait360[train]".',
             ) from error
         self.path = Path(run) / "log.jsonl"
         self.sheets = Path(run) / "sheets"

@@ -22,6 +22,7 @@ from portrait360.checkpoint import (
 )
 from portrait360.config import PRESETS, Preset
 from portrait360.training.data import TrainingData
+from portrait360.training.distributed import Ranks, join
 from portrait360.training.log import RunLog
 from portrait360.training.sheets import pose_sheet, turn_sheet
 from portrait360.training.state import fill_state, new_state, state_tensors
@@ -63,24 +64,48 @@ def train(
     target = _device(device)
     found = _found_checkpoints(out, resume)
     material = TrainingData(data, chosen.model, seed, chosen.training.mirror)
-    state = new_state(chosen, seed, target)
+    ranks = join(target)
+    try:
+        return _run(_Job(chosen, material, out, target, seed, max_minutes, quiet), found, ranks)
+    finally:
+        ranks.leave()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    preset: Preset
+    data: TrainingData
+    out: Path
+    device: torch.device
+    seed: int
+    max_minutes: float | None
+    quiet: bool
+
+
+def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
+    """Train until the end or a stop, in this process's place among `ranks`."""
+    chosen, out, max_minutes = job.preset, job.out, job.max_minutes
+    share = ranks.share(chosen.training.batch)
+    state = new_state(chosen, job.seed, job.device)
+    torch.manual_seed(job.seed * ranks.size + ranks.rank)
     if found:
-        _restore(state, chosen, found, material, seed)
+        _restore(state, job, found, ranks)
     out.mkdir(parents=True, exist_ok=True)
-    log = RunLog(out, state.images)
+    log = RunLog(out, state.images) if ranks.first else None
     stop = _StopRequests()
-    about = {"data": material.fingerprint, "seed": seed, "labels": material.label_kind}
+    about = {"data": job.data.fingerprint, "seed": job.seed, "labels": job.data.label_kind}
     started, begin_images = time.monotonic(), state.images
     last = {"checkpoint": state.images, "sheet": state.images, "report": (started, state.images)}
     collapsed, totals = 0, _Means()
     total = int(chosen.training.total_kimg * 1000)
-    with stop, _progress_bar(quiet) as bar:
+    with stop, _progress_bar(job.quiet or not ranks.first) as bar:
         task = bar.add_task(chosen.model.name, total=total, completed=state.images, info="")
-        while state.images < total and not stop.requested:
-            if max_minutes is not None and time.monotonic() - started >= max_minutes * 60:
+        while state.images < total:
+            late = max_minutes is not None and time.monotonic() - started >= max_minutes * 60
+            if float(ranks.average({"stop": torch.tensor(float(late or stop.requested))})["stop"]) > 0:
                 break
-            batch = material.batch(state.images, chosen.training.batch, target)
-            metrics = training_step(state, batch)
+            batch = job.data.batch(state.images + ranks.rank * share, share, job.device)
+            metrics = training_step(state, batch, ranks)
             values = {k: float(v) for k, v in metrics.items()}
             if not all(math.isfinite(v) for v in values.values()):
                 raise DivergenceError(
@@ -101,19 +126,21 @@ def train(
                 rate = (state.images - images) / max(now - then, 1e-9)
                 last["report"] = (now, state.images)
                 report = totals.take() | {"images_per_second": rate, "minutes": (now - started) / 60}
-                log.scalars(state.images, report)
+                if log is not None:
+                    log.scalars(state.images, report)
                 info = f"{rate:.1f} img/s  D {report['d_loss']:.3f}  G {report['g_loss']:.3f}"
                 bar.update(task, completed=state.images, info=info)
             if state.images - last["sheet"] >= chosen.training.sheet_kimg * 1000:
                 _draw_sheets(state, log)
                 last["sheet"] = state.images
             if state.images - last["checkpoint"] >= chosen.training.checkpoint_kimg * 1000:
-                _save(state, chosen, out, about)
+                _save(state, chosen, out, about, ranks)
                 last["checkpoint"] = state.images
     if state.images > begin_images:
+        _save(state, chosen, out, about, ranks)
         _draw_sheets(state, log)
-        _save(state, chosen, out, about)
-    log.close()
+    if log is not None:
+        log.close()
     if stop.interrupted:
         raise KeyboardInterrupt
     return out / "weights.safetensors"
@@ -158,8 +185,9 @@ def _found_checkpoints(out: Path, resume: bool) -> list[Path]:
     return found
 
 
-def _restore(state: TrainingState, preset: Preset, found: list[Path], data: TrainingData, seed: int) -> None:
+def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -> None:
     """Fill the state from the newest checkpoint that is whole."""
+    preset, seed = job.preset, job.seed
     problem: CheckpointError | None = None
     for path in reversed(found):
         try:
@@ -169,29 +197,33 @@ def _restore(state: TrainingState, preset: Preset, found: list[Path], data: Trai
             continue
         if saved.model != preset.model:
             raise CheckpointError(
-                f"{path} belongs to preset {saved.model.name}, not {preset.model.name}.", "Give the same --preset."
+                f"{path} belongs to preset {saved.model.name}, not {preset.model.name}.",
+                "Give the same --preset.",
             )
         if progress.get("seed") != seed:
             raise CheckpointError(f"{path} was trained with seed {progress.get('seed')}, not {seed}.")
-        fill_state(state, tensors, progress, path)
-        if progress.get("data") != data.fingerprint:
+        fill_state(state, tensors, progress, path, ranks)
+        if ranks.first and progress.get("data") != job.data.fingerprint:
             print(f"note: {path.name} was trained on other data; training goes on with the data given now.")
         return
     assert problem is not None
     raise problem
 
 
-def _save(state: TrainingState, preset: Preset, out: Path, about: dict[str, Any]) -> None:
+def _save(state: TrainingState, preset: Preset, out: Path, about: dict[str, Any], ranks: Ranks) -> None:
     """Checkpoint first, then weights; old checkpoints go last."""
+    random_states = ranks.random_states()
+    if not ranks.first:
+        return
     progress = about | {"images": state.images, "step": state.step}
-    save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state), progress)
+    save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state, random_states), progress)
     save_weights(out / "weights.safetensors", state.model, state.average, state.discriminator, progress)
     for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
         old.unlink()
 
 
-def _draw_sheets(state: TrainingState, log: RunLog) -> None:
-    if next(state.average.parameters()).device.type == "cpu":
+def _draw_sheets(state: TrainingState, log: RunLog | None) -> None:
+    if log is not None and next(state.average.parameters()).device.type == "cpu":
         log.sheet(state.images, "turn", turn_sheet(state.average, SHEET_SEEDS))
         log.sheet(state.images, "poses", pose_sheet(state.average, range(2)))
 

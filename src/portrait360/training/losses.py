@@ -25,7 +25,10 @@ def pose_loss(predicted: Float[Tensor, "B 6"], target: Float[Tensor, "B 6"]) -> 
     return (predicted - target).square().sum(dim=1).mean()
 
 
-def gradient_penalties(logits: Float[Tensor, "B 1"], inputs: list[Tensor]) -> list[Float[Tensor, "B"]]:
-    """Per-sample squared norm of d(sum of logits)/d(input), for each input; differentiable once more."""
+def gradient_penalties(logits: Float[Tensor, "N 1"], inputs: list[Tensor]) -> list[Float[Tensor, " B"]]:
+    """Per-sample squared norm of d(sum of logits)/d(input), for each input; differentiable once more.
+
+    The inputs may be a part of what was judged (B <= N).
+    """
     gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     return [g.float().square().sum(dim=(1, 2, 3)) for g in gradients]

@@ -21,8 +21,6 @@ SHEET_POSES_DEGREES = (
 """Neck then head: rest, neck nods down and up, turns, tilts; head nods down and up, turns."""
 
 
-
-
 def to_bytes(out: RenderOutput) -> UInt8[ndarray, "B H W 3"]:
     """Pictures as bytes: clamp(127.5 x + 128) (official_model 14.1)."""
     return (out.image * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()

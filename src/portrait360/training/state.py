@@ -13,6 +13,7 @@ from portrait360.checkpoint import fill_module, module_tensors
 from portrait360.config import Preset
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
+from portrait360.training.distributed import Ranks
 from portrait360.training.step import OCCUPANCY_SHAPE, TrainingState
 from portrait360.types import CheckpointError
 
@@ -60,29 +61,38 @@ def _fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dic
             }
 
 
-def state_tensors(state: TrainingState) -> dict[str, Tensor]:
-    """Weights, moving average, optimisers, occupancy and random state."""
+def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tensor]:
+    """Weights, moving average, optimisers, occupancy, and the random state of every process (one row each)."""
     tensors = module_tensors(state.generator, "G") | module_tensors(state.discriminator, "D")
     tensors |= module_tensors(state.average, "G_ema")
     tensors |= _optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
     tensors |= _optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
     tensors["occupancy/last_seen"] = state.last_seen
-    tensors["random/cpu"] = torch.get_rng_state()
+    tensors["random/cpu"] = random_states
     device = next(state.generator.parameters()).device
     if device.type == "cuda":
         tensors["random/cuda"] = torch.cuda.get_rng_state(device)
     return tensors
 
 
-def fill_state(state: TrainingState, tensors: dict[str, Tensor], progress: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's tensors into a fresh state of the same preset."""
+def fill_state(
+    state: TrainingState, tensors: dict[str, Tensor], progress: dict[str, Any], path: Path, ranks: Ranks
+) -> None:
+    """Put a checkpoint's tensors into a fresh state of the same preset.
+
+    With another number of processes than before, each seeds its random state anew.
+    """
     for module, prefix in ((state.generator, "G"), (state.discriminator, "D"), (state.average, "G_ema")):
         fill_module(module, tensors, prefix, path)
     _fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
     _fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
     try:
         state.last_seen.copy_(tensors["occupancy/last_seen"])
-        torch.set_rng_state(tensors["random/cpu"])
+        random_states = tensors["random/cpu"]
+        if len(random_states) == ranks.size:
+            torch.set_rng_state(random_states[ranks.rank].clone())
+        else:
+            torch.manual_seed(int(progress["images"]) * ranks.size + ranks.rank)
         device = next(state.generator.parameters()).device
         if device.type == "cuda" and "random/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random/cuda"], device)

@@ -7,7 +7,6 @@ two networks one after the other; both give the same gradients.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from portrait360.model.layers import resize
 from portrait360.model.rendering import Occupancy
 from portrait360.training import schedules
 from portrait360.training.augment import blur, swap_some
+from portrait360.training.distributed import Ranks
 from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
 
 OCCUPANCY_SHAPE = (20, 32, 24)
@@ -61,7 +61,7 @@ class Generated:
     regularisation: Float[Tensor, ""]
 
 
-def autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
+def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
     """bf16 convolutions where the recipe asks for them; everything delicate stays in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16)
 
@@ -91,7 +91,9 @@ def generate(state: TrainingState, batch: Batch) -> Generated:
         side = state.model.raw_resolution
         occupancy = _occupancy(state, n) if config.occupancy and device.type == "cpu" else None
         draws = RenderDraws(
-            torch.rand(n, side * side, device=device), schedules.density_noise(state.images, config), occupancy
+            torch.rand(n, side * side, device=device),
+            schedules.density_noise(state.images, config),
+            occupancy,
         )
         out = generator.render(scene, batch.camera, pose, draws=draws)
     if occupancy is not None:
@@ -104,7 +106,9 @@ def _occupancy(state: TrainingState, images: int) -> Occupancy:
     fresh = (state.step - state.last_seen) <= OCCUPANCY_PATIENCE
     cells = state.last_seen.numel()
     return Occupancy(
-        fresh.to(torch.uint8).reshape(OCCUPANCY_SHAPE), torch.zeros(images, cells, dtype=torch.uint8), state.step
+        fresh.to(torch.uint8).reshape(OCCUPANCY_SHAPE),
+        torch.zeros(images, cells, dtype=torch.uint8),
+        state.step,
     )
 
 
@@ -209,17 +213,25 @@ def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
 @torch.no_grad()
 def update_average(average: torch.nn.Module, current: torch.nn.Module, beta: float) -> None:
     """Parameters move towards the current ones, buffers are copied (10.11)."""
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1.0 - beta)
+    for kept, new in zip(average.parameters(), current.parameters(), strict=True):
+        kept.lerp_(new, 1.0 - beta)
     for kept, new in zip(average.buffers(), current.buffers(), strict=True):
         kept.copy_(new)
 
 
-def training_step(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
-    """Gradients, both optimisers, the moving average. Nothing is updated when a loss is not finite."""
+def training_step(state: TrainingState, batch: Batch, ranks: Ranks | None = None) -> dict[str, Tensor]:
+    """Gradients, both optimisers, the moving average. Nothing is updated when a loss is not finite.
+
+    `batch` is this process's share; the metrics are means over all processes.
+    """
     config = state.config
+    ranks = ranks or Ranks()
     for optimizer in (state.g_optimizer, state.d_optimizer):
         optimizer.zero_grad(set_to_none=True)
-    metrics = shared_gradients(state, batch)
+    metrics = ranks.average(shared_gradients(state, batch))
+    ranks.average_gradients((state.generator, state.discriminator))
+    ranks.average_(state.generator.backbone.mapping.w_avg)
+    ranks.maximum_(state.last_seen)
     if not torch.isfinite(torch.stack([metrics["g_loss"], metrics["d_loss"], metrics["pose_loss"]])).all():
         return metrics
     factor = schedules.learning_rate_factor(state.images, config)

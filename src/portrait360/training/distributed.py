@@ -1,0 +1,109 @@
+"""Several training processes as one: each takes its share of every batch, gradients are averaged.
+
+Started by `torchrun --nproc-per-node N -m portrait360 train ...`; gloo on CPUs, nccl on GPUs. Every process holds the
+same networks and optimisers; only the first one writes files. On a CPU, N processes of one thread each train faster
+than one process of N threads, because they wait for each other once per step instead of once per operation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numba
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from portrait360.types import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among all. One process: every method returns its input."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, batch: int) -> int:
+        """This process's part of a batch.
+
+        Raises:
+            InputError: the processes do not divide the batch.
+        """
+        if batch % self.size:
+            raise InputError(
+                f"{self.size} processes cannot share a batch of {batch}.",
+                "Choose a number that divides the batch.",
+            )
+        return batch // self.size
+
+    @torch.no_grad()
+    def average_gradients(self, modules: Iterable[nn.Module]) -> None:
+        """Replace every gradient by its mean over the processes, in one message."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for m in modules for p in m.parameters() if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        flat /= self.size
+        offset = 0
+        for g in gradients:
+            g.copy_(flat[offset : offset + g.numel()].view_as(g))
+            offset += g.numel()
+
+    @torch.no_grad()
+    def average(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means of named numbers; the names must be the same in all processes."""
+        if self.size == 1:
+            return values
+        stacked = torch.stack([v.float() for v in values.values()])
+        dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.size).unbind(), strict=True))
+
+    @torch.no_grad()
+    def average_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its mean over the processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.size
+
+    @torch.no_grad()
+    def maximum_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its maximum over the processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+    def random_states(self) -> Tensor:
+        """State of torch's CPU generator of every process, one row each (uint8)."""
+        mine = torch.get_rng_state()
+        if self.size == 1:
+            return mine[None]
+        rows = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(rows, mine)
+        return torch.stack(rows)
+
+    def leave(self) -> None:
+        """End the process group."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def join(device: torch.device) -> Ranks:
+    """Read torchrun's environment; without it, this process is alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size <= 1:
+        return Ranks()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    if device.type == "cpu":
+        threads = max(1, (os.cpu_count() or 1) // local)
+        torch.set_num_threads(threads)
+        numba.set_num_threads(min(threads, numba.get_num_threads()))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), size)

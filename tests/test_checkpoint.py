@@ -1,0 +1,123 @@
+"""Weights files: round trips, and everything that is not one is refused without running anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from portrait360.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    module_tensors,
+    read_tensors,
+    save_weights,
+    write_tensors,
+)
+from portrait360.config import PRESETS, to_json
+from portrait360.model.discriminator import Discriminator
+from portrait360.model.generator import Generator
+from portrait360.types import CheckpointError, InputError
+
+
+def test_weights_round_trip(tmp_path):
+    model = PRESETS["tiny"].model
+    generator, discriminator = Generator(model), Discriminator(model)
+    save_weights(tmp_path / "w.safetensors", model, generator, discriminator, {"images": 3})
+    weights = load_weights(tmp_path / "w.safetensors")
+    assert weights.generator.config == model
+    assert weights.info["about"] == {"images": 3}
+    assert len(weights.info["sha256"]) == 64
+    for name, value in module_tensors(generator, "G").items():
+        found = module_tensors(weights.generator, "G")[name]
+        torch.testing.assert_close(found, value.half().float() if value.dim() >= 2 else value)
+    assert not any(p.requires_grad for p in weights.generator.parameters())
+
+
+class Explosive:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "readable"),
+        (b"not a weights file", "readable"),
+        (pickle.dumps(Explosive()), "readable"),
+        (b"\xff" * 64, "readable"),
+        ((1 << 60).to_bytes(8, "little") + b"{}", "readable"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, monkeypatch, content, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        load_weights(tmp_path / "w.safetensors")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match="no weights file"):
+        load_weights(tmp_path / "none.safetensors")
+
+
+def test_truncated_file(tiny_weights, tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(tiny_weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="readable"):
+        load_weights(path)
+
+
+def test_tensors_of_another_program(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="not written by portrait360"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("D/b4.out.bias"), "lacks tensor D/b4.out.bias"),
+        (lambda t: t.update({"D/extra": torch.zeros(1)}), "unknown tensor D/extra"),
+        (lambda t: t.update({"G_ema/decoder.net.0.bias": torch.zeros(3)}), "expected"),
+        (lambda t: t["G_ema/decoder.net.0.bias"].fill_(float("nan")), "not finite"),
+    ],
+)
+def test_wrong_tensors(tiny_weights, tmp_path, change, said):
+    _, metadata = read_tensors(tiny_weights)
+    tensors = load_file(tiny_weights)
+    change(tensors)
+    write_tensors(tmp_path / "w.safetensors", tensors, metadata)
+    with pytest.raises(CheckpointError, match=said):
+        load_weights(tmp_path / "w.safetensors")
+
+
+def test_weights_of_another_model(tiny_weights, tmp_path):
+    tensors, metadata = read_tensors(tiny_weights)
+    metadata["model"] = to_json(PRESETS["tiny-original"].model)
+    write_tensors(tmp_path / "w.safetensors", tensors, metadata)
+    with pytest.raises(CheckpointError, match="lacks tensor"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+def test_weights_are_not_a_checkpoint(tiny_weights):
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
+        load_checkpoint(tiny_weights)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(InputError, match="full"):
+        write_tensors(path, {"a": torch.zeros(1)}, {})
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]

@@ -1,0 +1,56 @@
+"""Blur, mirroring and swapping."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from portrait360.geometry.cameras import camera_label, yaw_pitch
+from portrait360.training.augment import blur, mirror_some, swap_some
+
+
+def test_blur_against_a_loop():
+    """10.3: kernel 2^(-(i / sigma)^2), radius floor(3 sigma), zero padding, separable."""
+    sigma, side = 0.9, 7
+    x = torch.randn(1, 1, side, side)
+    radius = math.floor(3 * sigma)
+    weights = {i: 2 ** (-((i / sigma) ** 2)) for i in range(-radius, radius + 1)}
+    total = sum(weights.values())
+    expected = torch.zeros_like(x)
+    for r in range(side):
+        for c in range(side):
+            for i, a in weights.items():
+                for j, b in weights.items():
+                    if 0 <= r + i < side and 0 <= c + j < side:
+                        expected[0, 0, r, c] += a * b / total**2 * x[0, 0, r + i, c + j]
+    torch.testing.assert_close(blur(x, sigma), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_small_blur_is_the_identity():
+    x = torch.randn(1, 3, 4, 4)
+    assert blur(x, 0.3) is x
+
+
+def test_mirroring_flips_picture_and_labels_together():
+    image, mask = torch.randn(2, 3, 4, 4), torch.rand(2, 1, 4, 4)
+    camera = camera_label(torch.tensor([0.7, 0.7]), torch.tensor([0.2, 0.2]))
+    pose = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]]).repeat(2, 1)
+    flags = torch.tensor([True, False])
+    i, m, c, p = mirror_some(flags, image, mask, camera, pose)
+    assert torch.equal(i[0], image[0].flip(2))
+    assert torch.equal(m[0], mask[0].flip(2))
+    assert torch.equal(i[1], image[1])
+    yaw, pitch = yaw_pitch(c)
+    torch.testing.assert_close(yaw, torch.tensor([-0.7, 0.7]))
+    torch.testing.assert_close(pitch, torch.tensor([0.2, 0.2]))
+    torch.testing.assert_close(p[0], torch.tensor([0.1, -0.2, -0.3, 0.4, -0.5, -0.6]))
+    assert torch.equal(p[1], pose[1])
+
+
+def test_swapping_takes_the_previous_sample_in_all_tensors():
+    a, b = torch.arange(4.0)[:, None], torch.arange(8.0).reshape(4, 2)
+    x, y = swap_some(torch.tensor([True, False, True, False]), a, b)
+    assert x[:, 0].tolist() == [3.0, 1.0, 1.0, 3.0]
+    assert torch.equal(y[0], b[3])
+    assert torch.equal(y[1], b[1])

@@ -1,0 +1,56 @@
+"""Order of pictures, mirroring on the way, and plain backgrounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fake_portraits import write_fake_dataset
+from portrait360.config import PRESETS
+from portrait360.training.data import Sampler, TrainingData, composite
+from portrait360.types import DatasetError
+
+
+def test_every_epoch_shows_every_picture_once():
+    sampler = Sampler(10, 3, mirror=True)
+    first, _ = sampler.take(0, 10)
+    second, _ = sampler.take(10, 10)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(first) != list(second)
+
+
+def test_order_depends_on_position_only():
+    whole = Sampler(7, 3, mirror=True).take(0, 30)
+    parts = [Sampler(7, 3, mirror=True).take(s, 5) for s in range(0, 30, 5)]
+    assert np.array_equal(whole[0], np.concatenate([p[0] for p in parts]))
+    assert np.array_equal(whole[1], np.concatenate([p[1] for p in parts]))
+    assert 0 < whole[1].sum() < 30
+    assert Sampler(7, 3, mirror=False).take(0, 30)[1].sum() == 0
+
+
+def test_portraits_stand_before_plain_grey():
+    images = torch.full((1, 3, 4, 4), 200, dtype=torch.uint8)
+    masks = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    masks[..., :2] = 255
+    small, m = composite(images, masks, 0.0, 2)
+    assert small[0, 0].tolist() == [[200, 128], [200, 128]]
+    assert m[0, 0].tolist() == [[255, 0], [255, 0]]
+
+
+def test_batches_carry_the_coarse_labels(tmp_path):
+    path = tmp_path / "d.zip"
+    write_fake_dataset(path, coarse=True)
+    data = TrainingData(path, PRESETS["tiny"].model, seed=0, mirror=False)
+    batch = data.batch(0, len(data), torch.device("cpu"))
+    order, _ = data.sampler.take(0, len(data))
+    assert torch.equal(batch.coarse_pose, data.body_poses[torch.from_numpy(order)])
+    assert batch.image.abs().max() <= 1
+    assert data.label_kind == "coarse"
+
+
+def test_small_pictures_are_refused(tmp_path):
+    path = tmp_path / "d.zip"
+    write_fake_dataset(path, coarse=True)
+    with pytest.raises(DatasetError, match="needs 64"):
+        TrainingData(path, PRESETS["cpu-64"].model, seed=0, mirror=True)

@@ -1,0 +1,191 @@
+"""Whole runs: exact resume after any end, clear refusals, divergence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fake_portraits import write_fake_dataset
+from portrait360.checkpoint import checkpoints, load_checkpoint, load_weights
+from portrait360.training import loop
+from portrait360.training.loop import train
+from portrait360.types import CheckpointError, DivergenceError, InputError
+
+PROGRAM = """
+import dataclasses, sys
+from pathlib import Path
+from portrait360 import config
+from portrait360.training import loop
+
+preset = config.PRESETS["tiny"]
+training = dataclasses.replace(preset.training, checkpoint_kimg=0.016, sheet_kimg=1000.0, keep_checkpoints=100)
+config.PRESETS["tiny"] = dataclasses.replace(preset, training=training)
+loop.REPORT_STEPS = 1
+data, out, start, kimg = sys.argv[1:]
+loop.train(Path(data), "tiny", Path(out), resume=start == "resume", kimg=float(kimg), quiet=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "d.zip"
+    write_fake_dataset(path, coarse=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "new", "0.08"], check=True)
+    return out
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {line["images"]: line["d_loss"] for line in lines}
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    _, left, progress = load_checkpoint(checkpoints(a)[-1])
+    _, right, other = load_checkpoint(checkpoints(b)[-1])
+    assert progress == other
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_killed_run_resumes_to_the_same_numbers(data, unbroken, tmp_path):
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", PROGRAM, str(data), str(out)]
+    process = subprocess.Popen([*command, "new", "0.08"])
+    for _ in range(1200):
+        if len(checkpoints(out)) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(checkpoints(out)) < len(checkpoints(unbroken))
+    subprocess.run([*command, "resume", "0.08"], check=True)
+    assert losses(out) == losses(unbroken)
+    assert_same_end(out, unbroken)
+
+
+def test_sigterm_saves_and_resumes(data, unbroken, tmp_path):
+    out = tmp_path / "stopped"
+    command = [sys.executable, "-c", PROGRAM, str(data), str(out)]
+    process = subprocess.Popen([*command, "new", "0.08"])
+    for _ in range(1200):
+        if (out / "log.jsonl").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    _, _, progress = load_checkpoint(checkpoints(out)[-1])
+    assert 0 < progress["images"] < 80
+    subprocess.run([*command, "resume", "0.08"], check=True)
+    assert_same_end(out, unbroken)
+
+
+def test_run_leaves_weights_log_and_sheets(unbroken):
+    weights = load_weights(unbroken / "weights.safetensors")
+    assert weights.info["about"]["images"] == 80
+    assert sorted(p.name.split("-")[0] for p in (unbroken / "sheets").iterdir()) == ["poses", "turn"]
+    assert any((unbroken / "tensorboard").iterdir())
+    assert sorted(losses(unbroken)) == list(range(4, 84, 4))
+
+
+def test_damaged_last_checkpoint_falls_back_to_the_one_before(data, unbroken, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    whole, broken = checkpoints(unbroken)[-3:-1]
+    (out / whole.name).write_bytes(whole.read_bytes())
+    (out / broken.name).write_bytes(broken.read_bytes()[:1000])
+    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "resume", "0.08"], check=True)
+    assert_same_end(out, unbroken)
+
+
+def test_existing_run_is_never_overwritten(data, unbroken):
+    with pytest.raises(InputError, match="already holds a run"):
+        train(data, "tiny", unbroken, kimg=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"preset": "huge"}, "no preset"),
+        ({"kimg": 0.0}, "above 0"),
+        ({"kimg": float("nan")}, "above 0"),
+        ({"device": "tpu9"}, "device"),
+        ({"device": "meta"}, "does not run"),
+        ({"resume": True}, "no checkpoint"),
+    ],
+)
+def test_refusals(data, tmp_path, options, said):
+    arguments = {"preset": "tiny", "kimg": 0.01} | options
+    with pytest.raises(InputError, match=said):
+        train(data, out=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoint_of_another_preset_is_refused(data, unbroken, tmp_path):
+    with pytest.raises(CheckpointError, match="belongs to preset tiny"):
+        train(data, "tiny-original", unbroken, resume=True, kimg=1.0)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(data, unbroken, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    out.mkdir()
+    last = checkpoints(unbroken)[-1]
+    (out / last.name).write_bytes(last.read_bytes())
+    real = loop.training_step
+
+    def broken(state, batch, ranks):
+        return real(state, batch, ranks) | {"d_loss": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(loop, "training_step", broken)
+    with pytest.raises(DivergenceError, match="not finite"):
+        train(data, "tiny", out, resume=True, kimg=1.0, quiet=True)
+    assert checkpoints(out) == [out / last.name]
+    assert (out / last.name).read_bytes() == last.read_bytes()
+
+
+def test_vanished_portraits_end_the_run(data, tmp_path, monkeypatch):
+    real = loop.training_step
+
+    def empty(state, batch, ranks):
+        return real(state, batch, ranks) | {"fake_mask": torch.tensor(0.0)}
+
+    monkeypatch.setattr(loop, "training_step", empty)
+    monkeypatch.setattr(loop, "COLLAPSE_STEPS", 3)
+    with pytest.raises(DivergenceError, match="masks are empty"):
+        train(data, "tiny", tmp_path / "run", kimg=1.0, quiet=True)
+
+
+def test_time_limit_ends_the_run_with_a_checkpoint(data, tmp_path):
+    train(data, "tiny", tmp_path / "run", max_minutes=0.01, kimg=100.0, quiet=True)
+    assert len(checkpoints(tmp_path / "run")) == 1
+
+
+def test_ctrl_c_saves_and_is_reported(data, tmp_path):
+    out = tmp_path / "run"
+    code = (
+        f"from pathlib import Path\nfrom portrait360.training.loop import train\n"
+        f"train(Path({str(data)!r}), 'tiny', Path({str(out)!r}), kimg=100.0, quiet=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=os.environ)
+    for _ in range(1200):
+        if (out / "tensorboard").exists():
+            break
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert b"KeyboardInterrupt" in error
+    assert len(checkpoints(out)) == 1

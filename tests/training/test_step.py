@@ -1,0 +1,146 @@
+"""One step: the shared pass gives the gradients of the separate ones, and every preset trains."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from portrait360.config import PRESETS
+from portrait360.geometry.cameras import camera_label
+from portrait360.training.state import new_state
+from portrait360.training.step import (
+    OCCUPANCY_PATIENCE,
+    Batch,
+    generate,
+    separate_gradients,
+    shared_gradients,
+    training_step,
+    update_average,
+)
+from shrunken import shrunken
+
+CPU = torch.device("cpu")
+
+
+def random_batch(model, size, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    side = model.resolution
+    return Batch(
+        torch.rand(size, 3, side, side, generator=g) * 2 - 1,
+        (torch.rand(size, 1, side, side, generator=g) < 0.5).float(),
+        camera_label(torch.rand(size, generator=g) * 6.28, torch.randn(size, generator=g) * 0.2),
+        torch.randn(size, 6, generator=g) * 0.1,
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains_two_shrunken_steps(name):
+    preset = shrunken(PRESETS[name])
+    state = new_state(preset, 0, CPU)
+    before = {k: v.clone() for k, v in state.generator.state_dict().items()}
+    for i in range(2):
+        metrics = training_step(state, random_batch(preset.model, 4, i))
+        assert all(torch.isfinite(v) for v in metrics.values())
+    assert state.images == 8
+    assert state.step == 2
+    still = {"noise_const", "resample_filter", "w_avg"}
+    changed = [k for k, v in state.generator.state_dict().items() if not torch.equal(v, before[k])]
+    expected = [k for k in before if not set(k.split(".")) & still]
+    may_stay = {k for k in expected if "noise_strength" in k or "affine" in k}
+    if preset.model.conditioning_scale == 0:
+        may_stay.add("backbone.mapping.embed.weight")
+    assert set(expected) - set(changed) <= may_stay
+
+
+@pytest.mark.parametrize("loss", ["relativistic", "nonsaturating"])
+@pytest.mark.parametrize("name", ["tiny", "cpu-64"])
+def test_shared_pass_equals_separate_passes(name, loss):
+    preset = shrunken(PRESETS[name])
+    training = dataclasses.replace(preset.training, loss=loss, r1_interval=1, blur_sigma=1.0, blur_fade_kimg=1.0)
+    preset = dataclasses.replace(preset, training=training)
+    gradients = []
+    for function in (shared_gradients, separate_gradients):
+        state = new_state(preset, 3, CPU)
+        torch.manual_seed(5)
+        function(state, random_batch(preset.model, 4))
+        modules = (state.generator, state.discriminator)
+        gradients.append([p.grad for m in modules for p in m.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+
+
+def test_pose_loss_reaches_only_the_discriminator():
+    """10.8: generated poses are targets; the generator learns poses from the logit and from L_preg."""
+    preset = shrunken(PRESETS["tiny"])
+    grads = []
+    for weight in (0.0, 5.0):
+        training = dataclasses.replace(preset.training, pose_loss_weight=weight, r1_interval=100)
+        state = new_state(dataclasses.replace(preset, training=training), 0, CPU)
+        state.step = 1
+        shared_gradients(state, random_batch(preset.model, 4))
+        grads.append([m.pose_branch.net[0].weight.grad for m in (state.generator, state.discriminator)])
+    torch.testing.assert_close(grads[0][0], grads[1][0])
+    assert grads[0][1].abs().max() == 0
+    assert grads[1][1].abs().max() > 0
+
+
+def test_l_preg_pulls_the_pose_branch_to_the_labels():
+    preset = shrunken(PRESETS["tiny"])
+    state = new_state(preset, 0, CPU)
+    batch = random_batch(preset.model, 4)
+    optimizer = torch.optim.Adam(state.generator.pose_branch.parameters(), 0.05)
+    values = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        regularisation = generate(state, batch).regularisation
+        regularisation.backward(inputs=list(state.generator.pose_branch.parameters()))
+        optimizer.step()
+        values.append(regularisation.item())
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_coarse_poses_are_used_with_their_probability():
+    preset = shrunken(PRESETS["tiny"])
+    batch = random_batch(preset.model, 4)
+    for probability in (0.0, 1.0):
+        training = dataclasses.replace(preset.training, coarse_pose_probability=probability)
+        state = new_state(dataclasses.replace(preset, training=training), 0, CPU)
+        pose = generate(state, batch).body_pose
+        assert torch.equal(pose, batch.coarse_pose) == (probability == 1.0)
+
+
+def test_cells_that_nobody_saw_are_skipped_after_a_while():
+    preset = shrunken(PRESETS["cpu-64"])
+    state = new_state(preset, 0, CPU)
+    state.step = OCCUPANCY_PATIENCE + 1
+    batch = random_batch(preset.model, 4)
+    empty = generate(state, batch).pictures.mask.detach().mean()
+    state.last_seen.fill_(state.step)
+    full = generate(state, batch).pictures.mask.detach().mean()
+    assert empty < full
+
+
+def test_nothing_changes_when_a_loss_is_not_finite():
+    preset = shrunken(PRESETS["tiny"])
+    state = new_state(preset, 0, CPU)
+    with torch.no_grad():
+        state.discriminator.b4.out.bias.fill_(float("nan"))
+    before = [p.clone() for p in state.generator.parameters()]
+    metrics = training_step(state, random_batch(preset.model, 4))
+    assert not torch.isfinite(metrics["d_loss"])
+    assert all(torch.equal(a, b) for a, b in zip(before, state.generator.parameters(), strict=True))
+    assert state.images == 0
+
+
+def test_average_lerps_parameters_and_copies_buffers():
+    a, b = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    with torch.no_grad():
+        b.weight.fill_(3.0)
+        b.running_mean.fill_(7.0)
+    update_average(a, b, 0.75)
+    torch.testing.assert_close(a.weight.data, torch.full((2,), 1.5))
+    torch.testing.assert_close(a.running_mean, torch.full((2,), 7.0))
