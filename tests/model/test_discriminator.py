@@ -73,6 +73,18 @@ def test_minibatch_std_takes_batches_that_do_not_divide():
     assert minibatch_std(torch.randn(6, 2, 4, 4), 4).shape == (6, 3, 4, 4)
 
 
+def test_parts_of_a_batch_keep_their_statistics_apart(discriminator):
+    """Real and generated pictures judged in one pass get the logits of two passes."""
+    a, b = pictures(4), pictures(4).map(lambda t: t.flip(0) * 0.5)
+    camera = camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    together, pose = discriminator(concatenate(a, b), camera.repeat(2, 1), parts=2)
+    torch.testing.assert_close(together[:4], discriminator(a, camera)[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together[4:], discriminator(b, camera)[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pose[4:], discriminator(b, camera)[1], atol=1e-5, rtol=1e-4)
+    mixed, _ = discriminator(concatenate(a, b), camera.repeat(2, 1))
+    assert (mixed - together).abs().max() > 1e-6
+
+
 def test_concatenate_keeps_order():
     a, b = pictures(2), pictures(3)
     both = concatenate(a, b)

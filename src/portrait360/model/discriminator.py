@@ -83,8 +83,8 @@ class Epilogue(nn.Module):
         self.fc = FullyConnected(width * 16, width, activation="lrelu")
         self.out = FullyConnected(width, width)
 
-    def flatten(self, x: Float[Tensor, "B C 4 4"]) -> Float[Tensor, "B F"]:
-        x = self.conv(minibatch_std(x, self.group_size))
+    def flatten(self, x: Float[Tensor, "B C 4 4"], parts: int) -> Float[Tensor, "B F"]:
+        x = self.conv(torch.cat([minibatch_std(part, self.group_size) for part in x.chunk(parts)]))
         return x.float().contiguous(memory_format=torch.contiguous_format).flatten(1)
 
     def score(self, flat: Float[Tensor, "B F"], condition: Float[Tensor, "B C"]) -> Float[Tensor, "B 1"]:
@@ -124,23 +124,26 @@ class Discriminator(nn.Module):
         self.mapping = MappingNetwork(0, width, config.mapping_layers, average=False)
         self.pose_branch = PoseBranch(width * 16, config.pose_hidden)
 
-    def trunk(self, pictures: Pictures) -> Float[Tensor, "B F"]:
-        """Flat features of image, raw image and mask at the image's side (8.1)."""
+    def trunk(self, pictures: Pictures, parts: int = 1) -> Float[Tensor, "B F"]:
+        """Flat features of image, raw image and mask at the image's side (8.1).
+
+        The batch consists of `parts` equal parts (real, generated) whose minibatch statistics are kept apart.
+        """
         mask = resize(pictures.mask, self.resolution) * 2.0 - 1.0
-        parts = [pictures.image]
+        layers = [pictures.image]
         if pictures.raw is not None:
-            parts.append(resize(pictures.raw, self.resolution))
-        x = torch.cat([*parts, mask], dim=1)
+            layers.append(resize(pictures.raw, self.resolution))
+        x = torch.cat([*layers, mask], dim=1)
         if self.config.resample == "box":
             x = x.contiguous(memory_format=torch.channels_last)
         for side in self.sides:
             x = self.get_submodule(f"b{side}")(x)
-        return self.b4.flatten(x)
+        return self.b4.flatten(x, parts)
 
-    def predict_pose(self, pictures: Pictures, camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
+    def predict_pose(self, pictures: Pictures, camera: Float[Tensor, "B 25"], parts: int = 1) -> Float[Tensor, "B 6"]:
         """Body pose seen in the pictures: left views are mirrored, predicted, mirrored back (8.8)."""
         left = is_left(camera)
-        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)))
+        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)), parts)
         pose = self.pose_branch(flat, self._branch_camera(camera, left))
         return select(left, mirror_body_pose(pose), pose)
 
@@ -148,15 +151,21 @@ class Discriminator(nn.Module):
         """The original leaves the camera of mirrored pictures as it was (8.8); ours mirrors it too."""
         return select(left, mirror_camera(camera), camera) if self.config.mirror_once else camera
 
-    def forward(self, pictures: Pictures, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None = None):
-        """Conditioned on `body_pose` if given, else on the detached prediction (8.9)."""
+    def forward(
+        self,
+        pictures: Pictures,
+        camera: Float[Tensor, "B 25"],
+        body_pose: Float[Tensor, "B 6"] | None = None,
+        parts: int = 1,
+    ):
+        """Conditioned on `body_pose` if given, else on the detached prediction (8.9). `parts`: see `trunk`."""
         if not self.config.mirror_once:
-            predicted = self.predict_pose(pictures, camera)
+            predicted = self.predict_pose(pictures, camera, parts)
             condition = self.mapping(None, camera, predicted.detach() if body_pose is None else body_pose)
-            return self.b4.score(self.trunk(pictures), condition), predicted
+            return self.b4.score(self.trunk(pictures, parts), condition), predicted
         left = is_left(camera)
         seen = select(left, mirror_camera(camera), camera)
-        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)))
+        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)), parts)
         pose = self.pose_branch(flat, seen)
         given = pose.detach() if body_pose is None else select(left, mirror_body_pose(body_pose), body_pose)
         logits = self.b4.score(flat, self.mapping(None, seen, given))

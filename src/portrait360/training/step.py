@@ -139,7 +139,7 @@ def regularise(state: TrainingState, real: Pictures, fake: Pictures, camera: Ten
     leaves = [(name, _leaf(p)) for name, p in sets]
     joined = leaves[0][1] if len(leaves) == 1 else concatenate(leaves[0][1], leaves[1][1])
     with autocast(config, camera.device):
-        logits, _ = state.discriminator(joined, camera.repeat(len(leaves), 1))
+        logits, _ = state.discriminator(joined, camera.repeat(len(leaves), 1), parts=len(leaves))
     metrics, total = {}, torch.zeros((), device=camera.device)
     for name, leaf in leaves:
         tensors = leaf.tensors()
@@ -162,7 +162,7 @@ def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     leaf = _leaf(shown)
     n = batch.camera.shape[0]
     with autocast(config, batch.camera.device):
-        logits, poses = state.discriminator(concatenate(real, leaf), batch.camera.repeat(2, 1))
+        logits, poses = state.discriminator(concatenate(real, leaf), batch.camera.repeat(2, 1), parts=2)
     real_logits, fake_logits = logits[:n], logits[n:]
     g_loss = generator_loss(config.loss, real_logits, fake_logits)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
@@ -194,7 +194,7 @@ def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
 
     def judge(fake: Pictures) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(config, batch.camera.device):
-            logits, poses = state.discriminator(concatenate(real, fake), batch.camera.repeat(2, 1))
+            logits, poses = state.discriminator(concatenate(real, fake), batch.camera.repeat(2, 1), parts=2)
         return logits[:n], logits[n:], poses[n:]
 
     real_logits, fake_logits, _ = judge(shown)
