@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig
 from portrait360.data.dataset import PortraitDataset
+from portrait360.data.progress import show_progress
 from portrait360.training.augment import mirror_some
 from portrait360.training.step import Batch
 from portrait360.types import DatasetError
@@ -66,10 +66,7 @@ def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Te
 class TrainingData:
     """All pictures of a dataset at the model's resolution, as bytes in memory."""
 
-    def __init__(
-        self, path: Path, model: ModelConfig, seed: int, mirror: bool,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, path: Path, model: ModelConfig, seed: int, mirror: bool, *, progress: bool = False) -> None:
         dataset = PortraitDataset(path)
         if dataset.resolution < model.resolution:
             raise DatasetError(
@@ -78,11 +75,11 @@ class TrainingData:
             )
         if len(dataset) < 1:
             raise DatasetError(f"{path} holds no pictures.", "Draw a dataset with `portrait360 dataset synth`.")
+        side = dataset.resolution if model.background is None else model.resolution
+        with show_progress("loading", len(dataset), "pictures", visible=progress) as bar:
+            images, masks = dataset.load_arrays(side, progress=lambda done, _: bar.advance(done - bar.done))
         if model.background is None:
-            images, masks = dataset.load_arrays(dataset.resolution, progress=progress)
             images, masks = composite(images, masks, model.plain_background, model.resolution)
-        else:
-            images, masks = dataset.load_arrays(model.resolution, progress=progress)
         self.images, self.masks = images, masks
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))

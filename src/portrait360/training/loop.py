@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from portrait360.checkpoint import (
     checkpoint_path,
@@ -21,6 +20,7 @@ from portrait360.checkpoint import (
     save_weights,
 )
 from portrait360.config import PRESETS, Preset
+from portrait360.data.progress import show_progress
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join
 from portrait360.training.log import RunLog
@@ -63,7 +63,7 @@ def train(
     chosen = _preset(preset, kimg)
     target = _device(device)
     found = _found_checkpoints(out, resume)
-    material = TrainingData(data, chosen.model, seed, chosen.training.mirror)
+    material = TrainingData(data, chosen.model, seed, chosen.training.mirror, progress=not quiet)
     ranks = join(target)
     try:
         return _run(_Job(chosen, material, out, target, seed, max_minutes, quiet), found, ranks)
@@ -98,8 +98,8 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     last = {"checkpoint": state.images, "sheet": state.images, "report": (started, state.images)}
     collapsed, totals = 0, _Means()
     total = int(chosen.training.total_kimg * 1000)
-    with stop, _progress_bar(job.quiet or not ranks.first) as bar:
-        task = bar.add_task(chosen.model.name, total=total, completed=state.images, info="")
+    with stop, show_progress("training", total, "images", visible=ranks.first and not job.quiet) as bar:
+        bar.skip(state.images)
         while state.images < total:
             late = max_minutes is not None and time.monotonic() - started >= max_minutes * 60
             if float(ranks.average({"stop": torch.tensor(float(late or stop.requested))})["stop"]) > 0:
@@ -119,6 +119,7 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
                     f"training collapsed before {state.images} images: the generated masks are empty or full.",
                     f"The last good checkpoint is kept in {out}; start again with another seed or more R1.",
                 )
+            bar.advance(chosen.training.batch)
             totals.add(values)
             if state.step % REPORT_STEPS == 0:
                 then, images = last["report"]
@@ -128,8 +129,6 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
                 report = totals.take() | {"images_per_second": rate, "minutes": (now - started) / 60}
                 if log is not None:
                     log.scalars(state.images, report)
-                info = f"{rate:.1f} img/s  D {report['d_loss']:.3f}  G {report['g_loss']:.3f}"
-                bar.update(task, completed=state.images, info=info)
             if state.images - last["sheet"] >= chosen.training.sheet_kimg * 1000:
                 _draw_sheets(state, log)
                 last["sheet"] = state.images
@@ -269,14 +268,3 @@ class _StopRequests:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-
-
-def _progress_bar(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[info]}"),
-        TimeRemainingColumn(),
-        disable=quiet,
-    )
