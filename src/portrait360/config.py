@@ -229,6 +229,7 @@ _SMALL_TRAINING = TrainingConfig(
     blur_fade_kimg=8.0,
     density_noise=0.0,
     density_noise_fade_kimg=0.0,
+    pose_loss_weight=10.0,
     coarse_pose_probability=0.5,
     style_average_decay=0.995,
     occupancy=True,

@@ -18,11 +18,12 @@ import portrait360
 from portrait360.data.progress import show_progress
 from portrait360.export.glb import write_glb
 from portrait360.export.mesh import extract_mesh
-from portrait360.export.sheet import grid, save_png, to_bytes
+from portrait360.export.sheet import grid, save_png
 from portrait360.export.video import write_video
 from portrait360.files import atomic_folder, make_folder, remove_empty_folders, write_json
 from portrait360.geometry.body import bone_transforms, load_body
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
+from portrait360.pictures import to_bytes
 from portrait360.portrait import Portrait, load_generator
 from portrait360.types import InputError
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from portrait360.checkpoint import load_weights
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator, Scene
+from portrait360.model.mapping import latent
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
@@ -30,11 +30,6 @@ def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]
     """
     weights = load_weights(path)
     return weights.generator, weights.info
-
-
-def latent(seed: int, z_dim: int) -> Float[Tensor, "1 Z"]:
-    """z of a seed: numpy's RandomState, as the original's scripts draw it (official_model 14.1)."""
-    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
 
 
 @dataclass(frozen=True)

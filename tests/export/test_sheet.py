@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from portrait360.export.sheet import grid, save_png, to_bytes
+from portrait360.export.sheet import grid, save_png
+from portrait360.pictures import to_bytes
 
 
 def test_to_bytes_rounds_and_clips():

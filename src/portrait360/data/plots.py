@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -88,6 +88,40 @@ def histogram(
             x -= 20
             draw.rectangle([x, 15, x + 13, 28], one.colour if one.filled else None, one.colour, width=2)
             x -= 16
+    return picture
+
+
+def curves(
+    size: tuple[int, int],
+    title: str,
+    lines: Sequence[tuple[str, Colour, Float[ndarray, "N"], Float[ndarray, "N"]]],
+    unit: str,
+) -> Image.Image:
+    """One panel of lines (name, colour, x, y) over a common horizontal axis; both axes start at 0 or below."""
+    picture = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(picture)
+    left, top, right, bottom = 70, 48, size[0] - 22, size[1] - 58
+    wide = max(1e-9, *(float(x.max(initial=0.0)) for _, _, x, _ in lines))
+    high = max(1e-9, *(float(y.max(initial=0.0)) for _, _, _, y in lines))
+    low = min(0.0, *(float(y.min(initial=0.0)) for _, _, _, y in lines))
+
+    def at(x: Number, y: Number) -> tuple[float, float]:
+        return left + float(x) / wide * (right - left), bottom - (float(y) - low) / (high - low) * (bottom - top)
+
+    for value in np.linspace(low, high, 5):
+        draw.line([at(0, value), at(wide, value)], FAINT)
+        draw.text((left - 8, at(0, value)[1]), f"{value:.3g}", INK, font(_TEXT), "rm")
+    for value in np.linspace(0.0, wide, 6):
+        draw.line([at(value, low), (at(value, low)[0], bottom + 5)], INK)
+        draw.text((at(value, low)[0], bottom + 9), f"{value:.3g}", INK, font(_TEXT), "mt")
+    x_text = right
+    for name, colour, x, y in reversed(lines):
+        draw.line([at(a, b) for a, b in zip(x, y, strict=True)], colour, width=2)
+        x_text -= draw.textlength(name, font(_TEXT))
+        draw.text((x_text, 14), name, colour, font(_TEXT), "lt")
+        x_text -= 20
+    draw.text(((left + right) / 2, size[1] - 6), unit, INK, font(_TEXT), "mb")
+    draw.text((left, 12), title, INK, font(_TITLE), "lt")
     return picture
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from portrait360.model.layers import FullyConnected, normalize_second_moment
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
+
+
+def latent(seed: int, z_dim: int) -> Float[Tensor, "1 Z"]:
+    """z of a seed: numpy's RandomState, as the original's scripts draw it (official_model 14.1)."""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
 
 
 class MappingNetwork(nn.Module):

@@ -11,19 +11,14 @@ from numpy import ndarray
 
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator
-from portrait360.portrait import latent
-from portrait360.types import RenderOutput
+from portrait360.model.mapping import latent
+from portrait360.pictures import to_bytes
 
 SHEET_POSES_DEGREES = (
     (0, 0, 0, 0, 0, 0), (20, 0, 0, 0, 0, 0), (-20, 0, 0, 0, 0, 0), (0, 20, 0, 0, 0, 0),
     (0, 0, 20, 0, 0, 0), (0, 0, 0, 20, 0, 0), (0, 0, 0, -20, 0, 0), (0, 0, 0, 0, 20, 0),
 )  # fmt: skip
 """Neck then head: rest, neck nods down and up, turns, tilts; head nods down and up, turns."""
-
-
-def to_bytes(out: RenderOutput) -> UInt8[ndarray, "B H W 3"]:
-    """Pictures as bytes: clamp(127.5 x + 128) (official_model 14.1)."""
-    return (out.image * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def _grid(rows: list[ndarray]) -> UInt8[ndarray, "H W 3"]:
@@ -38,7 +33,7 @@ def turn_sheet(generator: Generator, seeds: range, psi: float = 0.7) -> UInt8[nd
     rows = []
     for seed in seeds:
         scene = generator.scene(generator.map(latent(seed, generator.config.z_dim), front, None, psi))
-        rows.append(to_bytes(generator.render(scene, cameras)))
+        rows.append(to_bytes(generator.render(scene, cameras).image))
     return _grid(rows)
 
 
@@ -52,5 +47,5 @@ def pose_sheet(generator: Generator, seeds: range, psi: float = 0.7) -> UInt8[nd
         scene = generator.scene(generator.map(latent(seed, generator.config.z_dim), front, None, psi))
         for yaw in (0.0, math.pi / 4):
             camera = camera_label(yaw).expand(len(poses), -1).contiguous()
-            rows.append(to_bytes(generator.render(scene, camera, poses)))
+            rows.append(to_bytes(generator.render(scene, camera, poses).image))
     return _grid(rows)
