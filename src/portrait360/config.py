@@ -211,7 +211,7 @@ _PORTRAIT_RENDER = RenderConfig(
     crop=None,
     density_scale=40.0,
     density_shift=-1.0,
-    inference_samples=40,
+    inference_samples=96,
 )
 
 _SMALL_TRAINING = TrainingConfig(

@@ -1,0 +1,55 @@
+"""A portrait in use: the same person from everywhere, and skipping empty space changes nothing that shows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from portrait360.config import PRESETS
+from portrait360.geometry.cameras import camera_label
+from portrait360.model.generator import Generator
+from portrait360.portrait import OCCUPANCY_SHAPE, Portrait
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """An untrained network whose density varies strongly, so that there are both matter and empty space."""
+    torch.manual_seed(4)
+    model = PRESETS["tiny"].model
+    render = dataclasses.replace(model.render, density_shift=-8.0)
+    generator = Generator(dataclasses.replace(model, render=render)).eval().requires_grad_(False)
+    generator.decoder.net[2].weight[0] *= 12.0
+    return generator
+
+
+def test_same_seed_same_person(generator):
+    a, b, c = (Portrait.from_seed(generator, seed) for seed in (5, 5, 6))
+    camera = camera_label(0.5)
+    assert torch.equal(a.render(camera).image, b.render(camera).image)
+    assert not torch.equal(a.render(camera).image, c.render(camera).image)
+
+
+def test_skipping_empty_space_hardly_changes_pictures(generator):
+    portrait = Portrait.from_seed(generator, 5)
+    assert portrait.occupied.shape == OCCUPANCY_SHAPE
+    assert 0.02 < portrait.occupied.float().mean() < 0.98
+    camera = camera_label(torch.tensor([0.0, 1.5, 3.0]))
+    whole = dataclasses.replace(portrait, occupied=None)
+    torch.manual_seed(0)
+    pose = torch.randn(3, 6) * 0.1
+    skipping, everything = portrait.render(camera, pose), whole.render(camera, pose)
+    assert (skipping.mask - everything.mask).abs().max() < 0.06
+    assert (skipping.mask - everything.mask).abs().mean() < 0.004
+
+
+def test_query_is_empty_outside_of_the_bounds(generator):
+    portrait = Portrait.from_seed(generator, 5)
+    low, high = portrait.bounds
+    outside = torch.stack([low - 0.01, high + 0.01])
+    density, _ = portrait.query(outside)
+    assert density.max() < 1e-3
+    inside, colour = portrait.query(low + (high - low) * torch.rand(200, 3))
+    assert inside.max() > 0
+    assert 0 <= colour.min() <= colour.max() <= 1
