@@ -31,7 +31,7 @@ Vector3 = tuple[float, float, float]
 
 VIEW_YAWS = tuple(range(0, 360, 45))
 """Degrees, the front first; positive towards the person's left."""
-VIDEO_FRAMES = 60
+VIDEO_FRAMES = 72
 FRAMES_PER_SECOND = 24
 MESH_STEP = 0.0023
 """World units between the points where the mesh reads the density: about 3 mm."""
