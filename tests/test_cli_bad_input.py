@@ -268,7 +268,8 @@ def test_ctrl_c_during_synth_keeps_what_is_done(tmp_path):
     out = tmp_path / "a.zip"
     words = "dataset synth --count 60 --resolution 32 --seed 1 --workers 1 --out".split()
     code = (
-        "import sys, fake_portraits, portrait360.data.synthetic as s;"
+        "import signal, sys, fake_portraits, portrait360.data.synthetic as s;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start deaf to it
         "from portrait360.cli import entry_point; s.PortraitSource = fake_portraits.SlowSource;"
         f"sys.argv[1:] = {[*words, str(out)]!r}; entry_point()"
     )

@@ -70,6 +70,7 @@ def test_draws_what_the_source_gives(whole: Path) -> None:
 def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen:
     """The same drawing in a process of its own that can be killed."""
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start deaf to it
         "import fake_portraits; from pathlib import Path;"
         " from portrait360.data.synth_job import draw_dataset;"
         f"draw_dataset(Path({str(out)!r}), count={COUNT}, resolution=32, seed=3, workers=2, label_noise=4.0,"
