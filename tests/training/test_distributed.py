@@ -33,6 +33,7 @@ assert seen.tolist() == [1, 3]
 torch.manual_seed(ranks.rank)
 states = ranks.random_states()
 assert len(states) == 2 and not torch.equal(states[0], states[1])
+ranks.wait()
 ranks.leave()
 """
 

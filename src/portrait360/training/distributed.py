@@ -89,6 +89,11 @@ class Ranks:
         dist.all_gather(rows, mine)
         return torch.stack(rows)
 
+    def wait(self) -> None:
+        """Return when all processes are here, so that none leaves while another still talks to it."""
+        if self.size > 1:
+            dist.barrier()
+
     def leave(self) -> None:
         """End the process group."""
         if self.size > 1:

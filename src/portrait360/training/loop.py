@@ -66,7 +66,9 @@ def train(
     material = TrainingData(data, chosen.model, seed, chosen.training.mirror, progress=not quiet)
     ranks = join(target)
     try:
-        return _run(_Job(chosen, material, out, target, seed, max_minutes, quiet), found, ranks)
+        weights = _run(_Job(chosen, material, out, target, seed, max_minutes, quiet), found, ranks)
+        ranks.wait()
+        return weights
     finally:
         ranks.leave()
 
