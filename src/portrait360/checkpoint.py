@@ -144,8 +144,8 @@ def load_weights(path: Path | None = None) -> Weights:
         raise CheckpointError(f"{path} is a training checkpoint, not weights.", "Use weights.safetensors beside it.")
     model = from_json(ModelConfig, metadata.get("model", ""))
     generator, discriminator = Generator(model), Discriminator(model)
+    floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     for module, prefix in ((generator, "G_ema"), (discriminator, "D")):
-        floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
         fill_module(module, floats, prefix, path)
         module.eval().requires_grad_(False)
     info = {

@@ -19,7 +19,6 @@ def softplus(x: float) -> float:
 def test_nonsaturating():
     expected = (softplus(0.5) + softplus(-2.0)) / 2
     assert generator_loss("nonsaturating", REAL, FAKE).item() == pytest.approx(expected)
-    expected += 0.0
     total = (softplus(-0.5) + softplus(2.0) + softplus(-0.3) + softplus(1.0)) / 2
     assert discriminator_loss("nonsaturating", REAL, FAKE).item() == pytest.approx(total)
 

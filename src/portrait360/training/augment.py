@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from portrait360.geometry.cameras import mirror_body_pose, mirror_camera
+from portrait360.data.sampling import mirrored
+from portrait360.model.generator import select
 
 
 def blur(images: Float[Tensor, "B C H W"], sigma: float) -> Float[Tensor, "B C H W"]:
@@ -35,15 +36,10 @@ def mirror_some(
     body_poses: Float[Tensor, "B 6"],
 ):
     """Mirror image, mask, camera and body pose together where the flag is set (1.5)."""
-    picture, label = flags[:, None, None, None], flags[:, None]
-    return (
-        torch.where(picture, images.flip(3), images),
-        torch.where(picture, masks.flip(3), masks),
-        torch.where(label, mirror_camera(cameras), cameras),
-        torch.where(label, mirror_body_pose(body_poses), body_poses),
-    )
+    samples = (images, masks, cameras, body_poses)
+    return tuple(select(flags, there, here) for there, here in zip(mirrored(*samples), samples, strict=True))
 
 
 def swap_some(flags: Bool[Tensor, "B"], *tensors: Tensor) -> tuple[Tensor, ...]:
     """Take the previous sample's values where the flag is set (roll by one; one flag for all tensors)."""
-    return tuple(torch.where(flags.reshape(-1, *[1] * (t.dim() - 1)), t.roll(1, dims=0), t) for t in tensors)
+    return tuple(select(flags, t.roll(1, dims=0), t) for t in tensors)
