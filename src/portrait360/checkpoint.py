@@ -139,23 +139,31 @@ def load_weights(path: Path | None = None) -> Weights:
         CheckpointError: see `read_tensors` and `fill_module`.
     """
     path = DEFAULT_WEIGHTS if path is None else Path(path)
+    tensors, file_info = read_weights_file(path)
+    model = file_info["model"]
+    generator, discriminator = Generator(model), Discriminator(model)
+    for module, prefix in ((generator, "G_ema"), (discriminator, "D")):
+        fill_module(module, tensors, prefix, path)
+        module.eval().requires_grad_(False)
+    info = file_info | {"path": str(path), "sha256": file_sha256(path), "model": model.name}
+    return Weights(generator, discriminator, info)
+
+
+def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a weights file in float32, and its `model` (config), `version` and `about`.
+
+    Raises:
+        CheckpointError: see `read_tensors`; also a training checkpoint, or metadata that cannot be read.
+    """
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "weights":
         raise CheckpointError(f"{path} is a training checkpoint, not weights.", "Use weights.safetensors beside it.")
-    model = from_json(ModelConfig, metadata.get("model", ""))
-    generator, discriminator = Generator(model), Discriminator(model)
-    floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    for module, prefix in ((generator, "G_ema"), (discriminator, "D")):
-        fill_module(module, floats, prefix, path)
-        module.eval().requires_grad_(False)
     info = {
-        "path": str(path),
-        "sha256": file_sha256(path),
-        "model": model.name,
+        "model": from_json(ModelConfig, metadata.get("model", "")),
         "version": metadata.get("version", ""),
         "about": metadata_json(metadata, "about", path),
     }
-    return Weights(generator, discriminator, info)
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, info
 
 
 # ---- training checkpoints ----

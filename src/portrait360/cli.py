@@ -177,6 +177,8 @@ class Train:
     """Train on so many thousand pictures in all. Default: as the preset says."""
     device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
+    """Start from these weights (of the same preset) instead of random ones, for instance on pictures of your own."""
 
     def run(self) -> None:
         from portrait360.training.loop import train
@@ -192,6 +194,7 @@ class Train:
             max_minutes=self.max_minutes,
             kimg=self.kimg,
             device=self.device,
+            init=self.init,
         )
 
     def resume_hint(self) -> str:

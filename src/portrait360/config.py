@@ -162,6 +162,7 @@ class TrainingConfig:
     occupancy: bool = False
     """Skip space that no recent picture showed (fused CPU renderer only)."""
     bf16: bool = False
+    """Convolutions in bf16 where that is faster (training/precision.py)."""
     checkpoint_kimg: float = 10.0
     sheet_kimg: float = 10.0
     keep_checkpoints: int = 2
@@ -221,6 +222,8 @@ _SMALL_TRAINING = TrainingConfig(
     loss="relativistic",
     g_lr=0.002,
     d_lr=0.002,
+    r1_gamma=0.2,
+    r1_gamma_mask=0.2,
     r1_interval=16,
     r2=True,
     ema_kimg=4.0,

@@ -4,7 +4,7 @@
 vectorise). The backward pass recomputes each ray instead of storing samples, so that memory stays that of the inputs
 and outputs. `portrait360.model.rendering.render_plain` is the readable twin.
 
-Layouts: planes (L, 3, P, P, D, C), one tri-grid per latent; B = L * views images, latent-major. Box arrays are
+Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent; B = L * views images, latent-major. Box arrays are
 (centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy). Rays form pictures of
 `width` columns and are walked in square tiles, so that neighbours find the planes in the cache.
 """
@@ -104,9 +104,9 @@ def _taps8(planes: Any, o: Any, w: Any, c: int, total: Any):
 @numba.njit(fastmath=True, forceinline=True)
 def _corners(base: int, resolution: int, plane: int, depth: int, channels: int, u: Any, v: Any, s: Any):
     """Offsets and weights of the eight taps in one plane, from the three axes' `_axis` tuples."""
-    column = depth * channels
+    column = 3 * depth * channels
     row = resolution * column
-    start = base + plane * resolution * row
+    start = base + plane * depth * channels
     a, b = start + v[0] * row + u[0] * column, start + v[0] * row + u[1] * column
     c, d = start + v[1] * row + u[0] * column, start + v[1] * row + u[1] * column
     near, far = s[0] * channels, s[1] * channels

@@ -42,7 +42,7 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels = 3 * config.plane_features * config.plane_depth
-        self.synthesis = SynthesisNetwork(config.synthesis, config.w_dim, channels)
+        self.synthesis = SynthesisNetwork(config.synthesis, config.w_dim, channels, config.plane_depth)
         self.mapping = MappingNetwork(
             config.z_dim,
             config.w_dim,

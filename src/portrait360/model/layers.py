@@ -58,6 +58,47 @@ def upsample_fir(x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"]) -> F
     return fir(F.pad(stuffed, (2, 1, 2, 1)), kernel, gain=4.0)
 
 
+# ---- nearest-neighbour up-sampling and convolution in one ----
+
+
+def upsample_convolve_plain(x: Float[Tensor, "B I H W"], weight: Float[Tensor, "O I 3 3"]) -> Float[Tensor, "B O H2 W2"]:
+    """Repeat every pixel 2 x 2 times, then a padded 3x3 convolution: the readable twin of `upsample_convolve`."""
+    return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
+
+
+def upsample_convolve(x: Float[Tensor, "B I H W"], weight: Float[Tensor, "O I 3 3"]) -> Float[Tensor, "B O H2 W2"]:
+    """`upsample_convolve_plain` as one transposed convolution: 16 products per input pixel instead of 36.
+
+    Taps that fall on copies of the same pixel are added beforehand: the 3x3 kernel becomes a 4x4 one of stride 2.
+    """
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    spread = [F.pad(flipped, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
+    kernel = spread[0] + spread[1] + spread[2] + spread[3]
+    return F.conv_transpose2d(x, _layout_of(x, kernel), stride=2, padding=1)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _layout_of(x: Tensor, weight: Tensor) -> Tensor:
+    """The weight in channels-last order if x is."""
+    return weight.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else weight
+
+
+def convolve_1x1(
+    x: Float[Tensor, "B I H W"], weight: Float[Tensor, "O I 1 1"], bias: Float[Tensor, " O"] | None = None
+) -> Float[Tensor, "B O H W"]:
+    """1x1 convolution; for channels-last maps as a matrix product, which spares torch two changes of layout."""
+    if not _is_channels_last(x):
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+
+
+MIN_SIDE_TO_FOLD = 16
+"""Input side from which the transposed convolution is the faster one on a CPU."""
+
+
 # ---- dense layers ----
 
 
@@ -142,13 +183,13 @@ class SynthesisLayer(nn.Module):
             self.register_buffer("resample_filter", fir_kernel())
 
     def _convolve(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-            weight = weight.contiguous(memory_format=torch.channels_last)
+        if self.up and self.resample == "box" and x.shape[-1] >= MIN_SIDE_TO_FOLD:
+            return upsample_convolve(x, self.weight)
+        weight = _layout_of(x, self.weight)
         if not self.up:
             return F.conv2d(x, weight, padding=1)
         if self.resample == "box":
-            return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
+            return upsample_convolve_plain(x, weight)
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
         return fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, gain=4.0)
 
@@ -169,11 +210,17 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """1x1 modulated convolution without demodulation, noise or activation (official_model 3.4)."""
+    """1x1 modulated convolution without demodulation, noise or activation (official_model 3.4).
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, clamp: float | None = None) -> None:
+    `plane_depth` above 1 marks the output as a tri-grid: weights are stored in the original's order (plane, feature,
+    slice), the output's channels come as (plane, slice, feature), the order that the renderer reads.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, clamp: float | None = None, plane_depth: int = 1
+    ) -> None:
         super().__init__()
-        self.clamp = clamp
+        self.clamp, self.plane_depth = clamp, plane_depth
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -181,8 +228,13 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B O H W"]:
         style = (self.affine(w) * self.style_gain).to(x.dtype)
-        y = F.conv2d(x * style[:, :, None, None], self.weight, self.bias)
+        y = convolve_1x1(x * style[:, :, None, None], self._slices_first(self.weight), self._slices_first(self.bias))
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+    def _slices_first(self, v: Tensor) -> Tensor:
+        if self.plane_depth == 1:
+            return v
+        return v.reshape(3, -1, self.plane_depth, *v.shape[1:]).transpose(1, 2).reshape(v.shape)
 
 
 class SynthesisBlock(nn.Module):
@@ -203,6 +255,7 @@ class SynthesisBlock(nn.Module):
         resample: str = "fir",
         noise: bool = True,
         output: bool = True,
+        plane_depth: int = 1,
     ) -> None:
         super().__init__()
         self.up, self.resample = up, resample
@@ -215,7 +268,7 @@ class SynthesisBlock(nn.Module):
             self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=up, **options)
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, **options)
         if output:
-            self.torgb = ToRGB(out_channels, image_channels, w_dim, clamp=clamp)
+            self.torgb = ToRGB(out_channels, image_channels, w_dim, clamp=clamp, plane_depth=plane_depth)
 
     def _upsample(self, image: Tensor) -> Tensor:
         if self.resample == "box":
@@ -277,8 +330,11 @@ class Conv(nn.Module):
         weight = self.weight * (self.weight_gain * gain)
         bias = None if self.bias is None else self.bias * gain
         if self.resample == "box":
-            weight = weight.contiguous(memory_format=torch.channels_last)
-            x = F.conv2d(F.avg_pool2d(x, 2) if self.down else x, weight, bias, padding=kernel_size // 2)
+            x = F.avg_pool2d(x, 2) if self.down else x
+            if kernel_size == 1:
+                x = convolve_1x1(x, weight, bias)
+            else:
+                x = F.conv2d(x, _layout_of(x, weight), bias, padding=kernel_size // 2)
         elif not self.down:
             x = F.conv2d(x, weight, bias, padding=kernel_size // 2)
         elif kernel_size == 1:

@@ -280,7 +280,7 @@ def _picture_width(rays: int) -> int:
 
 
 class _Fused(torch.autograd.Function):
-    """Glue between autograd and the compiled kernels. Planes arrive as (L, 3, P, P, D, C)."""
+    """Glue between autograd and the compiled kernels. Planes arrive as (L, P, P, 3, D, C)."""
 
     @staticmethod
     def forward(ctx, planes, w1, b1, w2, b2, field, rays, jitter, noise, occupancy, samples, config, sizes, stop):
@@ -366,8 +366,8 @@ def render_fused(
     stop: float = STOP_TRANSMITTANCE,
 ) -> Rendered:
     """`render_plain` in one compiled pass on the CPU; differentiable in tri-grid, decoder and field."""
-    planes = tri_grid.permute(0, 1, 4, 5, 3, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    planes = planes.contiguous()
+    # no copy for tri-grids that come from a channels-last synthesis network
+    planes = tri_grid.permute(0, 4, 5, 1, 3, 2).float().contiguous()
     w1, b1, w2, b2 = decoder.parameters_as_used()
     sizes = (w1.shape[1], w1.shape[0], w2.shape[0] - 1, tri_grid.shape[3], decoder.net[1].name == "softplus")
     out = _Fused.apply(planes, w1, b1, w2, b2, field, rays, jitter, noise, occupancy, samples, config, sizes, stop)

@@ -10,9 +10,12 @@ from portrait360.model.layers import SynthesisBlock
 
 
 class SynthesisNetwork(nn.Module):
-    """From a learned 4x4 constant up; the image is the sum of all up-sampled toRGB outputs."""
+    """From a learned 4x4 constant up; the image is the sum of all up-sampled toRGB outputs.
 
-    def __init__(self, config: SynthesisConfig, w_dim: int, image_channels: int) -> None:
+    `plane_depth`: see `ToRGB`; above 1 the image is a tri-grid.
+    """
+
+    def __init__(self, config: SynthesisConfig, w_dim: int, image_channels: int, plane_depth: int = 1) -> None:
         super().__init__()
         self.resolutions = [4 * 2**i for i in range(len(config.channels))]
         self.num_ws = 2 * len(self.resolutions)
@@ -27,6 +30,7 @@ class SynthesisNetwork(nn.Module):
                 resample=config.resample,
                 noise=config.noise,
                 output=side >= config.first_output,
+                plane_depth=plane_depth,
             )
             self.add_module(f"b{side}", block)
             previous = channels

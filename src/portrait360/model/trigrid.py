@@ -11,9 +11,9 @@ from portrait360.model.layers import FullyConnected, leaky_relu
 
 
 def split_planes(image: Float[Tensor, "B C H W"], depth: int) -> Float[Tensor, "B 3 F D H W"]:
-    """Channels to planes: plane slowest, then feature, depth slice fastest."""
+    """Channels to planes: plane slowest, then depth slice, feature fastest (the order in which `ToRGB` makes them)."""
     n, c, h, w = image.shape
-    return image.reshape(n, 3, c // (3 * depth), depth, h, w)
+    return image.reshape(n, 3, depth, c // (3 * depth), h, w).transpose(2, 3)
 
 
 def normalize_points(

@@ -24,8 +24,16 @@ from portrait360.data.progress import show_progress
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join
 from portrait360.training.log import RunLog
+from portrait360.training.precision import choose_bf16, processor_name
 from portrait360.training.sheets import pose_sheet, turn_sheet
-from portrait360.training.state import fill_state, new_state, state_tensors
+from portrait360.training.state import (
+    StartingWeights,
+    fill_state,
+    new_state,
+    read_weights,
+    start_from,
+    state_tensors,
+)
 from portrait360.training.step import TrainingState, training_step
 from portrait360.types import CheckpointError, DivergenceError, InputError
 
@@ -44,6 +52,7 @@ def train(
     kimg: float | None = None,
     device: str = "auto",
     seed: int = 0,
+    init: Path | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train `preset` on a dataset and return the weights file.
@@ -51,22 +60,24 @@ def train(
     `out` receives checkpoints, `weights.safetensors` (averaged generator and discriminator), `log.jsonl`,
     TensorBoard events and picture sheets. Training ends after `kimg` thousand images (default: the preset's) or
     `max_minutes`; SIGTERM and Ctrl-C save first. `resume` continues from the last checkpoint, to the same numbers
-    as a run that was never interrupted.
+    as a run that was never interrupted. `init`: a weights file of the same preset to start from instead of random
+    weights; its images count as shown.
 
     Raises:
         InputError: unknown preset or device, or a run folder that does not fit `resume`.
         DatasetError: the dataset cannot be used.
-        CheckpointError: the checkpoint is damaged or of another preset.
+        CheckpointError: the checkpoint or the weights are damaged or of another preset.
         DivergenceError: a loss is not finite, or the portraits vanished; the last good checkpoint is kept.
     """
     out = Path(out)
     chosen = _preset(preset, kimg)
     target = _device(device)
     found = _found_checkpoints(out, resume)
+    start = None if init is None or found else read_weights(init, chosen.model)
     material = TrainingData(data, chosen.model, seed, chosen.training.mirror, progress=not quiet)
     ranks = join(target)
     try:
-        weights = _run(_Job(chosen, material, out, target, seed, max_minutes, quiet), found, ranks)
+        weights = _run(_Job(chosen, material, out, target, seed, max_minutes, start, quiet), found, ranks)
         ranks.wait()
         return weights
     finally:
@@ -81,6 +92,7 @@ class _Job:
     device: torch.device
     seed: int
     max_minutes: float | None
+    start: StartingWeights | None
     quiet: bool
 
 
@@ -90,12 +102,19 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     share = ranks.share(chosen.training.batch)
     state = new_state(chosen, job.seed, job.device)
     torch.manual_seed(job.seed * ranks.size + ranks.rank)
+    progress: dict[str, Any] = {}
     if found:
-        _restore(state, job, found, ranks)
+        progress = _restore(state, job, found, ranks)
+    elif job.start is not None:
+        start_from(state, job.start)
+    bf16 = choose_bf16(chosen.training.bf16, job.device, progress)
+    bf16 = bool(ranks.average({"bf16": torch.tensor(float(bf16))})["bf16"] > 0.5)
+    state.config = dataclasses.replace(chosen.training, bf16=bf16)
     out.mkdir(parents=True, exist_ok=True)
     log = RunLog(out, state.images) if ranks.first else None
     stop = _StopRequests()
     about = {"data": job.data.fingerprint, "seed": job.seed, "labels": job.data.label_kind}
+    about |= {"bf16": bf16, "processor": processor_name()}
     started, begin_images = time.monotonic(), state.images
     last = {"checkpoint": state.images, "sheet": state.images, "report": (started, state.images)}
     collapsed, totals = 0, _Means()
@@ -186,8 +205,8 @@ def _found_checkpoints(out: Path, resume: bool) -> list[Path]:
     return found
 
 
-def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -> None:
-    """Fill the state from the newest checkpoint that is whole."""
+def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -> dict[str, Any]:
+    """Fill the state from the newest checkpoint that is whole; its progress notes."""
     preset, seed = job.preset, job.seed
     problem: CheckpointError | None = None
     for path in reversed(found):
@@ -206,7 +225,7 @@ def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -
         fill_state(state, tensors, progress, path, ranks)
         if ranks.first and progress.get("data") != job.data.fingerprint:
             print(f"note: {path.name} was trained on other data; training goes on with the data given now.")
-        return
+        return progress
     assert problem is not None
     raise problem
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from portrait360.checkpoint import fill_module, module_tensors
-from portrait360.config import Preset
+from portrait360.checkpoint import fill_module, module_tensors, read_weights_file
+from portrait360.config import ModelConfig, Preset
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
@@ -40,6 +41,35 @@ def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
         _adam(discriminator, training.d_lr, training.betas),
         torch.zeros(cells, dtype=torch.int64),
     )
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """Networks of a weights file and the number of images that they were trained on."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    images: int
+
+
+def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
+    """Weights to start a run from.
+
+    Raises:
+        CheckpointError: not a weights file, damaged, or of another model than `model`.
+    """
+    tensors, info = read_weights_file(path)
+    if info["model"] != model:
+        raise CheckpointError(f"{path} belongs to {info['model'].name}, not {model.name}.", "Give its --preset.")
+    images = info["about"].get("images", 0)
+    return StartingWeights(Path(path), tensors, images if isinstance(images, int) else 0)
+
+
+def start_from(state: TrainingState, weights: StartingWeights) -> None:
+    """Fill fresh networks: the averaged generator becomes both the current and the averaged one."""
+    for module, prefix in ((state.generator, "G_ema"), (state.average, "G_ema"), (state.discriminator, "D")):
+        fill_module(module, weights.tensors, prefix, weights.path)
+    state.images = weights.images
 
 
 def _optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:

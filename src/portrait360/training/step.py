@@ -160,13 +160,13 @@ def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     real = _blurred(real_pictures(state, batch), sigma, raw=True)
     shown = _blurred(generated.pictures, sigma, raw=False)
     leaf = _leaf(shown)
-    n = batch.camera.shape[0]
     with autocast(config, batch.camera.device):
-        logits, poses = state.discriminator(concatenate(real, leaf), batch.camera.repeat(2, 1), parts=2)
-    real_logits, fake_logits = logits[:n], logits[n:]
+        # Two calls: the generator's gradient then never passes through the real half.
+        real_logits, real_poses = state.discriminator(real, batch.camera)
+        fake_logits, fake_poses = state.discriminator(leaf, batch.camera)
     g_loss = generator_loss(config.loss, real_logits, fake_logits)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
-    d_pose = pose_loss(poses[n:], generated.body_pose.detach())
+    d_pose = pose_loss(fake_poses, generated.body_pose.detach())
     at_pictures = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
     (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
     torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
@@ -176,7 +176,7 @@ def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
         "real_logit": real_logits.detach().mean(), "fake_logit": fake_logits.detach().mean(),
         "accuracy": (real_logits > fake_logits).float().mean(),
         "real_mask": real.mask.mean(), "fake_mask": generated.pictures.mask.detach().mean(),
-        "coarse_error": (poses[:n].detach() - batch.coarse_pose).square().sum(dim=1).mean().sqrt(),
+        "coarse_error": (real_poses.detach() - batch.coarse_pose).square().sum(dim=1).mean().sqrt(),
     }  # fmt: skip
     if state.step % config.r1_interval == 0:
         metrics |= regularise(state, real, shown.map(lambda t: t.detach()), batch.camera)
