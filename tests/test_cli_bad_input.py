@@ -401,6 +401,8 @@ def run_folder(tmp_path_factory, tiny_dataset) -> Path:
         ("--device cuda", "no usable CUDA GPU"),
         ("--out {0}/file", "is a file"),
         ("--resume", "no checkpoint to resume"),
+        ("--init {0}/none.safetensors", "no weights file"),
+        ("--init {0}/file", "not a readable safetensors file"),
     ],
 )
 def test_bad_flags_for_train(capfd, tmp_path, tiny_dataset, monkeypatch, flags, sentence):

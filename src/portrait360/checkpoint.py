@@ -190,8 +190,8 @@ def save_checkpoint(path: Path, preset: Preset, tensors: dict[str, Tensor], prog
     write_tensors(path, tensors, metadata)
 
 
-def load_checkpoint(path: Path) -> tuple[Preset, dict[str, Tensor], dict[str, Any]]:
-    """Preset, tensors and progress of a checkpoint.
+def load_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
+    """Model, tensors and progress of a checkpoint. Training goes on with the recipe given now, whatever was saved.
 
     Raises:
         CheckpointError: not a checkpoint of this project.
@@ -199,4 +199,6 @@ def load_checkpoint(path: Path) -> tuple[Preset, dict[str, Tensor], dict[str, An
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "checkpoint":
         raise CheckpointError(f"{path} is not a training checkpoint.", "Name a file like checkpoint-0000010000.")
-    return from_json(Preset, metadata.get("preset", "")), tensors, metadata_json(metadata, "progress", path)
+    preset = metadata_json(metadata, "preset", path)
+    model = preset.get("model") if isinstance(preset, dict) else None
+    return from_json(ModelConfig, json.dumps(model)), tensors, metadata_json(metadata, "progress", path)

@@ -159,6 +159,11 @@ class TrainingConfig:
     poses wide while the branch learns (0 = the original)."""
     style_average_decay: float = 0.998
     mirror: bool = True
+    zoom_probability: float = 0.0
+    """Share of pictures of which only the middle is shown, real and generated alike, with the focal length raised to
+    match: the discriminator sees faces larger. It wants a dataset larger than the model by 1 / `zoom_window`."""
+    zoom_window: float = 0.6
+    """Side of that middle part in units of the picture's: the head with its hair."""
     occupancy: bool = False
     """Skip space that no recent picture showed (fused CPU renderer only)."""
     bf16: bool = False
@@ -235,6 +240,7 @@ _SMALL_TRAINING = TrainingConfig(
     pose_loss_weight=10.0,
     coarse_pose_probability=0.5,
     style_average_decay=0.995,
+    zoom_probability=0.5,
     occupancy=True,
     bf16=True,
 )

@@ -25,6 +25,7 @@ from portrait360.geometry.body import bone_transforms, load_body
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
 from portrait360.pictures import to_bytes
 from portrait360.portrait import Portrait, load_generator
+from portrait360.threads import settle_threads
 from portrait360.types import InputError
 
 Vector3 = tuple[float, float, float]
@@ -122,6 +123,7 @@ def generate(
             "Try --truncation-psi 0.7.",
         )
     pose = body_pose_from_degrees(neck, head)
+    settle_threads()
     made = make_folder(out)
     folders = []
     try:

@@ -21,6 +21,7 @@ from portrait360.geometry.cameras import (
     ray_box,
     rays,
     yaw_pitch,
+    zoom_camera,
 )
 
 
@@ -136,6 +137,17 @@ def test_mirrored_camera_sees_mirrored_points_in_the_mirrored_image() -> None:
     mirrored_uv, mirrored_depth = project(mirror_camera(labels), points * points.new_tensor([-1, 1, 1]))
     torch.testing.assert_close(mirrored_uv, torch.stack([1 - uv[..., 0], uv[..., 1]], dim=-1))
     torch.testing.assert_close(mirrored_depth, depth)
+
+
+def test_zoomed_camera_sees_the_middle_of_the_image() -> None:
+    labels = random_labels()
+    labels[:, [18, 21]] += 0.1  # a principal point beside the middle
+    points = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.4 - 0.2
+    uv, depth = project(labels, points)
+    zoomed_uv, zoomed_depth = project(zoom_camera(labels, 1.6), points)
+    torch.testing.assert_close(zoomed_uv, (uv - 0.5) * 1.6 + 0.5)
+    torch.testing.assert_close(zoomed_depth, depth)
+    torch.testing.assert_close(zoom_camera(labels, 1.0), labels)
 
 
 def test_mirrored_pose_is_the_reflected_rotation() -> None:

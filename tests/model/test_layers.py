@@ -13,9 +13,12 @@ from portrait360.model.layers import (
     FullyConnected,
     SynthesisLayer,
     ToRGB,
+    convolve_1x1,
     fir_kernel,
     normalize_second_moment,
     resize,
+    upsample_convolve,
+    upsample_convolve_plain,
     upsample_fir,
 )
 
@@ -72,6 +75,50 @@ def test_fir_upsampling_keeps_constants_and_doubles_the_side():
     y = upsample_fir(torch.ones(1, 2, 8, 8), fir_kernel())
     assert y.shape == (1, 2, 16, 16)
     torch.testing.assert_close(y[:, :, 2:-2, 2:-2], torch.ones(1, 2, 12, 12))
+
+
+def assert_same_with_gradients(fast, slow, *inputs: torch.Tensor) -> None:
+    results = []
+    for function in (fast, slow):
+        leaves = [v.detach().clone(memory_format=torch.preserve_format).requires_grad_() for v in inputs]
+        out = function(*leaves)
+        out.square().sum().backward()
+        results.append([out, *(leaf.grad for leaf in leaves)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_folded_upsampling_convolution_equals_its_twin(layout):
+    x = torch.randn(2, 5, 6, 6).contiguous(memory_format=layout)
+    assert_same_with_gradients(upsample_convolve, upsample_convolve_plain, x, torch.randn(7, 5, 3, 3))
+
+
+def test_layers_fold_large_maps_without_a_difference(monkeypatch):
+    layer = SynthesisLayer(5, 7, 6, 32, up=True, resample="box", noise=False)
+    x, w = torch.randn(2, 5, 16, 16), torch.randn(2, 6)
+    folded = layer(x, w, "none")
+    monkeypatch.setattr("portrait360.model.layers.upsample_convolve", upsample_convolve_plain)
+    torch.testing.assert_close(folded, layer(x, w, "none"), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pointwise_convolution_keeps_layout_and_values(layout):
+    x = torch.randn(2, 5, 6, 6).contiguous(memory_format=layout)
+    weight, bias = torch.randn(7, 5, 1, 1), torch.randn(7)
+    assert convolve_1x1(x, weight, bias).is_contiguous(memory_format=layout)
+    assert_same_with_gradients(convolve_1x1, F.conv2d, x, weight, bias)
+
+
+def test_tri_grid_channels_come_slice_by_slice():
+    """Weights in the original's order (plane, feature, slice) give channels in the order (plane, slice, feature)."""
+    features, depth = 2, 3
+    layer, plain = ToRGB(5, 3 * features * depth, 6, plane_depth=depth), ToRGB(5, 3 * features * depth, 6)
+    torch.nn.init.normal_(layer.bias)
+    plain.load_state_dict(layer.state_dict())
+    x, w = torch.randn(2, 5, 4, 4), torch.randn(2, 6)
+    grid = layer(x, w).reshape(2, 3, depth, features, 4, 4)
+    torch.testing.assert_close(grid, plain(x, w).reshape(2, 3, features, depth, 4, 4).transpose(2, 3))
 
 
 def test_to_rgb_has_no_demodulation():

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from portrait360.geometry.cameras import camera_label, yaw_pitch
-from portrait360.training.augment import blur, mirror_some, swap_some
+from portrait360.geometry.cameras import camera_label, project, yaw_pitch
+from portrait360.training.augment import blur, mirror_some, swap_some, zoom_some
 
 
 def test_blur_against_a_loop():
@@ -54,3 +54,34 @@ def test_swapping_takes_the_previous_sample_in_all_tensors():
     assert x[:, 0].tolist() == [3.0, 1.0, 1.0, 3.0]
     assert torch.equal(y[0], b[3])
     assert torch.equal(y[1], b[1])
+
+
+def test_zooming_shows_the_middle_with_a_camera_that_saw_just_that():
+    """A bright spot lies where the camera projects its point, zoomed in or not."""
+    side, window = 40, 0.5
+    camera = camera_label(torch.tensor([0.4, 0.4]))
+    point = torch.tensor([0.02, 0.09, 0.01])
+    u, v = project(camera, point.expand(2, 1, 3))[0][0, 0].tolist()
+    image = torch.zeros(2, 3, 2 * side, 2 * side)
+    image[:, :, int(v * 2 * side), int(u * 2 * side)] = 1.0
+    shown, mask, cameras = zoom_some(torch.tensor([True, False]), image, image[:, :1], camera, window, side)
+    assert shown.shape == (2, 3, side, side)
+    assert torch.equal(mask, shown[:, :1])
+    assert torch.equal(cameras[1], camera[1])
+    for picture, label in zip(mask[:, 0], cameras, strict=True):
+        u, v = project(label[None], point.expand(1, 1, 3))[0][0, 0].tolist()
+        row, column = divmod(int(picture.argmax()), side)
+        assert (row, column) == (int(v * side), int(u * side))
+    assert shown[0].max() == 1.0  # half the picture at half the pixels: nothing is averaged
+    torch.testing.assert_close(shown[1].max(), torch.tensor(0.25))
+
+
+def test_mirroring_and_zooming_can_change_places():
+    image, mask = torch.randn(2, 3, 20, 20), torch.rand(2, 1, 20, 20)
+    camera, pose = camera_label(torch.tensor([0.7, -2.0]), torch.tensor([0.2, 0.1])), torch.randn(2, 6)
+    every = torch.tensor([True, True])
+    zoomed = zoom_some(every, image, mask, camera, 0.6, 12)
+    one = mirror_some(every, *zoomed, pose)
+    i, m, c, _ = mirror_some(every, image, mask, camera, pose)
+    for a, b in zip(one, zoom_some(every, i, m, c, 0.6, 12), strict=False):
+        torch.testing.assert_close(a, b)

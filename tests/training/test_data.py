@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from fake_portraits import write_fake_dataset
-from portrait360.config import PRESETS
+from portrait360.config import PRESETS, TrainingConfig
 from portrait360.training.data import Sampler, TrainingData, composite
 from portrait360.types import DatasetError
 
 
+def recipe(**changes) -> TrainingConfig:
+    return dataclasses.replace(TrainingConfig(), **changes)
+
+
 def test_every_epoch_shows_every_picture_once():
     sampler = Sampler(10, 3, mirror=True)
-    first, _ = sampler.take(0, 10)
-    second, _ = sampler.take(10, 10)
+    first, *_ = sampler.take(0, 10)
+    second, *_ = sampler.take(10, 10)
     assert sorted(first) == sorted(second) == list(range(10))
     assert list(first) != list(second)
 
 
 def test_order_depends_on_position_only():
-    whole = Sampler(7, 3, mirror=True).take(0, 30)
-    parts = [Sampler(7, 3, mirror=True).take(s, 5) for s in range(0, 30, 5)]
-    assert np.array_equal(whole[0], np.concatenate([p[0] for p in parts]))
-    assert np.array_equal(whole[1], np.concatenate([p[1] for p in parts]))
+    whole = Sampler(7, 3, mirror=True, zoom_probability=0.4).take(0, 30)
+    parts = [Sampler(7, 3, mirror=True, zoom_probability=0.4).take(s, 5) for s in range(0, 30, 5)]
+    for k in range(3):
+        assert np.array_equal(whole[k], np.concatenate([p[k] for p in parts]))
     assert 0 < whole[1].sum() < 30
-    assert Sampler(7, 3, mirror=False).take(0, 30)[1].sum() == 0
+    assert 0 < whole[2].sum() < 30
+    assert not np.array_equal(whole[1], whole[2])
+    _, mirror, zoom = Sampler(7, 3, mirror=False).take(0, 30)
+    assert mirror.sum() == zoom.sum() == 0
 
 
 def test_portraits_stand_before_plain_grey():
@@ -41,9 +50,9 @@ def test_portraits_stand_before_plain_grey():
 def test_batches_carry_the_coarse_labels(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
-    data = TrainingData(path, PRESETS["tiny"].model, seed=0, mirror=False)
+    data = TrainingData(path, PRESETS["tiny"].model, recipe(mirror=False), seed=0)
     batch = data.batch(0, len(data), torch.device("cpu"))
-    order, _ = data.sampler.take(0, len(data))
+    order, *_ = data.sampler.take(0, len(data))
     assert torch.equal(batch.coarse_pose, data.body_poses[torch.from_numpy(order)])
     assert batch.image.abs().max() <= 1
     assert data.label_kind == "coarse"
@@ -53,4 +62,17 @@ def test_small_pictures_are_refused(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
     with pytest.raises(DatasetError, match="needs 64"):
-        TrainingData(path, PRESETS["cpu-64"].model, seed=0, mirror=True)
+        TrainingData(path, PRESETS["cpu-64"].model, recipe(), seed=0)
+
+
+def test_only_larger_pictures_are_zoomed(tmp_path):
+    model = PRESETS["tiny"].model
+    small, large = tmp_path / "small.zip", tmp_path / "large.zip"
+    write_fake_dataset(small, resolution=model.resolution, coarse=True)
+    write_fake_dataset(large, resolution=2 * model.resolution, coarse=True)
+    device = torch.device("cpu")
+    whole = TrainingData(small, model, recipe(zoom_probability=1.0), seed=0).batch(0, 6, device)
+    zoomed = TrainingData(large, model, recipe(zoom_probability=1.0, zoom_window=0.5), seed=0).batch(0, 6, device)
+    assert whole.image.shape == zoomed.image.shape == (6, 3, model.resolution, model.resolution)
+    torch.testing.assert_close(zoomed.camera[:, 16], 2 * whole.camera[:, 16])
+    assert torch.equal(zoomed.camera[:, :16], whole.camera[:, :16])

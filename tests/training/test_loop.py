@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import checkpoints, load_checkpoint, load_weights
+from portrait360.checkpoint import checkpoints, load_checkpoint, load_weights, read_tensors, write_tensors
+from portrait360.config import PRESETS
 from portrait360.training import loop
 from portrait360.training.loop import train
+from portrait360.training.state import new_state
 from portrait360.types import CheckpointError, DivergenceError, InputError
 
 PROGRAM = """
@@ -125,6 +127,7 @@ def test_existing_run_is_never_overwritten(data, unbroken):
         ({"device": "tpu9"}, "device"),
         ({"device": "meta"}, "does not run"),
         ({"resume": True}, "no checkpoint"),
+        ({"resume": True, "init": Path("w.safetensors")}, "--init"),
     ],
 )
 def test_refusals(data, tmp_path, options, said):
@@ -137,6 +140,44 @@ def test_refusals(data, tmp_path, options, said):
 def test_checkpoint_of_another_preset_is_refused(data, unbroken, tmp_path):
     with pytest.raises(CheckpointError, match="belongs to preset tiny"):
         train(data, "tiny-original", unbroken, resume=True, kimg=1.0)
+
+
+def test_a_run_starts_from_given_weights_and_counts_on(data, unbroken, tmp_path):
+    out = tmp_path / "run"
+    start = load_weights(unbroken / "weights.safetensors")
+    train(data, "tiny", out, kimg=0.084, init=unbroken / "weights.safetensors", quiet=True)
+    _, tensors, progress = load_checkpoint(checkpoints(out)[-1])
+    assert progress["images"] == 84
+    for name, parameter in start.generator.named_parameters():  # one step of Adam moves no weight far
+        torch.testing.assert_close(tensors[f"G/{name}"], parameter, atol=0.02, rtol=0.0)
+    fresh = new_state(PRESETS["tiny"], 0, torch.device("cpu"))
+    name = "backbone.synthesis.b4.const"
+    assert (tensors[f"G/{name}"] - fresh.generator.state_dict()[name]).abs().max() > 0.02
+
+
+def test_weights_of_another_preset_are_refused(data, unbroken, tmp_path):
+    with pytest.raises(CheckpointError, match="belongs to tiny"):
+        train(data, "tiny-original", tmp_path / "run", kimg=1.0, init=unbroken / "weights.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_need_no_more_training_are_refused(data, unbroken, tmp_path):
+    with pytest.raises(InputError, match="trained on 80 images already"):
+        train(data, "tiny", tmp_path / "run", kimg=0.08, init=unbroken / "weights.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_outlive_changes_of_the_recipe(data, unbroken, tmp_path):
+    """The recipe in a checkpoint is a record; an older one may lack today's options."""
+    out = tmp_path / "run"
+    out.mkdir()
+    last = checkpoints(unbroken)[-1]
+    tensors, metadata = read_tensors(last)
+    preset = json.loads(metadata["preset"])
+    del preset["training"]["zoom_window"]
+    write_tensors(out / last.name, tensors, metadata | {"preset": json.dumps(preset)})
+    train(data, "tiny", out, resume=True, kimg=0.084, quiet=True)
+    assert load_checkpoint(checkpoints(out)[-1])[2]["images"] == 84
 
 
 def test_divergence_keeps_the_last_good_checkpoint(data, unbroken, tmp_path, monkeypatch):

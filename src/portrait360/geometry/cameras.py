@@ -97,6 +97,15 @@ def mirror_body_pose(pose: Float[Tensor, "B 6"]) -> Float[Tensor, "B 6"]:
     return pose * _POSE_MIRROR.to(pose)
 
 
+def zoom_camera(label: Float[Tensor, "B 25"], factor: float) -> Float[Tensor, "B 25"]:
+    """The label that belongs to the middle of the image, 1 / factor of its side, enlarged to the whole frame."""
+    zoomed = label.clone()
+    k = zoomed[:, 16:].unflatten(1, (3, 3))
+    k[:, :2, :2] *= factor
+    k[:, :2, 2] = (k[:, :2, 2] - 0.5) * factor + 0.5
+    return zoomed
+
+
 def rays(label: Float[Tensor, "B 25"], side: int) -> tuple[Float[Tensor, "B M 3"], Float[Tensor, "B M 3"]]:
     """Origins and unit directions of the rays through the centres of `side` x `side` pixels.
 

@@ -61,7 +61,9 @@ def upsample_fir(x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"]) -> F
 # ---- nearest-neighbour up-sampling and convolution in one ----
 
 
-def upsample_convolve_plain(x: Float[Tensor, "B I H W"], weight: Float[Tensor, "O I 3 3"]) -> Float[Tensor, "B O H2 W2"]:
+def upsample_convolve_plain(
+    x: Float[Tensor, "B I H W"], weight: Float[Tensor, "O I 3 3"]
+) -> Float[Tensor, "B O H2 W2"]:
     """Repeat every pixel 2 x 2 times, then a padded 3x3 convolution: the readable twin of `upsample_convolve`."""
     return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
 

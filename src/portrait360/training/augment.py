@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from portrait360.data.sampling import mirrored
+from portrait360.geometry.cameras import zoom_camera
 from portrait360.model.generator import select
+from portrait360.model.layers import resize
 
 
 def blur(images: Float[Tensor, "B C H W"], sigma: float) -> Float[Tensor, "B C H W"]:
@@ -38,6 +40,30 @@ def mirror_some(
     """Mirror image, mask, camera and body pose together where the flag is set (1.5)."""
     samples = (images, masks, cameras, body_poses)
     return tuple(select(flags, there, here) for there, here in zip(mirrored(*samples), samples, strict=True))
+
+
+def zoom_some(
+    flags: Bool[Tensor, "B"],
+    images: Float[Tensor, "B 3 H W"],
+    masks: Float[Tensor, "B 1 H W"],
+    cameras: Float[Tensor, "B 25"],
+    window: float,
+    side: int,
+):
+    """Bring pictures to `side` pixels; where the flag is set, only their middle, with a camera that saw just that.
+
+    `window`: side of the middle part in units of the picture's, rounded to whole pixels on both sides.
+    """
+    full = images.shape[-1]
+    margin = round(full * (1.0 - window) / 2.0)
+    middle = slice(margin, full - margin)
+
+    def bring(v: Tensor) -> Tensor:
+        whole = F.interpolate(v, size=(side, side), mode="area") if full != side else v
+        return select(flags, resize(v[:, :, middle, middle], side), whole) if flags.any() else whole
+
+    zoomed = zoom_camera(cameras, full / (full - 2 * margin))
+    return bring(images), bring(masks), select(flags, zoomed, cameras)
 
 
 def swap_some(flags: Bool[Tensor, "B"], *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from portrait360.config import ModelConfig
+from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
-from portrait360.training.augment import mirror_some
+from portrait360.training.augment import mirror_some, zoom_some
 from portrait360.training.step import Batch
 from portrait360.types import DatasetError
 
@@ -21,31 +21,31 @@ from portrait360.types import DatasetError
 class Sampler:
     """Shuffled order as a pure function of position: epoch e is a permutation drawn from (seed, e).
 
-    Resuming needs no state: position n always names the same picture and the same mirror flag.
+    Resuming needs no state: position n always names the same picture and the same flags for mirroring and zooming.
     """
 
-    def __init__(self, count: int, seed: int, mirror: bool) -> None:
-        self.count, self.seed, self.mirror = count, seed, mirror
+    def __init__(self, count: int, seed: int, mirror: bool, zoom_probability: float = 0.0) -> None:
+        self.count, self.seed, self.mirror, self.zoom_probability = count, seed, mirror, zoom_probability
         self._epoch = -1
         self._order = np.empty(0, np.int64)
-        self._flags = np.empty(0, bool)
+        self._flags = np.empty((2, 0), bool)
 
     def _enter(self, epoch: int) -> None:
         rng = np.random.default_rng([self.seed, epoch])
         self._order = rng.permutation(self.count)
-        self._flags = rng.random(self.count) < 0.5 if self.mirror else np.zeros(self.count, bool)
+        self._flags = rng.random((2, self.count)) < [[0.5 if self.mirror else 0.0], [self.zoom_probability]]
         self._epoch = epoch
 
-    def take(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and mirror flags of positions start .. start + size."""
+    def take(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Indices, mirror flags and zoom flags of positions start .. start + size."""
         indices, flags = [], []
         for position in range(start, start + size):
             epoch, offset = divmod(position, self.count)
             if epoch != self._epoch:
                 self._enter(epoch)
             indices.append(self._order[offset])
-            flags.append(self._flags[offset])
-        return np.array(indices), np.array(flags)
+            flags.append(self._flags[:, offset])
+        return np.array(indices), *np.array(flags).T
 
 
 def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Tensor, Tensor]:
@@ -64,9 +64,11 @@ def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Te
 
 
 class TrainingData:
-    """All pictures of a dataset at the model's resolution, as bytes in memory."""
+    """All pictures of a dataset as bytes in memory: at the model's resolution, or at their own for zooming in."""
 
-    def __init__(self, path: Path, model: ModelConfig, seed: int, mirror: bool, *, progress: bool = False) -> None:
+    def __init__(
+        self, path: Path, model: ModelConfig, training: TrainingConfig, seed: int, *, progress: bool = False
+    ) -> None:
         dataset = PortraitDataset(path)
         if dataset.resolution < model.resolution:
             raise DatasetError(
@@ -75,15 +77,18 @@ class TrainingData:
             )
         if len(dataset) < 1:
             raise DatasetError(f"{path} holds no pictures.", "Draw a dataset with `portrait360 dataset synth`.")
-        side = dataset.resolution if model.background is None else model.resolution
+        self.side, self.window = model.resolution, training.zoom_window
+        zooms = training.zoom_probability > 0 and dataset.resolution * training.zoom_window >= model.resolution
+        kept = dataset.resolution if zooms else model.resolution
+        side = dataset.resolution if model.background is None else kept
         with show_progress("loading", len(dataset), "pictures", visible=progress) as bar:
             images, masks = dataset.load_arrays(side, progress=lambda done, _: bar.advance(done - bar.done))
         if model.background is None:
-            images, masks = composite(images, masks, model.plain_background, model.resolution)
+            images, masks = composite(images, masks, model.plain_background, kept)
         self.images, self.masks = images, masks
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
-        self.sampler = Sampler(len(dataset), seed, mirror)
+        self.sampler = Sampler(len(dataset), seed, training.mirror, training.zoom_probability if zooms else 0.0)
         labels = torch.cat([self.cameras, self.body_poses], dim=1).numpy().tobytes()
         self.fingerprint = hashlib.sha256(labels).hexdigest()[:16]
 
@@ -92,13 +97,14 @@ class TrainingData:
 
     def batch(self, start: int, size: int, device: torch.device) -> Batch:
         """The pictures at positions start .. start + size of the shuffled, mirrored order."""
-        indices, flags = self.sampler.take(start, size)
-        i = torch.from_numpy(indices)
-        image, mask, camera, pose = mirror_some(
-            torch.from_numpy(flags),
+        i, mirror, zoom = (torch.from_numpy(v) for v in self.sampler.take(start, size))
+        image, mask, camera = zoom_some(
+            zoom,
             self.images[i].float() / 127.5 - 1.0,
             self.masks[i].float() / 255.0,
             self.cameras[i],
-            self.body_poses[i],
+            self.window,
+            self.side,
         )
+        image, mask, camera, pose = mirror_some(mirror, image, mask, camera, self.body_poses[i])
         return Batch(image.to(device), mask.to(device), camera.to(device), pose.to(device))

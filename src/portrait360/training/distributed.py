@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numba
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from portrait360.threads import settle_threads
 from portrait360.types import InputError
 
 
@@ -104,11 +104,10 @@ def join(device: torch.device) -> Ranks:
     """Read torchrun's environment; without it, this process is alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size <= 1:
+        settle_threads()
         return Ranks()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
     if device.type == "cpu":
-        threads = max(1, (os.cpu_count() or 1) // local)
-        torch.set_num_threads(threads)
-        numba.set_num_threads(min(threads, numba.get_num_threads()))
+        settle_threads(max(1, (os.cpu_count() or 1) // local))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), size)

@@ -72,9 +72,16 @@ def train(
     out = Path(out)
     chosen = _preset(preset, kimg)
     target = _device(device)
+    if resume and init is not None:
+        raise InputError("--resume and --init exclude each other.", "--resume goes on from the run's own checkpoint.")
     found = _found_checkpoints(out, resume)
-    start = None if init is None or found else read_weights(init, chosen.model)
-    material = TrainingData(data, chosen.model, seed, chosen.training.mirror, progress=not quiet)
+    start = None if init is None else read_weights(init, chosen.model)
+    if start is not None and start.images >= chosen.training.total_kimg * 1000:
+        raise InputError(
+            f"{init} has been trained on {start.images} images already, which is no less than the run is to have.",
+            "Give a larger --kimg: it counts the images that these weights have seen.",
+        )
+    material = TrainingData(data, chosen.model, chosen.training, seed, progress=not quiet)
     ranks = join(target)
     try:
         weights = _run(_Job(chosen, material, out, target, seed, max_minutes, start, quiet), found, ranks)
@@ -211,13 +218,13 @@ def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -
     problem: CheckpointError | None = None
     for path in reversed(found):
         try:
-            saved, tensors, progress = load_checkpoint(path)
+            model, tensors, progress = load_checkpoint(path)
         except CheckpointError as error:
             problem = problem or error
             continue
-        if saved.model != preset.model:
+        if model != preset.model:
             raise CheckpointError(
-                f"{path} belongs to preset {saved.model.name}, not {preset.model.name}.",
+                f"{path} belongs to preset {model.name}, not {preset.model.name}.",
                 "Give the same --preset.",
             )
         if progress.get("seed") != seed:
