@@ -33,7 +33,7 @@ def test_same_seed_same_person(generator):
 
 def test_skipping_empty_space_hardly_changes_pictures(generator):
     portrait = Portrait.from_seed(generator, 5)
-    assert portrait.occupied.shape == OCCUPANCY_SHAPE
+    assert portrait.occupied.shape == (1, *OCCUPANCY_SHAPE)
     assert 0.02 < portrait.occupied.float().mean() < 0.98
     camera = camera_label(torch.tensor([0.0, 1.5, 3.0]))
     whole = dataclasses.replace(portrait, occupied=None)

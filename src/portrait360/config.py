@@ -165,7 +165,7 @@ class TrainingConfig:
     zoom_window: float = 0.6
     """Side of that middle part in units of the picture's: the head with its hair."""
     occupancy: bool = False
-    """Skip space that no recent picture showed (fused CPU renderer only)."""
+    """Skip the space where a portrait has no visible density (fused CPU renderer only)."""
     bf16: bool = False
     """Convolutions in bf16 where that is faster (training/precision.py)."""
     checkpoint_kimg: float = 10.0

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from portrait360.checkpoint import load_weights
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
-from portrait360.model.rendering import Occupancy, can_fuse
+from portrait360.model.rendering import Occupancy, can_fuse, occupied_cells
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
@@ -36,24 +35,6 @@ def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]
 
 OCCUPANCY_SHAPE = (24, 36, 32)
 """Cells (nz, ny, nx) of the grid that says where a portrait has matter."""
-VISIBLE_DENSITY = 0.5
-"""Density per world unit below which a cell counts as empty; across a cell of 13 mm it stops 0.6 % of the light."""
-
-
-@torch.no_grad()
-def occupied_cells(generator: Generator, scene: Scene) -> UInt8[Tensor, "nz ny nx"]:
-    """Where a portrait's density is visible: two samples per cell and axis, grown by one cell to be safe."""
-    config = generator.config.render
-    axes = [
-        (torch.arange(2 * n) + 0.5) / n * half + (centre - half)
-        for n, centre, half in zip(OCCUPANCY_SHAPE, config.box_centre[::-1], config.box_half[::-1], strict=True)
-    ]
-    z, y, x = torch.meshgrid(*axes, indexing="ij")
-    points = torch.stack([x, y, z], dim=-1).reshape(1, -1, 3)
-    density = torch.cat([generator.query(scene, part)[0] for part in points.split(65536, dim=1)], dim=1)
-    grid = density.reshape(1, 1, *z.shape)
-    grid = F.max_pool3d(F.max_pool3d(grid, 2), 3, stride=1, padding=1)
-    return (grid[0, 0] > VISIBLE_DENSITY).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -62,7 +43,7 @@ class Portrait:
 
     generator: Generator
     scene: Scene
-    occupied: UInt8[Tensor, "nz ny nx"] | None = None
+    occupied: UInt8[Tensor, "1 nz ny nx"] | None = None
     """Cells that rays visit, None for all of them (and for renderers that do not skip)."""
 
     @classmethod
@@ -71,8 +52,10 @@ class Portrait:
         """The person of a seed, mapped under the frontal camera and the canonical pose."""
         w = generator.map(latent(seed, generator.config.z_dim), camera_label(0.0), None, truncation_psi)
         scene = generator.scene(w)
-        skips = generator.config.render.quadrature == "point" and can_fuse(scene.tri_grid, None)
-        return cls(generator, scene, occupied_cells(generator, scene) if skips else None)
+        render = generator.config.render
+        if render.quadrature != "point" or not can_fuse(scene.tri_grid, None):
+            return cls(generator, scene)
+        return cls(generator, scene, occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE, 2))
 
     @property
     def default_resolution(self) -> int:
@@ -98,11 +81,7 @@ class Portrait:
     ) -> RenderOutput:
         """Pictures from B cameras; no body pose means the canonical one. `resolution`: side of the rays."""
         side = self.default_resolution if resolution is None else resolution
-        occupancy = None
-        if self.occupied is not None:
-            seen = torch.zeros(len(camera), self.occupied.numel(), dtype=torch.uint8)
-            occupancy = Occupancy(self.occupied, seen, 0)
-        draws = RenderDraws(occupancy=occupancy)
+        draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied, 0))
         return self.generator.render(self.scene, camera, body_pose, resolution=side, draws=draws)
 
     @torch.no_grad()

@@ -18,6 +18,9 @@ from portrait360.model.rendering import (
     coarse_depths,
     importance_depths,
     march_midpoints,
+    occupied_cells,
+    read_density,
+    read_density_plain,
     render_fused,
     render_original,
     render_plain,
@@ -46,7 +49,7 @@ def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=Tru
         ({"latents": 2, "views": 2}, {}),
         ({"latents": 2, "views": 1, "features": 5, "activation": "softplus", "sigmoid": False}, {}),
         ({"latents": 1, "views": 2}, {"noise": True}),
-        ({"latents": 1, "views": 2}, {"occupancy": True}),
+        ({"latents": 2, "views": 2}, {"occupancy": True}),
         ({"latents": 1, "views": 1}, {"field": None}),
     ],
 )
@@ -57,8 +60,7 @@ def test_fused_equals_plain_in_values_and_gradients(case, options):
     if options.get("noise"):
         extra["noise"] = torch.randn(*jitter.shape, samples)
     if options.get("occupancy"):
-        occupied = (torch.rand(6, 8, 5) < 0.5).to(torch.uint8)
-        extra["occupancy"] = Occupancy(occupied, torch.zeros(len(jitter), 240, dtype=torch.uint8), 7)
+        extra["occupancy"] = Occupancy((torch.rand(len(tri_grid), 6, 8, 5) < 0.5).to(torch.uint8), 7)
     plain = render_plain(tri_grid, decoder, bounded, config, samples=samples, jitter=jitter, **extra)
     fused = render_fused(tri_grid, decoder, bounded, config, samples=samples, jitter=jitter, stop=0.0, **extra)
     assert 0.05 < plain.opacity.mean() < 0.999
@@ -82,15 +84,31 @@ def test_ending_opaque_rays_early_changes_little():
     assert (full.features - short.features).abs().max() <= rendering.STOP_TRANSMITTANCE
 
 
-def test_occupancy_reports_what_pictures_showed():
-    config, decoder, tri_grid, bounded, jitter, _ = scene(1, 2)
-    seen = torch.zeros(2, 240, dtype=torch.uint8)
-    everything = Occupancy(torch.ones(6, 8, 5, dtype=torch.uint8), seen, 3)
-    full = render_fused(tri_grid, decoder, bounded, config, samples=12, jitter=jitter, occupancy=everything)
-    assert 0 < seen.sum() < seen.numel()
-    only = Occupancy(seen.amax(dim=0).reshape(6, 8, 5), torch.zeros_like(seen), 3)
-    again = render_fused(tri_grid, decoder, bounded, config, samples=12, jitter=jitter, occupancy=only)
-    assert (full.features - again.features).abs().max() < 0.1
+@pytest.mark.parametrize("activation", ["lrelu", "softplus"])
+def test_densities_read_by_the_kernel_equal_the_plain_ones(activation):
+    config, decoder, tri_grid, *_ = scene(2, 1, features=5, activation=activation)
+    points = torch.rand(700, 3) * 2 - 1
+    expected = read_density_plain(tri_grid, decoder, points, config)
+    torch.testing.assert_close(read_density(tri_grid, decoder, points, config), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_occupied_cells_hold_all_that_is_visible():
+    """Cells around every place with density are occupied, cells far from it are not, portrait by portrait."""
+    shape = (6, 8, 5)
+    config, decoder, tri_grid, *_ = scene(2, 1)
+    with torch.no_grad():
+        decoder.net[2].weight[0] *= 8.0
+        raw, _ = decoder(sample_trigrid(tri_grid, torch.rand(2, 500, 3) * 2 - 1))
+        decoder.net[2].bias[0] -= raw.quantile(0.95) + 4.0  # a twentieth of the space is visible
+    cells = occupied_cells(tri_grid, decoder, config, shape)
+    z, y, x = torch.meshgrid(*[(torch.arange(n) + 0.5) / n * 2 - 1 for n in shape], indexing="ij")
+    density = read_density_plain(tri_grid, decoder, torch.stack([x, y, z], dim=-1).reshape(-1, 3), config)
+    dense = density.reshape(2, *shape) > rendering.VISIBLE_DENSITY
+    assert 0 < dense.float().mean() < 0.5
+    for latent, k, j, i in torch.cartesian_prod(*[torch.arange(n) for n in (2, *shape)]).tolist():
+        around = tuple(slice(max(c - 1, 0), c + 2) for c in (k, j, i))
+        assert bool(cells[latent][k, j, i]) == bool(dense[latent][around].any())
+    assert not torch.equal(cells[0], cells[1])
 
 
 def test_density_zero_is_transparent_and_high_density_is_a_wall():

@@ -27,9 +27,6 @@ ranks.average_gradients([layer])
 assert layer.weight.grad.tolist() == [[0.5, 0.5]], layer.weight.grad
 assert layer.bias.grad.tolist() == [5.0]
 assert float(ranks.average({"a": torch.tensor(4.0 * ranks.rank), "b": torch.tensor(1.0)})["a"]) == 2.0
-seen = torch.tensor([ranks.rank, 3])
-ranks.maximum_(seen)
-assert seen.tolist() == [1, 3]
 torch.manual_seed(ranks.rank)
 states = ranks.random_states()
 assert len(states) == 2 and not torch.equal(states[0], states[1])

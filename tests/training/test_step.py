@@ -9,9 +9,9 @@ import torch
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label
+from portrait360.model.rendering import occupied_cells
 from portrait360.training.state import new_state
 from portrait360.training.step import (
-    OCCUPANCY_PATIENCE,
     Batch,
     generate,
     separate_gradients,
@@ -111,15 +111,30 @@ def test_coarse_poses_are_used_with_their_probability():
         assert torch.equal(pose, batch.coarse_pose) == (probability == 1.0)
 
 
-def test_cells_that_nobody_saw_are_skipped_after_a_while():
+def test_empty_space_is_skipped_without_a_visible_difference(monkeypatch):
     preset = shrunken(PRESETS["cpu-64"])
     state = new_state(preset, 0, CPU)
-    state.step = OCCUPANCY_PATIENCE + 1
+    with torch.no_grad():  # dense in some places, empty in others
+        state.generator.decoder.net[2].bias[0] = -6.0
+        state.generator.decoder.net[2].weight[0] *= 20.0
     batch = random_batch(preset.model, 4)
-    empty = generate(state, batch).pictures.mask.detach().mean()
-    state.last_seen.fill_(state.step)
-    full = generate(state, batch).pictures.mask.detach().mean()
-    assert empty < full
+    shares = []
+
+    def spy(*arguments):
+        cells = occupied_cells(*arguments)
+        shares.append(float(cells.float().mean()))
+        return cells
+
+    monkeypatch.setattr("portrait360.training.step.occupied_cells", spy)
+    masks = []
+    for skips in (True, False):
+        torch.manual_seed(5)
+        state.config = dataclasses.replace(preset.training, occupancy=skips)
+        masks.append(generate(state, batch).pictures.mask.detach())
+    assert len(shares) == 1
+    assert 0.05 < shares[0] < 0.95
+    assert (masks[0] - masks[1]).abs().mean() < 0.01
+    assert masks[1].mean() > 0.05
 
 
 def test_nothing_changes_when_a_loss_is_not_finite():

@@ -1,8 +1,8 @@
 """The fused CPU renderer: field warp, tri-grid lookup, decoder and compositing in one pass over each ray.
 
-`fused_kernels` compiles one forward and one backward function for given sizes (constant sizes let the compiler
-vectorise). The backward pass recomputes each ray instead of storing samples, so that memory stays that of the inputs
-and outputs. `portrait360.model.rendering.render_plain` is the readable twin.
+`fused_kernels` compiles a forward and a backward function, and one that reads densities, for given sizes (constant
+sizes let the compiler vectorise). The backward pass recomputes each ray instead of storing samples, so that memory
+stays that of the inputs and outputs. `portrait360.model.rendering.render_plain` is the readable twin.
 
 Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent; B = L * views images, latent-major. Box arrays are
 (centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy). Rays form pictures of
@@ -25,8 +25,8 @@ ZERO, ONE, HALF, THIRD = np.float32(0), np.float32(1), np.float32(0.5), np.float
 EXPLORE_MASK = 15
 """One in 16 samples in unoccupied cells is taken all the same, so that new matter is found."""
 TILE = 8
-VISIBLE_WEIGHT = np.float32(0.004)
-"""A cell counts as visible when one sample in it contributes at least this much to a pixel."""
+BLOCK = 512
+"""Points that one task of `density` reads."""
 
 
 @numba.njit(inline="always")
@@ -252,10 +252,10 @@ def _canonical(field: Any, has_field: bool, image: int, shape: Any, field_box: A
 @lru_cache(maxsize=16)
 def fused_kernels(
     channels: int, hidden: int, features: int, depth: int, softplus_hidden: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward renderers for C plane features, H hidden units, O features and D depth slices.
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward renderer and a reader of densities.
 
-    C must be a multiple of 8 and H of 16.
+    Sizes: C plane features, H hidden units, O features and D depth slices. C must be a multiple of 8 and H of 16.
     """
     C, H, O, D = channels, hidden, features, depth
     K = 1 + O
@@ -263,9 +263,9 @@ def fused_kernels(
     @numba.njit(parallel=True, fastmath=True, cache=True)
     def forward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
-        field_shape, field_box, box, occupied, occupancy_shape, seed, scale, shift, sigmoid, stop, rendered, seen,
+        field_shape, field_box, box, occupied, occupancy_shape, seed, scale, shift, sigmoid, stop, rendered,
     ):  # fmt: skip
-        """rendered (B, M, O+2): features, opacity, sum of weight * distance. seen (B, cells): visible cells."""
+        """rendered (B, M, O+2): features, opacity, sum of weight * distance."""
         images, rays, _ = directions.shape
         stride = resolution * resolution * 3 * D * C
         height, across = rays // width, (width + TILE - 1) // TILE
@@ -276,6 +276,7 @@ def fused_kernels(
             block = task - image * blocks
             top, left = (block // across) * TILE, (block % across) * TILE
             base = (image // views) * stride
+            cells = (image // views) * (occupied.size // (images // views))
             f, h, out = np.empty(C, np.float32), np.empty(H, np.float32), np.empty(K, np.float32)
             q, total = np.empty(3, np.float32), np.empty(O, np.float32)
             for pixel in range(TILE * TILE):
@@ -304,9 +305,8 @@ def fused_kernels(
                         )
                         if not inside:
                             continue
-                        cell = 0
                         if has_occupancy:
-                            cell = _cell(q[0], q[1], q[2], occupancy_shape)
+                            cell = cells + _cell(q[0], q[1], q[2], occupancy_shape)
                             if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
                                 continue
                         _gather(planes, base, resolution, q, f, 0, C, D)
@@ -316,8 +316,6 @@ def fused_kernels(
                             raw += noise[image, ray, s]
                         alpha = ONE - np.float32(math.exp(-_softplus(raw) * scale * step))
                         weight = through * alpha
-                        if has_occupancy and weight > VISIBLE_WEIGHT:
-                            seen[image, cell] = 1
                         for k in range(O):
                             value = _sigmoid(out[1 + k]) if sigmoid else out[1 + k]
                             total[k] += weight * value
@@ -349,6 +347,7 @@ def fused_kernels(
         wants_field = grad_field.size > 0
         for latent in numba.prange(images // views):
             base = latent * stride
+            cells = latent * (occupied.size // (images // views))
             qs, corners = np.empty((samples, 3), np.float32), np.empty(samples, np.int64)
             fractions = np.empty((samples, 3), np.float32)
             f, h, out = (
@@ -394,7 +393,7 @@ def fused_kernels(
                         if not inside:
                             continue
                         if has_occupancy:
-                            cell = _cell(q[0], q[1], q[2], occupancy_shape)
+                            cell = cells + _cell(q[0], q[1], q[2], occupancy_shape)
                             if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
                                 continue
                         corners[count] = corner
@@ -471,4 +470,18 @@ def fused_kernels(
             grad_w2[latent] = mine_w2
             grad_b2[latent] = mine_b2
 
-    return forward, backward
+    @numba.njit(parallel=True, fastmath=True, cache=True)
+    def density(planes, resolution, latents, w1, b1, w2, b2, points, scale, shift, densities):
+        """densities (L, N) per world unit at points (N, 3) of the tri-grid's [-1, 1]^3, the same for all latents."""
+        stride = resolution * resolution * 3 * D * C
+        count = len(points)
+        blocks = (count + BLOCK - 1) // BLOCK
+        for task in numba.prange(latents * blocks):
+            latent, first = task // blocks, (task % blocks) * BLOCK
+            f, h, out = np.empty(C, np.float32), np.empty(H, np.float32), np.empty(1, np.float32)
+            for n in range(first, min(first + BLOCK, count)):
+                _gather(planes, latent * stride, resolution, points[n], f, 0, C, D)
+                _decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, 1, softplus_hidden)
+                densities[latent, n] = _softplus(out[0] + shift) * scale
+
+    return forward, backward, density

@@ -51,11 +51,9 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Which cells (nz, ny, nx) of the tri-grid box rays visit. `seed` picks the unoccupied samples to explore."""
+    """Which cells of the tri-grid box rays visit, portrait by portrait. `seed` picks the other samples to explore."""
 
-    occupied: UInt8[Tensor, "nz ny nx"]
-    seen: UInt8[Tensor, "B cells"]
-    """Filled by the fused renderer: cells that contributed visibly to each picture."""
+    occupied: UInt8[Tensor, "L nz ny nx"]
     seed: int
 
 
@@ -210,17 +208,60 @@ def sample_distances(rays: Rays, samples: int, jitter: Float[Tensor, "B M"]) -> 
     return rays.near[..., None] + (s + jitter[..., None]) * step[..., None]
 
 
+VISIBLE_DENSITY = 0.5
+"""Density per world unit below which a cell counts as empty; across a cell of 13 mm it stops 0.6 % of the light."""
+
+
+def read_density_plain(
+    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
+) -> Float[Tensor, "L N"]:
+    """Density per world unit at points of the tri-grid's [-1, 1]^3, the same points for every tri-grid."""
+    points = normalized.expand(len(tri_grid), -1, -1)
+    raw, _ = decoder(sample_trigrid(tri_grid, points))
+    return F.softplus(raw[..., 0] + config.density_shift) * config.density_scale
+
+
+def read_density(
+    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
+) -> Float[Tensor, "L N"]:
+    """`read_density_plain` in one compiled pass on the CPU; not differentiable."""
+    planes, weights, sizes = _kernel_inputs(tri_grid.detach(), decoder)
+    densities = torch.empty(len(tri_grid), len(normalized))
+    fused_kernels(*sizes)[2](
+        planes.numpy().reshape(-1), planes.shape[2], len(tri_grid), *_kernel_weights(*weights), normalized.numpy(),
+        np.float32(config.density_scale), np.float32(config.density_shift), densities.numpy(),
+    )  # fmt: skip
+    return densities
+
+
+@torch.no_grad()
+def occupied_cells(
+    tri_grid: Float[Tensor, "L 3 C D H W"],
+    decoder: Decoder,
+    config: RenderConfig,
+    shape: tuple[int, int, int],
+    samples: int = 1,
+) -> UInt8[Tensor, "L nz ny nx"]:
+    """Where each portrait's density is visible: `samples` per cell and axis, grown by one cell to be safe."""
+    axes = [(torch.arange(samples * n) + 0.5) / (samples * n) * 2.0 - 1.0 for n in shape]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    density = read_density(tri_grid, decoder, torch.stack([x, y, z], dim=-1).reshape(-1, 3), config)
+    grid = F.max_pool3d(density.reshape(-1, 1, *z.shape), samples)
+    return (F.max_pool3d(grid, 3, stride=1, padding=1)[:, 0] > VISIBLE_DENSITY).to(torch.uint8)
+
+
 def occupancy_mask(
     normalized: Float[Tensor, "B N 3"], occupancy: Occupancy, rays: int, samples: int
 ) -> Float[Tensor, "B N"]:
     """1 where the fused renderer takes a sample: occupied cells and the explored share of the others."""
-    shape = occupancy.occupied.shape
+    n = normalized.shape[0]
+    latents, *shape = occupancy.occupied.shape
     size = normalized.new_tensor(shape[::-1])
     cell = ((normalized + 1.0) * 0.5 * size).long()
     cell = torch.minimum(cell.clamp_min(0), size.long() - 1)
     index = (cell[..., 2] * shape[1] + cell[..., 1]) * shape[2] + cell[..., 0]
-    taken = occupancy.occupied.reshape(-1)[index] > 0
-    n = normalized.shape[0]
+    grids = occupancy.occupied.reshape(latents, -1).repeat_interleave(n // latents, dim=0)
+    taken = grids.gather(1, index) > 0
     ray = np.arange(n * rays)[:, None].repeat(samples, axis=1)
     sample = np.arange(samples)[None].repeat(n * rays, axis=0)
     hashed = np.vectorize(explore_hash.py_func, otypes=[np.int64])(occupancy.seed, ray, sample)
@@ -279,26 +320,36 @@ def _picture_width(rays: int) -> int:
     return side if side * side == rays else rays
 
 
+def _kernel_inputs(tri_grid: Tensor, decoder: Decoder):
+    """Planes in the kernels' order (no copy if a channels-last synthesis network made them), weights, sizes."""
+    planes = tri_grid.permute(0, 4, 5, 1, 3, 2).float().contiguous()
+    weights = decoder.parameters_as_used()
+    hidden, channels = weights[0].shape
+    softplus = decoder.net[1].name == "softplus"
+    return planes, weights, (channels, hidden, weights[2].shape[0] - 1, tri_grid.shape[3], softplus)
+
+
+def _kernel_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[np.ndarray, ...]:
+    """The decoder's weights as the kernels read them: w1 (C, H) and w2 (K, H), flat."""
+    w1 = w1.detach().t().contiguous().reshape(-1)
+    return (w1.numpy(), b1.detach().contiguous().numpy(), w2.detach().contiguous().reshape(-1).numpy(),
+            b2.detach().contiguous().numpy())  # fmt: skip
+
+
 class _Fused(torch.autograd.Function):
     """Glue between autograd and the compiled kernels. Planes arrive as (L, P, P, 3, D, C)."""
 
     @staticmethod
     def forward(ctx, planes, w1, b1, w2, b2, field, rays, jitter, noise, occupancy, samples, config, sizes, stop):
-        arrays = {
-            "planes": planes.detach().numpy().reshape(-1),
-            "w1": w1.detach().t().contiguous().numpy().reshape(-1),
-            "b1": b1.detach().contiguous().numpy(),
-            "w2": w2.detach().contiguous().numpy().reshape(-1),
-            "b2": b2.detach().contiguous().numpy(),
-        }
+        planes_array = planes.detach().numpy().reshape(-1)
         empty = np.zeros(0, np.float32)
         shape = (2, 2, 2) if field is None else tuple(field.shape[1:4])
         images, count, _ = rays.directions.shape
-        cells = (1, 1, 1) if occupancy is None else tuple(occupancy.occupied.shape)
+        cells = (1, 1, 1) if occupancy is None else tuple(occupancy.occupied.shape[1:])
         common = (
             planes.shape[2],
             images // planes.shape[0],
-            arrays["w1"], arrays["b1"], arrays["w2"], arrays["b2"],
+            *_kernel_weights(w1, b1, w2, b2),
             rays.origins.contiguous().numpy(),
             rays.directions.contiguous().numpy(),
             _picture_width(count),
@@ -319,11 +370,9 @@ class _Fused(torch.autograd.Function):
             config.feature_activation == "sigmoid",
             np.float32(stop),
         )  # fmt: skip
-        forward, _ = fused_kernels(*sizes)
         rendered = torch.empty(images, count, sizes[2] + 2)
-        seen = np.zeros((images, 1), np.uint8) if occupancy is None else occupancy.seen.numpy()
-        forward(arrays["planes"], *common, rendered.numpy(), seen)
-        ctx.common, ctx.sizes, ctx.arrays = common, sizes, arrays
+        fused_kernels(*sizes)[0](planes_array, *common, rendered.numpy())
+        ctx.common, ctx.sizes, ctx.planes = common, sizes, planes_array
         ctx.shapes = planes.shape, None if field is None else field.shape
         return rendered
 
@@ -336,9 +385,8 @@ class _Fused(torch.autograd.Function):
         grad_planes = torch.zeros(planes_shape)
         grad_field = torch.zeros(field_shape or (0,)) if wants_field else torch.zeros(0)
         parts = [torch.zeros(latents, n) for n in (channels * hidden, hidden, (1 + features) * hidden, 1 + features)]
-        _, backward = fused_kernels(*ctx.sizes)
-        backward(
-            ctx.arrays["planes"],
+        fused_kernels(*ctx.sizes)[1](
+            ctx.planes,
             *ctx.common,
             grad.contiguous().float().numpy(),
             grad_planes.numpy().reshape(-1),
@@ -366,11 +414,8 @@ def render_fused(
     stop: float = STOP_TRANSMITTANCE,
 ) -> Rendered:
     """`render_plain` in one compiled pass on the CPU; differentiable in tri-grid, decoder and field."""
-    # no copy for tri-grids that come from a channels-last synthesis network
-    planes = tri_grid.permute(0, 4, 5, 1, 3, 2).float().contiguous()
-    w1, b1, w2, b2 = decoder.parameters_as_used()
-    sizes = (w1.shape[1], w1.shape[0], w2.shape[0] - 1, tri_grid.shape[3], decoder.net[1].name == "softplus")
-    out = _Fused.apply(planes, w1, b1, w2, b2, field, rays, jitter, noise, occupancy, samples, config, sizes, stop)
+    planes, weights, sizes = _kernel_inputs(tri_grid, decoder)
+    out = _Fused.apply(planes, *weights, field, rays, jitter, noise, occupancy, samples, config, sizes, stop)
     assert isinstance(out, Tensor)
     return _finish(out[..., :-2], out[..., -2:-1], out[..., -1:], rays)
 

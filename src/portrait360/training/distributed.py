@@ -74,12 +74,6 @@ class Ranks:
             dist.all_reduce(tensor)
             tensor /= self.size
 
-    @torch.no_grad()
-    def maximum_(self, tensor: Tensor) -> None:
-        """Replace a tensor by its maximum over the processes."""
-        if self.size > 1:
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-
     def random_states(self) -> Tensor:
         """State of torch's CPU generator of every process, one row each (uint8)."""
         mine = torch.get_rng_state()

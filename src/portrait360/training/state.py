@@ -15,7 +15,7 @@ from portrait360.config import ModelConfig, Preset
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
-from portrait360.training.step import OCCUPANCY_SHAPE, TrainingState
+from portrait360.training.step import TrainingState
 from portrait360.types import CheckpointError
 
 
@@ -29,7 +29,6 @@ def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
     generator = Generator(preset.model).to(device)
     discriminator = Discriminator(preset.model).to(device)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
-    cells = OCCUPANCY_SHAPE[0] * OCCUPANCY_SHAPE[1] * OCCUPANCY_SHAPE[2]
     training = preset.training
     return TrainingState(
         preset.model,
@@ -39,7 +38,6 @@ def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
         average,
         _adam(generator, training.g_lr, training.betas),
         _adam(discriminator, training.d_lr, training.betas),
-        torch.zeros(cells, dtype=torch.int64),
     )
 
 
@@ -92,12 +90,11 @@ def _fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dic
 
 
 def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tensor]:
-    """Weights, moving average, optimisers, occupancy, and the random state of every process (one row each)."""
+    """Weights, moving average, optimisers, and the random state of every process (one row each)."""
     tensors = module_tensors(state.generator, "G") | module_tensors(state.discriminator, "D")
     tensors |= module_tensors(state.average, "G_ema")
     tensors |= _optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
     tensors |= _optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
-    tensors["occupancy/last_seen"] = state.last_seen
     tensors["random/cpu"] = random_states
     device = next(state.generator.parameters()).device
     if device.type == "cuda":
@@ -117,7 +114,6 @@ def fill_state(
     _fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
     _fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
     try:
-        state.last_seen.copy_(tensors["occupancy/last_seen"])
         random_states = tensors["random/cpu"]
         if len(random_states) == ranks.size:
             torch.set_rng_state(random_states[ranks.rank].clone())

@@ -17,15 +17,14 @@ from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.layers import resize
-from portrait360.model.rendering import Occupancy
+from portrait360.model.rendering import Occupancy, can_fuse, occupied_cells
 from portrait360.training import schedules
 from portrait360.training.augment import blur, swap_some
 from portrait360.training.distributed import Ranks
 from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
 
 OCCUPANCY_SHAPE = (20, 32, 24)
-OCCUPANCY_PATIENCE = 150
-"""Steps for which a cell stays occupied after it was last seen."""
+"""Cells (nz, ny, nx) of the tri-grid box; rays skip the empty ones."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class TrainingState:
     average: Generator
     g_optimizer: torch.optim.Adam
     d_optimizer: torch.optim.Adam
-    last_seen: Tensor
     images: int = 0
     step: int = 0
 
@@ -89,27 +87,19 @@ def generate(state: TrainingState, batch: Batch) -> Generated:
     with autocast(config, device):
         scene = generator.scene(w, w_background, noise_mode="random")
         side = state.model.raw_resolution
-        occupancy = _occupancy(state, n) if config.occupancy and device.type == "cpu" else None
+        occupancy = None
+        if config.occupancy and can_fuse(scene.tri_grid, None):
+            render = state.model.render
+            cells = occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE)
+            occupancy = Occupancy(cells, state.step)
         draws = RenderDraws(
             torch.rand(n, side * side, device=device),
             schedules.density_noise(state.images, config),
             occupancy,
         )
         out = generator.render(scene, batch.camera, pose, draws=draws)
-    if occupancy is not None:
-        state.last_seen[occupancy.seen.amax(dim=0) > 0] = state.step
     raw = None if state.model.superresolution is None else out.raw
     return Generated(Pictures(out.image, raw, out.mask), pose, regularisation)
-
-
-def _occupancy(state: TrainingState, images: int) -> Occupancy:
-    fresh = (state.step - state.last_seen) <= OCCUPANCY_PATIENCE
-    cells = state.last_seen.numel()
-    return Occupancy(
-        fresh.to(torch.uint8).reshape(OCCUPANCY_SHAPE),
-        torch.zeros(images, cells, dtype=torch.uint8),
-        state.step,
-    )
 
 
 def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
@@ -231,7 +221,6 @@ def training_step(state: TrainingState, batch: Batch, ranks: Ranks | None = None
     metrics = ranks.average(shared_gradients(state, batch))
     ranks.average_gradients((state.generator, state.discriminator))
     ranks.average_(state.generator.backbone.mapping.w_avg)
-    ranks.maximum_(state.last_seen)
     if not torch.isfinite(torch.stack([metrics["g_loss"], metrics["d_loss"], metrics["pose_loss"]])).all():
         return metrics
     factor = schedules.learning_rate_factor(state.images, config)
