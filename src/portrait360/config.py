@@ -227,6 +227,7 @@ _SMALL_TRAINING = TrainingConfig(
     loss="relativistic",
     g_lr=0.002,
     d_lr=0.002,
+    lr_decay_kimg=40.0,
     r1_gamma=0.2,
     r1_gamma_mask=0.2,
     r1_interval=16,

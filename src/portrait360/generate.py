@@ -16,10 +16,7 @@ from torch import Tensor
 
 import portrait360
 from portrait360.data.progress import show_progress
-from portrait360.export.glb import write_glb
-from portrait360.export.mesh import extract_mesh
 from portrait360.export.sheet import grid, save_png
-from portrait360.export.video import write_video
 from portrait360.files import atomic_folder, make_folder, remove_empty_folders, write_json
 from portrait360.geometry.body import bone_transforms, load_body
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
@@ -178,6 +175,8 @@ def write_portrait(
     save_png(folder / "views.png", grid(pictures, len(VIEW_YAWS)))
     files = ["views.png"]
     if video:
+        from portrait360.export.video import write_video  # half a second of imports that pictures alone do not need
+
         turn = torch.arange(VIDEO_FRAMES, dtype=torch.float32) * (2.0 * math.pi / VIDEO_FRAMES)
         frames = (frame for batch in render_bytes(portrait, camera_label(turn), body_pose) for frame in batch)
         write_video(folder / "turntable.mp4", frames, frames_per_second=FRAMES_PER_SECOND)
@@ -191,6 +190,9 @@ def write_portrait(
         "package_version": portrait360.__version__,
     }
     if mesh:
+        from portrait360.export.glb import write_glb
+        from portrait360.export.mesh import extract_mesh
+
         low, high = mesh_box(portrait.bounds, pose)
         with torch.inference_mode():
             surface = extract_mesh(lambda points: portrait.query(points, body_pose), low, high, step=MESH_STEP)

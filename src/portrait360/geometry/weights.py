@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate
@@ -110,6 +109,8 @@ def look_up(
 
 def _blur(values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Gaussian blur of (Z, Y, X, M) with a sigma per node (in nodes)."""
+    from scipy.ndimage import gaussian_filter  # slow to import, and not needed for portraits in the canonical pose
+
     position = np.interp(sigma, _SIGMAS, np.arange(len(_SIGMAS)))
     result = np.zeros_like(values)
     for index, level in enumerate(_SIGMAS):
