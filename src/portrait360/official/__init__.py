@@ -1,0 +1,1 @@
+"""The published networks: reading their snapshots without running them."""
