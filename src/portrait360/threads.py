@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numba
 import torch
+from numba.core import config
 
 
 def settle_threads(count: int | None = None) -> None:
@@ -14,5 +15,5 @@ def settle_threads(count: int | None = None) -> None:
     other last bits: a resumed run would not repeat an unbroken one. So the pool is started here and the count put back.
     """
     threads = torch.get_num_threads() if count is None else count
-    numba.set_num_threads(min(threads, int(numba.config.NUMBA_NUM_THREADS)))
+    numba.set_num_threads(min(threads, int(vars(config)["NUMBA_NUM_THREADS"])))
     torch.set_num_threads(threads)

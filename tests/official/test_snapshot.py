@@ -89,9 +89,8 @@ def test_modules_tensors_and_options_of_a_snapshot(tmp_path):
 def test_shared_objects_stay_shared(tmp_path):
     shared = {"a": 1}
     path = tmp_path / "s.pkl"
-    path.write_bytes(
-        dumps({"x": [shared, shared], "y": {1, 2}, "z": frozenset({3}), "t": (1, "ä", b"b", None, True, 2.5)})
-    )
+    values = (1, "ä", b"b", None, True, 2.5)
+    path.write_bytes(dumps({"x": [shared, shared], "y": {1, 2}, "z": frozenset({3}), "t": values}))
     content = read_snapshot(path)
     assert content["x"][0] is content["x"][1]
     assert sorted(content["y"]) == [1, 2]

@@ -120,7 +120,7 @@ class _Machine:
         elif operation in _CONSTANTS:
             self.stack.append(_CONSTANTS[operation]())
         else:
-            handler: Callable[[_Machine, Any], None] | None = _HANDLERS.get(operation)
+            handler: Callable[[_Machine, Any], Any] | None = _HANDLERS.get(operation)
             if handler is None:
                 raise refuse(f"it uses the operation {operation}")
             handler(self, argument)
@@ -203,11 +203,11 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "MARK": _Mark,
 }
-_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+_HANDLERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "PROTO": lambda m, a: None,
     "FRAME": lambda m, a: None,
-    "POP": lambda m, a: m.stack.pop() and None,
-    "POP_MARK": lambda m, a: m.since_mark() and None,
+    "POP": lambda m, a: m.stack.pop(),
+    "POP_MARK": lambda m, a: m.since_mark(),
     "DUP": lambda m, a: m.stack.append(m.stack[-1]),
     "TUPLE1": lambda m, a: m.tuple_of(1),
     "TUPLE2": lambda m, a: m.tuple_of(2),
@@ -215,7 +215,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE": lambda m, a: m.stack.append(tuple(m.since_mark())),
     "LIST": lambda m, a: m.stack.append(m.since_mark()),
     "FROZENSET": lambda m, a: m.stack.append(frozenset(_checked_key(v) for v in m.since_mark())),
-    "DICT": lambda m, a: (lambda values: (m.stack.append({}), m.put_items(values)))(m.since_mark()) and None,
+    "DICT": lambda m, a: (lambda values: (m.stack.append({}), m.put_items(values)))(m.since_mark()),
     "APPEND": lambda m, a: m.extend([m.pop()]),
     "APPENDS": lambda m, a: m.extend(m.since_mark()),
     "SETITEM": lambda m, a: m.put_items([m.pop(), m.pop()][::-1]),

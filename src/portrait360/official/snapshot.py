@@ -14,7 +14,7 @@ import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -253,7 +253,6 @@ def read_snapshot(path: Path) -> dict[str, Any]:
 def _decompress(path: Path) -> bytes:
     """All bytes of an xz file, up to `MOST_BYTES`."""
     whole = io.BytesIO()
-    file: BinaryIO
     try:
         with lzma.open(path, "rb") as file:
             while part := file.read(1 << 24):
