@@ -109,11 +109,21 @@ def fill_module(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path
 
 
 def save_weights(
-    path: Path, model: ModelConfig, generator: Generator, discriminator: Discriminator, about: dict[str, Any]
+    path: Path,
+    model: ModelConfig,
+    generator: Generator,
+    discriminator: Discriminator,
+    about: dict[str, Any],
+    *,
+    exact: bool = False,
 ) -> None:
-    """Generator and discriminator as one file; float16 where a tensor loses nothing that pictures show."""
+    """Generator and discriminator as one file; float16 where a tensor loses nothing that pictures show.
+
+    `exact` keeps float32 everywhere.
+    """
     tensors = module_tensors(generator, "G_ema") | module_tensors(discriminator, "D")
-    tensors = {k: v.half() if v.dtype == torch.float32 and v.dim() >= 2 else v for k, v in tensors.items()}
+    if not exact:
+        tensors = {k: v.half() if v.dtype == torch.float32 and v.dim() >= 2 else v for k, v in tensors.items()}
     metadata = {
         "format": FORMAT,
         "kind": "weights",

@@ -24,7 +24,7 @@ from portrait360.cli_errors import BadArgumentsError, explain_box
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train")
+_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train", "convert")
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
@@ -201,6 +201,31 @@ class Train:
         return "the same command with --resume continues from the last checkpoint"
 
 
+@dataclass(frozen=True)
+class Convert:
+    """Convert weights of the original 3DPortraitGAN to this project's format.
+
+    Reads a snapshot of the original training code (.pkl, also .pkl.xz) as data: nothing in it is run. Body-model
+    data in it are left out.
+
+    Example: portrait360 convert 3DPortraitGAN512-128.pkl --out original.safetensors
+    """
+
+    snapshot: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OFFICIAL.pkl")]
+    """The snapshot."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.safetensors")]
+    """The weights file to write."""
+
+    def run(self) -> None:
+        from portrait360.official.convert import convert_snapshot
+
+        model = convert_snapshot(self.snapshot, self.out)
+        print(f"{self.out}  {model.resolution}x{model.resolution} pixels, rendered at {model.raw_resolution}")
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
 _Dataset = (
     Annotated[DatasetSynth, tyro.conf.subcommand("synth")] | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
 )
@@ -208,6 +233,7 @@ _Commands = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[_Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, or look at one.")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
 )
 
 
