@@ -161,9 +161,9 @@ class TrainingConfig:
     mirror: bool = True
     zoom_probability: float = 0.0
     """Share of pictures of which only the middle is shown, real and generated alike, with the focal length raised to
-    match: the discriminator sees faces larger. It wants a dataset larger than the model by 1 / `zoom_window`."""
-    zoom_window: float = 0.6
-    """Side of that middle part in units of the picture's: the head with its hair."""
+    match: the discriminator sees faces larger. It wants a dataset larger than the model by 1 / the first window."""
+    zoom_windows: tuple[float, ...] = (0.6, 0.42)
+    """Sides of that middle part in units of the picture's, equally often: the head with its hair, the face."""
     occupancy: bool = False
     """Skip the space where a portrait has no visible density (fused CPU renderer only)."""
     bf16: bool = False
@@ -227,7 +227,7 @@ _SMALL_TRAINING = TrainingConfig(
     loss="relativistic",
     g_lr=0.002,
     d_lr=0.002,
-    lr_decay_kimg=40.0,
+    lr_decay_kimg=30.0,
     r1_gamma=0.2,
     r1_gamma_mask=0.2,
     r1_interval=16,

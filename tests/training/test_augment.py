@@ -64,7 +64,7 @@ def test_zooming_shows_the_middle_with_a_camera_that_saw_just_that():
     u, v = project(camera, point.expand(2, 1, 3))[0][0, 0].tolist()
     image = torch.zeros(2, 3, 2 * side, 2 * side)
     image[:, :, int(v * 2 * side), int(u * 2 * side)] = 1.0
-    shown, mask, cameras = zoom_some(torch.tensor([True, False]), image, image[:, :1], camera, window, side)
+    shown, mask, cameras = zoom_some(torch.tensor([2, 0]), image, image[:, :1], camera, (0.8, window), side)
     assert shown.shape == (2, 3, side, side)
     assert torch.equal(mask, shown[:, :1])
     assert torch.equal(cameras[1], camera[1])
@@ -80,8 +80,9 @@ def test_mirroring_and_zooming_can_change_places():
     image, mask = torch.randn(2, 3, 20, 20), torch.rand(2, 1, 20, 20)
     camera, pose = camera_label(torch.tensor([0.7, -2.0]), torch.tensor([0.2, 0.1])), torch.randn(2, 6)
     every = torch.tensor([True, True])
-    zoomed = zoom_some(every, image, mask, camera, 0.6, 12)
+    levels = torch.tensor([1, 2])
+    zoomed = zoom_some(levels, image, mask, camera, (0.6, 0.4), 12)
     one = mirror_some(every, *zoomed, pose)
     i, m, c, _ = mirror_some(every, image, mask, camera, pose)
-    for a, b in zip(one, zoom_some(every, i, m, c, 0.6, 12), strict=False):
+    for a, b in zip(one, zoom_some(levels, i, m, c, (0.6, 0.4), 12), strict=False):
         torch.testing.assert_close(a, b)

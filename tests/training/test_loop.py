@@ -174,7 +174,7 @@ def test_checkpoints_outlive_changes_of_the_recipe(data, unbroken, tmp_path):
     last = checkpoints(unbroken)[-1]
     tensors, metadata = read_tensors(last)
     preset = json.loads(metadata["preset"])
-    del preset["training"]["zoom_window"]
+    del preset["training"]["zoom_windows"]
     write_tensors(out / last.name, tensors, metadata | {"preset": json.dumps(preset)})
     train(data, "tiny", out, resume=True, kimg=0.084, quiet=True)
     assert load_checkpoint(checkpoints(out)[-1])[2]["images"] == 84

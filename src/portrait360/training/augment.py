@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from portrait360.data.sampling import mirrored
@@ -43,27 +43,32 @@ def mirror_some(
 
 
 def zoom_some(
-    flags: Bool[Tensor, "B"],
+    levels: Int[Tensor, "B"],
     images: Float[Tensor, "B 3 H W"],
     masks: Float[Tensor, "B 1 H W"],
     cameras: Float[Tensor, "B 25"],
-    window: float,
+    windows: tuple[float, ...],
     side: int,
 ):
-    """Bring pictures to `side` pixels; where the flag is set, only their middle, with a camera that saw just that.
+    """Bring pictures to `side` pixels: the whole at level 0, at level k only the middle, seen by a camera to match.
 
-    `window`: side of the middle part in units of the picture's, rounded to whole pixels on both sides.
+    `windows`: sides of the middle parts for level 1, 2, ... in units of the picture's, rounded to whole pixels.
     """
     full = images.shape[-1]
-    margin = round(full * (1.0 - window) / 2.0)
-    middle = slice(margin, full - margin)
 
-    def bring(v: Tensor) -> Tensor:
-        whole = F.interpolate(v, size=(side, side), mode="area") if full != side else v
-        return select(flags, resize(v[:, :, middle, middle], side), whole) if flags.any() else whole
+    def whole(v: Tensor) -> Tensor:
+        return F.interpolate(v, size=(side, side), mode="area") if full != side else v
 
-    zoomed = zoom_camera(cameras, full / (full - 2 * margin))
-    return bring(images), bring(masks), select(flags, zoomed, cameras)
+    shown = [whole(images), whole(masks), cameras]
+    for level, window in enumerate(windows, start=1):
+        chosen = levels == level
+        if chosen.any():
+            margin = round(full * (1.0 - window) / 2.0)
+            middle = slice(margin, full - margin)
+            closer = [resize(v[:, :, middle, middle], side) for v in (images, masks)]
+            closer.append(zoom_camera(cameras, full / (full - 2 * margin)))
+            shown = [select(chosen, a, b) for a, b in zip(closer, shown, strict=True)]
+    return tuple(shown)
 
 
 def swap_some(flags: Bool[Tensor, "B"], *tensors: Tensor) -> tuple[Tensor, ...]:

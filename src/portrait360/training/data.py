@@ -21,31 +21,35 @@ from portrait360.types import DatasetError
 class Sampler:
     """Shuffled order as a pure function of position: epoch e is a permutation drawn from (seed, e).
 
-    Resuming needs no state: position n always names the same picture and the same flags for mirroring and zooming.
+    Resuming needs no state: position n always names the same picture, mirrored or not and zoomed as then.
     """
 
-    def __init__(self, count: int, seed: int, mirror: bool, zoom_probability: float = 0.0) -> None:
-        self.count, self.seed, self.mirror, self.zoom_probability = count, seed, mirror, zoom_probability
+    def __init__(self, count: int, seed: int, mirror: bool, zoom_probability: float = 0.0, zooms: int = 1) -> None:
+        self.count, self.seed, self.mirror = count, seed, mirror
+        self.zoom_probability, self.zooms = zoom_probability, zooms
         self._epoch = -1
-        self._order = np.empty(0, np.int64)
-        self._flags = np.empty((2, 0), bool)
+        self._order = self._levels = np.empty(0, np.int64)
+        self._flags = np.empty(0, bool)
 
     def _enter(self, epoch: int) -> None:
         rng = np.random.default_rng([self.seed, epoch])
         self._order = rng.permutation(self.count)
-        self._flags = rng.random((2, self.count)) < [[0.5 if self.mirror else 0.0], [self.zoom_probability]]
+        mirror, zoom = rng.random((2, self.count))
+        self._flags = mirror < (0.5 if self.mirror else 0.0)
+        level = 1 + np.floor(zoom * self.zooms / max(self.zoom_probability, 1e-9)).astype(np.int64)
+        self._levels = np.where(zoom < self.zoom_probability, level, 0)
         self._epoch = epoch
 
     def take(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Indices, mirror flags and zoom flags of positions start .. start + size."""
-        indices, flags = [], []
+        """Indices, mirror flags and zoom levels (0 = whole, 1 to `zooms`) of positions start .. start + size."""
+        rows = []
         for position in range(start, start + size):
             epoch, offset = divmod(position, self.count)
             if epoch != self._epoch:
                 self._enter(epoch)
-            indices.append(self._order[offset])
-            flags.append(self._flags[:, offset])
-        return np.array(indices), *np.array(flags).T
+            rows.append((self._order[offset], self._flags[offset], self._levels[offset]))
+        indices, flags, levels = zip(*rows, strict=True)
+        return np.array(indices), np.array(flags), np.array(levels)
 
 
 def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Tensor, Tensor]:
@@ -77,8 +81,8 @@ class TrainingData:
             )
         if len(dataset) < 1:
             raise DatasetError(f"{path} holds no pictures.", "Draw a dataset with `portrait360 dataset synth`.")
-        self.side, self.window = model.resolution, training.zoom_window
-        zooms = training.zoom_probability > 0 and dataset.resolution * training.zoom_window >= model.resolution
+        self.side, self.windows = model.resolution, training.zoom_windows
+        zooms = training.zoom_probability > 0 and dataset.resolution * self.windows[0] >= model.resolution
         kept = dataset.resolution if zooms else model.resolution
         side = dataset.resolution if model.background is None else kept
         with show_progress("loading", len(dataset), "pictures", visible=progress) as bar:
@@ -88,7 +92,8 @@ class TrainingData:
         self.images, self.masks = images, masks
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
-        self.sampler = Sampler(len(dataset), seed, training.mirror, training.zoom_probability if zooms else 0.0)
+        probability = training.zoom_probability if zooms else 0.0
+        self.sampler = Sampler(len(dataset), seed, training.mirror, probability, len(self.windows))
         labels = torch.cat([self.cameras, self.body_poses], dim=1).numpy().tobytes()
         self.fingerprint = hashlib.sha256(labels).hexdigest()[:16]
 
@@ -103,7 +108,7 @@ class TrainingData:
             self.images[i].float() / 127.5 - 1.0,
             self.masks[i].float() / 255.0,
             self.cameras[i],
-            self.window,
+            self.windows,
             self.side,
         )
         image, mask, camera, pose = mirror_some(mirror, image, mask, camera, self.body_poses[i])
