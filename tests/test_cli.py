@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from portrait360 import cli
-from portrait360.cli import DatasetInspect, DatasetSynth, Generate, Train, main, parse
+from portrait360.cli import Convert, DatasetInspect, DatasetSynth, Generate, Train, main, parse
 from portrait360.types import InputError
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "dataset synth": DatasetSynth,
     "dataset inspect": DatasetInspect,
     "train": Train,
+    "convert": Convert,
 }
 
 
@@ -184,11 +185,11 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "a command is missing: generate or dataset or train.", "portrait360 --help"),
+        ("", "a command is missing: generate or dataset or train or convert.", "portrait360 --help"),
         (
             "bake",
             "there is no bake here.",
-            "portrait360 --help`. Perhaps you meant generate or dataset or train.",
+            "portrait360 --help`. Perhaps you meant generate or dataset or train or convert.",
         ),
         ("dataset bake", "there is no bake here.", "dataset --help`. Perhaps you meant synth or inspect."),
         (f"{SYNTH} --count x", "--count takes a whole number, not 'x'.", "portrait360 dataset synth --help"),

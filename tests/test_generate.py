@@ -142,7 +142,7 @@ def test_a_failure_leaves_nothing_of_that_portrait(ball, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     generate([0], tmp_path / "out", video=False)
-    monkeypatch.setattr(module, "write_glb", full)
+    monkeypatch.setattr("portrait360.export.glb.write_glb", full)
     with pytest.raises(InputError, match="the disk is full"):
         generate([1], tmp_path / "out", video=False)
     assert names(tmp_path / "out") == ["seed0000"]

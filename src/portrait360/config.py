@@ -329,7 +329,9 @@ def _tiny(name: str, **changes: Any) -> Preset:
         ),
         pose_hidden=(16,),
     )
-    training = dataclasses.replace(base.training, total_kimg=1.0, batch=4, density_noise=1.0, bf16=False)
+    training = dataclasses.replace(
+        base.training, total_kimg=1.0, batch=4, lr_decay_kimg=0.0, density_noise=1.0, bf16=False
+    )
     return Preset(dataclasses.replace(model, **changes), training)
 
 
