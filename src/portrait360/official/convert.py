@@ -19,10 +19,8 @@ from portrait360.config import (
     DiscriminatorConfig,
     ModelConfig,
     RenderConfig,
-    SuperResolutionConfig,
     SynthesisConfig,
 )
-from portrait360.files import explained_os_errors
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.official.pickle_data import Thing
@@ -58,8 +56,7 @@ def convert_snapshot(path: Path, out: Path) -> ModelConfig:
     for module, tensors, prefix in ((generator, g_tensors, "G_ema"), (discriminator, d_tensors, "D")):
         fill_module(module, {f"{prefix}/{k}": v.float() for k, v in tensors.items()}, prefix, path)
     about = {"converted_from": Path(path).name, "sha256": file_sha256(path)}
-    with explained_os_errors(out):
-        save_weights(out, model, generator, discriminator, about, exact=True)
+    save_weights(out, model, generator, discriminator, about, exact=True)
     return model
 
 
@@ -96,7 +93,7 @@ def model_config(generator: Thing, g: Mapping[str, Tensor], d: Mapping[str, Tens
         mapping_layers=_count(g, "backbone.mapping.fc{}.weight"),
         synthesis=_synthesis(g, "backbone.synthesis"),
         background=_synthesis(g, "bcg_synthesis"),
-        superresolution=_superresolution(base.superresolution, sr_channels),
+        superresolution=dataclasses.replace(base.superresolution, channels=sr_channels),
         plane_features=g["decoder.net.0.weight"].shape[1],
         plane_depth=int(options["triplane_depth"]),
         decoder_hidden=g["decoder.net.0.weight"].shape[0],
@@ -134,10 +131,6 @@ def _sides(tensors: Mapping[str, Tensor], prefix: str) -> list[int]:
 
 def _synthesis(tensors: Mapping[str, Tensor], prefix: str) -> SynthesisConfig:
     return SynthesisConfig(tuple(len(tensors[f"{prefix}.b{s}.conv1.bias"]) for s in _sides(tensors, f"{prefix}.b")))
-
-
-def _superresolution(base: SuperResolutionConfig, channels: tuple[int, int]) -> SuperResolutionConfig:
-    return dataclasses.replace(base, channels=channels)
 
 
 def _render(base: RenderConfig, options: Mapping[str, Any]) -> RenderConfig:
