@@ -178,7 +178,8 @@ class Train:
     device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
-    """Start from these weights (of the same preset) instead of random ones, for instance on pictures of your own."""
+    """Start from these weights instead of random ones, for instance on pictures of your own. They must be of the
+    same preset, or of an earlier form of it with a coarser tri-grid."""
 
     def run(self) -> None:
         from portrait360.training.loop import train

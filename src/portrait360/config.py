@@ -241,7 +241,7 @@ _SMALL_TRAINING = TrainingConfig(
     pose_loss_weight=10.0,
     coarse_pose_probability=0.5,
     style_average_decay=0.995,
-    zoom_probability=0.5,
+    zoom_probability=0.67,
     occupancy=True,
     bf16=True,
 )
@@ -285,7 +285,7 @@ def _cpu_64() -> Preset:
             w_dim=128,
             mapping_lr_multiplier=0.1,
             conditioning_scale=0.0,
-            synthesis=SynthesisConfig((192, 192, 128, 96, 64), "box", noise=False, first_output=16),
+            synthesis=SynthesisConfig((192, 192, 128, 96, 64, 32), "box", noise=False, first_output=16),
             plane_features=16,
             plane_depth=3,
             decoder_hidden=32,

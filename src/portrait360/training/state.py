@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,44 @@ class StartingWeights:
 
 
 def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
-    """Weights to start a run from.
+    """Weights to start a run from: of the same model, or of one whose tri-grid ends at a lower resolution.
 
     Raises:
         CheckpointError: not a weights file, damaged, or of another model than `model`.
     """
     tensors, info = read_weights_file(path)
-    if info["model"] != model:
+    if not _grows_into(info["model"], model):
         raise CheckpointError(f"{path} belongs to {info['model'].name}, not {model.name}.", "Give its --preset.")
     images = info["about"].get("images", 0)
     return StartingWeights(Path(path), tensors, images if isinstance(images, int) else 0)
 
 
+def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
+    """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis."""
+    kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
+    return smaller == dataclasses.replace(model, synthesis=dataclasses.replace(model.synthesis, channels=kept))
+
+
+def _with_new_blocks(generator: Generator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with blocks of the tri-grid synthesis added that the file lacks, fresh from `generator`.
+
+    Their toRGB weights are zero: the tri-grid begins as the up-sampled one of the smaller model.
+    """
+    synthesis, prefix = generator.backbone.synthesis, "G_ema/backbone.synthesis"
+    added = dict(tensors)
+    for side in synthesis.resolutions:
+        if not any(name.startswith(f"{prefix}.b{side}.") for name in tensors):
+            block = synthesis.get_submodule(f"b{side}").state_dict()
+            block = {name: torch.zeros_like(v) if name == "torgb.weight" else v for name, v in block.items()}
+            added |= {f"{prefix}.b{side}.{name}": v for name, v in block.items()}
+    return added
+
+
 def start_from(state: TrainingState, weights: StartingWeights) -> None:
     """Fill fresh networks: the averaged generator becomes both the current and the averaged one."""
+    tensors = _with_new_blocks(state.generator, weights.tensors)
     for module, prefix in ((state.generator, "G_ema"), (state.average, "G_ema"), (state.discriminator, "D")):
-        fill_module(module, weights.tensors, prefix, weights.path)
+        fill_module(module, tensors, prefix, weights.path)
     state.images = weights.images
 
 
