@@ -19,9 +19,21 @@ from typing import Any
 import numba
 import numpy as np
 
-from portrait360.kernels.simd import axpy8, fma8, leaky8, leaky_gradient8, load8, splat8, store8, sum8
+from portrait360.kernels.lookup import (
+    ONE,
+    ZERO,
+    axis_taps,
+    canonical,
+    cell_index,
+    decode,
+    gather,
+    logistic,
+    plane_taps,
+    softplus,
+    taps8,
+)
+from portrait360.kernels.simd import axpy8, fma8, leaky_gradient8, load8, splat8, store8, sum8
 
-ZERO, ONE, HALF, THIRD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(1 / 3)
 EXPLORE_MASK = 15
 """One in 16 samples in unoccupied cells is taken all the same, so that new matter is found."""
 TILE = 8
@@ -41,95 +53,6 @@ def explore_hash(seed: int, ray: int, sample: int) -> int:
     return x
 
 
-@numba.njit(inline="always")
-def _axis(q: Any, size: int):
-    """Two taps of zero-padded linear interpolation, align_corners=False, for q in [-1, 1], with slopes in q."""
-    position = ((q + ONE) * np.float32(size) - ONE) * HALF
-    low = int(position + ONE) - 1
-    fraction = position - np.float32(low)
-    slope = np.float32(size) * HALF
-    w0, d0, i0 = ONE - fraction, -slope, low
-    w1, d1, i1 = fraction, slope, low + 1
-    if low < 0:
-        w0, d0, i0 = ZERO, ZERO, 0
-    if i1 >= size:
-        w1, d1, i1 = ZERO, ZERO, size - 1
-    return i0, i1, w0, w1, d0, d1
-
-
-@numba.njit(inline="always")
-def _node(x: Any, low: Any, high: Any, size: int):
-    """Lower node and fraction of align_corners=True interpolation, clamped to the box."""
-    position = (x - low) / (high - low) * np.float32(size - 1)
-    position = min(max(position, ZERO), np.float32(size - 1))
-    i = min(int(position), size - 2)
-    return i, position - np.float32(i)
-
-
-@numba.njit(inline="always")
-def _softplus(x: Any):
-    if x > np.float32(15):
-        return x
-    return np.float32(math.log1p(math.exp(x)))
-
-
-@numba.njit(inline="always")
-def _sigmoid(x: Any):
-    return ONE / (ONE + np.float32(math.exp(-x)))
-
-
-@numba.njit(inline="always")
-def _cell(qx: Any, qy: Any, qz: Any, shape: Any) -> int:
-    """Index of the occupancy cell of a point of the tri-grid box."""
-    nz, ny, nx = shape
-    i = min(int((qx + ONE) * HALF * np.float32(nx)), nx - 1)
-    j = min(int((qy + ONE) * HALF * np.float32(ny)), ny - 1)
-    k = min(int((qz + ONE) * HALF * np.float32(nz)), nz - 1)
-    return (k * ny + j) * nx + i
-
-
-@numba.njit(fastmath=True, forceinline=True)
-def _taps8(planes: Any, o: Any, w: Any, c: int, total: Any):
-    """total + sum of eight weighted feature vectors at channel c."""
-    total = axpy8(w[0], load8(planes, o[0] + c), total)
-    total = axpy8(w[1], load8(planes, o[1] + c), total)
-    total = axpy8(w[2], load8(planes, o[2] + c), total)
-    total = axpy8(w[3], load8(planes, o[3] + c), total)
-    total = axpy8(w[4], load8(planes, o[4] + c), total)
-    total = axpy8(w[5], load8(planes, o[5] + c), total)
-    total = axpy8(w[6], load8(planes, o[6] + c), total)
-    return axpy8(w[7], load8(planes, o[7] + c), total)
-
-
-@numba.njit(fastmath=True, forceinline=True)
-def _corners(base: int, resolution: int, plane: int, depth: int, channels: int, u: Any, v: Any, s: Any):
-    """Offsets and weights of the eight taps in one plane, from the three axes' `_axis` tuples."""
-    column = 3 * depth * channels
-    row = resolution * column
-    start = base + plane * depth * channels
-    a, b = start + v[0] * row + u[0] * column, start + v[0] * row + u[1] * column
-    c, d = start + v[1] * row + u[0] * column, start + v[1] * row + u[1] * column
-    near, far = s[0] * channels, s[1] * channels
-    wa, wb, wc, wd = v[2] * u[2] * THIRD, v[2] * u[3] * THIRD, v[3] * u[2] * THIRD, v[3] * u[3] * THIRD
-    offsets = (a + near, b + near, c + near, d + near, a + far, b + far, c + far, d + far)
-    weights = (wa * s[2], wb * s[2], wc * s[2], wd * s[2], wa * s[3], wb * s[3], wc * s[3], wd * s[3])
-    return offsets, weights
-
-
-@numba.njit(fastmath=True, forceinline=True)
-def _gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, channels: int, depth: int):
-    """Mean feature of the three planes at q into f[at : at + channels]."""
-    x, y, z = _axis(q[0], resolution), _axis(q[1], resolution), _axis(q[2], resolution)
-    sx, sy, sz = _axis(q[0], depth), _axis(q[1], depth), _axis(q[2], depth)
-    o0, w0 = _corners(base, resolution, 0, depth, channels, x, y, sz)
-    o1, w1 = _corners(base, resolution, 1, depth, channels, x, z, sy)
-    o2, w2 = _corners(base, resolution, 2, depth, channels, y, z, sx)
-    for c in range(0, channels, 8):
-        total = _taps8(planes, o0, w0, c, splat8(ZERO))
-        total = _taps8(planes, o1, w1, c, total)
-        store8(f, at + c, _taps8(planes, o2, w2, c, total))
-
-
 @numba.njit(fastmath=True, forceinline=True)
 def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     """grad at eight taps += weight * g at channel c."""
@@ -145,12 +68,12 @@ def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
 
 @numba.njit(fastmath=True, forceinline=True)
 def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
-    """Adjoint of `_gather` in the planes."""
-    x, y, z = _axis(q[0], resolution), _axis(q[1], resolution), _axis(q[2], resolution)
-    sx, sy, sz = _axis(q[0], depth), _axis(q[1], depth), _axis(q[2], depth)
-    o0, w0 = _corners(base, resolution, 0, depth, channels, x, y, sz)
-    o1, w1 = _corners(base, resolution, 1, depth, channels, x, z, sy)
-    o2, w2 = _corners(base, resolution, 2, depth, channels, y, z, sx)
+    """Adjoint of `gather` in the planes."""
+    x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
+    sx, sy, sz = axis_taps(q[0], depth), axis_taps(q[1], depth), axis_taps(q[2], depth)
+    o0, w0 = plane_taps(base, resolution, 0, depth, channels, x, y, sz)
+    o1, w1 = plane_taps(base, resolution, 1, depth, channels, x, z, sy)
+    o2, w2 = plane_taps(base, resolution, 2, depth, channels, y, z, sx)
     for c in range(0, channels, 8):
         v = load8(g, c)
         _scatter8(grad, o0, w0, c, v)
@@ -165,88 +88,27 @@ def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v:
     slopes_u = (u[0], u[1], u[4], u[5])
     slopes_v = (v[0], v[1], v[4], v[5])
     slopes_s = (s[0], s[1], s[4], s[5])
-    o, wu = _corners(base, resolution, plane, depth, channels, slopes_u, v, s)
-    _, wv = _corners(base, resolution, plane, depth, channels, u, slopes_v, s)
-    _, ws = _corners(base, resolution, plane, depth, channels, u, v, slopes_s)
+    o, wu = plane_taps(base, resolution, plane, depth, channels, slopes_u, v, s)
+    _, wv = plane_taps(base, resolution, plane, depth, channels, u, slopes_v, s)
+    _, ws = plane_taps(base, resolution, plane, depth, channels, u, v, slopes_s)
     du, dv, ds = splat8(ZERO), splat8(ZERO), splat8(ZERO)
     for c in range(0, channels, 8):
         k = load8(g, c)
-        du = fma8(k, _taps8(planes, o, wu, c, splat8(ZERO)), du)
-        dv = fma8(k, _taps8(planes, o, wv, c, splat8(ZERO)), dv)
-        ds = fma8(k, _taps8(planes, o, ws, c, splat8(ZERO)), ds)
+        du = fma8(k, taps8(planes, o, wu, c, splat8(ZERO)), du)
+        dv = fma8(k, taps8(planes, o, wv, c, splat8(ZERO)), dv)
+        ds = fma8(k, taps8(planes, o, ws, c, splat8(ZERO)), ds)
     return sum8(du), sum8(dv), sum8(ds)
 
 
 @numba.njit(fastmath=True, forceinline=True)
 def _position_gradient(planes: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Gradient of g . feature with respect to the normalised position q."""
-    x, y, z = _axis(q[0], resolution), _axis(q[1], resolution), _axis(q[2], resolution)
-    sx, sy, sz = _axis(q[0], depth), _axis(q[1], depth), _axis(q[2], depth)
+    x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
+    sx, sy, sz = axis_taps(q[0], depth), axis_taps(q[1], depth), axis_taps(q[2], depth)
     x0, y0, z0 = _directional(planes, base, resolution, 0, x, y, sz, g, channels, depth)
     x1, z1, y1 = _directional(planes, base, resolution, 1, x, z, sy, g, channels, depth)
     y2, z2, x2 = _directional(planes, base, resolution, 2, y, z, sx, g, channels, depth)
     return x0 + x1 + x2, y0 + y1 + y2, z0 + z1 + z2
-
-
-@numba.njit(fastmath=True, forceinline=True)
-def _decode(f: Any, at: int, w1: Any, b1: Any, w2: Any, b2: Any, h: Any, hat: int, out: Any, oat: int,
-            channels: int, hidden: int, outputs: int, softplus: bool):  # fmt: skip
-    """Hidden layer into h[hat:], raw density and features into out[oat:]. w1 is (C, H), w2 (K, H), flat."""
-    for j in range(0, hidden, 16):
-        a, b = load8(b1, j), load8(b1, j + 8)
-        for c in range(channels):
-            v = f[at + c]
-            a = axpy8(v, load8(w1, c * hidden + j), a)
-            b = axpy8(v, load8(w1, c * hidden + j + 8), b)
-        if softplus:
-            store8(h, hat + j, a)
-            store8(h, hat + j + 8, b)
-        else:
-            store8(h, hat + j, leaky8(a))
-            store8(h, hat + j + 8, leaky8(b))
-    if softplus:
-        for j in range(hidden):
-            h[hat + j] = _softplus(h[hat + j])
-    for k in range(outputs):
-        total = splat8(ZERO)
-        for j in range(0, hidden, 8):
-            total = fma8(load8(h, hat + j), load8(w2, k * hidden + j), total)
-        out[oat + k] = b2[k] + sum8(total)
-
-
-@numba.njit(fastmath=True, forceinline=True)
-def _canonical(field: Any, has_field: bool, image: int, shape: Any, field_box: Any, box: Any, origins: Any,
-               directions: Any, ray: int, t: Any, q: Any):  # fmt: skip
-    """Sample at distance t, warped and normalised to the tri-grid box, into q. Whether it is inside, and the
-    field's corner offset and fractions."""
-    x = origins[image, 0] + t * directions[image, ray, 0]
-    y = origins[image, 1] + t * directions[image, ray, 1]
-    z = origins[image, 2] + t * directions[image, ray, 2]
-    start, fx, fy, fz = 0, ZERO, ZERO, ZERO
-    if has_field:
-        nz, ny, nx = shape
-        i, fx = _node(x, field_box[0], field_box[3], nx)
-        j, fy = _node(y, field_box[1], field_box[4], ny)
-        k, fz = _node(z, field_box[2], field_box[5], nz)
-        start = (((image * nz + k) * ny + j) * nx + i) * 3
-        gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
-        a, b, c, d = start, start + 3 * nx, start + 3 * nx * ny, start + 3 * nx * (ny + 1)
-        wa, wb, wc, wd = gy * gz, fy * gz, gy * fz, fy * fz
-        x += (
-            wa * (gx * field[a] + fx * field[a + 3]) + wb * (gx * field[b] + fx * field[b + 3])
-            + wc * (gx * field[c] + fx * field[c + 3]) + wd * (gx * field[d] + fx * field[d + 3])
-        )  # fmt: skip
-        y += (
-            wa * (gx * field[a + 1] + fx * field[a + 4]) + wb * (gx * field[b + 1] + fx * field[b + 4])
-            + wc * (gx * field[c + 1] + fx * field[c + 4]) + wd * (gx * field[d + 1] + fx * field[d + 4])
-        )  # fmt: skip
-        z += (
-            wa * (gx * field[a + 2] + fx * field[a + 5]) + wb * (gx * field[b + 2] + fx * field[b + 5])
-            + wc * (gx * field[c + 2] + fx * field[c + 5]) + wd * (gx * field[d + 2] + fx * field[d + 5])
-        )  # fmt: skip
-    x, y, z = (x - box[0]) / box[3], (y - box[1]) / box[4], (z - box[2]) / box[5]
-    q[0], q[1], q[2] = x, y, z
-    return abs(x) < ONE and abs(y) < ONE and abs(z) < ONE, start, fx, fy, fz
 
 
 @lru_cache(maxsize=16)
@@ -290,7 +152,7 @@ def fused_kernels(
                 if step > ZERO:
                     for s in range(samples):
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
-                        inside, _, _, _, _ = _canonical(
+                        inside, _, _, _, _ = canonical(
                             field,
                             has_field,
                             image,
@@ -306,18 +168,18 @@ def fused_kernels(
                         if not inside:
                             continue
                         if has_occupancy:
-                            cell = cells + _cell(q[0], q[1], q[2], occupancy_shape)
+                            cell = cells + cell_index(q[0], q[1], q[2], occupancy_shape)
                             if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
                                 continue
-                        _gather(planes, base, resolution, q, f, 0, C, D)
-                        _decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, K, softplus_hidden)
+                        gather(planes, base, resolution, q, f, 0, C, D)
+                        decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, K, softplus_hidden)
                         raw = out[0] + shift
                         if has_noise:
                             raw += noise[image, ray, s]
-                        alpha = ONE - np.float32(math.exp(-_softplus(raw) * scale * step))
+                        alpha = ONE - np.float32(math.exp(-softplus(raw) * scale * step))
                         weight = through * alpha
                         for k in range(O):
-                            value = _sigmoid(out[1 + k]) if sigmoid else out[1 + k]
+                            value = logistic(out[1 + k]) if sigmoid else out[1 + k]
                             total[k] += weight * value
                         opacity += weight
                         distance += weight * t
@@ -377,7 +239,7 @@ def fused_kernels(
                     for s in range(samples):
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
                         q = qs[count]
-                        inside, corner, fx, fy, fz = _canonical(
+                        inside, corner, fx, fy, fz = canonical(
                             field,
                             has_field,
                             image,
@@ -393,22 +255,22 @@ def fused_kernels(
                         if not inside:
                             continue
                         if has_occupancy:
-                            cell = cells + _cell(q[0], q[1], q[2], occupancy_shape)
+                            cell = cells + cell_index(q[0], q[1], q[2], occupancy_shape)
                             if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
                                 continue
                         corners[count] = corner
                         fractions[count, 0], fractions[count, 1], fractions[count, 2] = fx, fy, fz
-                        _gather(planes, base, resolution, q, f, count * C, C, D)
+                        gather(planes, base, resolution, q, f, count * C, C, D)
                         o = count * K
-                        _decode(f, count * C, w1, b1, w2, b2, h, count * H, out, o, C, H, K, softplus_hidden)
+                        decode(f, count * C, w1, b1, w2, b2, h, count * H, out, o, C, H, K, softplus_hidden)
                         raw = out[o] + shift
                         if has_noise:
                             raw += noise[image, ray, s]
-                        alpha = ONE - np.float32(math.exp(-_softplus(raw) * scale * step))
+                        alpha = ONE - np.float32(math.exp(-softplus(raw) * scale * step))
                         gain = grad[image, ray, O]
                         for k in range(1, K):
                             if sigmoid:
-                                out[o + k] = _sigmoid(out[o + k])
+                                out[o + k] = logistic(out[o + k])
                             gain += grad[image, ray, k - 1] * out[o + k]
                         state[count, 0], state[count, 1] = raw, alpha
                         state[count, 2], state[count, 3] = through, gain
@@ -423,7 +285,7 @@ def fused_kernels(
                         # d/d(rho * step) of the ray's sum: own light let through, light behind blocked.
                         slope = step * (through * (ONE - alpha) * gain - behind)
                         behind += weight * gain
-                        go[0] = slope * scale * _sigmoid(raw)
+                        go[0] = slope * scale * logistic(raw)
                         for k in range(1, K):
                             value = weight * grad[image, ray, k - 1]
                             if sigmoid:
@@ -480,8 +342,8 @@ def fused_kernels(
             latent, first = task // blocks, (task % blocks) * BLOCK
             f, h, out = np.empty(C, np.float32), np.empty(H, np.float32), np.empty(1, np.float32)
             for n in range(first, min(first + BLOCK, count)):
-                _gather(planes, latent * stride, resolution, points[n], f, 0, C, D)
-                _decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, 1, softplus_hidden)
-                densities[latent, n] = _softplus(out[0] + shift) * scale
+                gather(planes, latent * stride, resolution, points[n], f, 0, C, D)
+                decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, 1, softplus_hidden)
+                densities[latent, n] = softplus(out[0] + shift) * scale
 
     return forward, backward, density

@@ -6,6 +6,7 @@ These functions say exactly which vector instructions to use; LLVM maps them to 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -115,6 +116,50 @@ def leaky8(typingctx: Any, x: Any) -> Any:
     return float8(float8), codegen
 
 
+def _constant(value: float) -> Any:
+    return ir.Constant(_VECTOR, [value] * LANES)
+
+
+def _horner(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
+    """Polynomial in x, the highest power's coefficient first."""
+    total = _constant(coefficients[0])
+    for coefficient in coefficients[1:]:
+        product = builder.fmul(total, x, flags=("fast",))
+        total = builder.fadd(product, _constant(coefficient), flags=("fast",))
+    return total
+
+
+def _exp_of_negative(builder: Any, x: Any) -> Any:
+    """exp(x) for x <= 0, to 2e-7 of its value: 2^n times a polynomial in the rest."""
+    low = _constant(-87.0)
+    x = builder.select(builder.fcmp_ordered(">", x, low), x, low)
+    integers = ir.VectorType(ir.IntType(32), LANES)
+    shifted = builder.fsub(builder.fmul(x, _constant(1.4426950408889634)), _constant(0.5))
+    whole = builder.fptosi(shifted, integers)
+    n = builder.sitofp(whole, _VECTOR)
+    rest = builder.fsub(x, builder.fmul(n, _constant(0.693359375)))
+    rest = builder.fadd(rest, builder.fmul(n, _constant(2.12194440e-4)))
+    value = _horner(builder, rest, tuple(1.0 / math.factorial(k) for k in range(6, -1, -1)))
+    bits = builder.shl(builder.add(whole, ir.Constant(integers, [127] * LANES)), ir.Constant(integers, [23] * LANES))
+    return builder.fmul(value, builder.bitcast(bits, _VECTOR))
+
+
+@intrinsic
+def softplus8(typingctx: Any, x: Any) -> Any:
+    """log(1 + exp(x)) as max(x, 0) + 2 artanh(e / (2 + e)) with e = exp(-|x|)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = _constant(0.0)
+        positive = builder.fcmp_ordered(">", args[0], zero)
+        negated = builder.fsub(zero, args[0])
+        e = _exp_of_negative(builder, builder.select(positive, negated, args[0]))
+        s = builder.fdiv(e, builder.fadd(e, _constant(2.0)))
+        series = _horner(builder, builder.fmul(s, s), tuple(2.0 / k for k in range(13, 0, -2)))
+        return builder.fadd(builder.select(positive, args[0], zero), builder.fmul(s, series))
+
+    return float8(float8), codegen
+
+
 @intrinsic
 def leaky_gradient8(typingctx: Any, activated: Any, gradient: Any) -> Any:
     """gradient where the activated value is positive, else 0.2 gradient."""
@@ -150,5 +195,5 @@ def sum8(typingctx: Any, x: Any) -> Any:
 
 
 __all__ = [
-    "LANES", "axpy8", "fma8", "leaky8", "leaky_gradient8", "load8", "splat8", "store8", "sum8",
+    "LANES", "axpy8", "fma8", "leaky8", "leaky_gradient8", "load8", "softplus8", "splat8", "store8", "sum8",
 ]  # fmt: skip

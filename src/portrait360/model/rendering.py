@@ -225,10 +225,10 @@ def read_density(
     tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
 ) -> Float[Tensor, "L N"]:
     """`read_density_plain` in one compiled pass on the CPU; not differentiable."""
-    planes, weights, sizes = _kernel_inputs(tri_grid.detach(), decoder)
+    planes, weights, sizes = kernel_inputs(tri_grid.detach(), decoder)
     densities = torch.empty(len(tri_grid), len(normalized))
     fused_kernels(*sizes)[2](
-        planes.numpy().reshape(-1), planes.shape[2], len(tri_grid), *_kernel_weights(*weights), normalized.numpy(),
+        planes.numpy().reshape(-1), planes.shape[2], len(tri_grid), *kernel_weights(*weights), normalized.numpy(),
         np.float32(config.density_scale), np.float32(config.density_shift), densities.numpy(),
     )  # fmt: skip
     return densities
@@ -314,13 +314,13 @@ def render_plain(
     )
 
 
-def _picture_width(rays: int) -> int:
+def picture_width(rays: int) -> int:
     """Columns of a square picture; one row when the rays are not a square picture."""
     side = math.isqrt(rays)
     return side if side * side == rays else rays
 
 
-def _kernel_inputs(tri_grid: Tensor, decoder: Decoder):
+def kernel_inputs(tri_grid: Tensor, decoder: Decoder):
     """Planes in the kernels' order (no copy if a channels-last synthesis network made them), weights, sizes."""
     planes = tri_grid.permute(0, 4, 5, 1, 3, 2).float().contiguous()
     weights = decoder.parameters_as_used()
@@ -329,7 +329,7 @@ def _kernel_inputs(tri_grid: Tensor, decoder: Decoder):
     return planes, weights, (channels, hidden, weights[2].shape[0] - 1, tri_grid.shape[3], softplus)
 
 
-def _kernel_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[np.ndarray, ...]:
+def kernel_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[np.ndarray, ...]:
     """The decoder's weights as the kernels read them: w1 (C, H) and w2 (K, H), flat."""
     w1 = w1.detach().t().contiguous().reshape(-1)
     return (w1.numpy(), b1.detach().contiguous().numpy(), w2.detach().contiguous().reshape(-1).numpy(),
@@ -349,10 +349,10 @@ class _Fused(torch.autograd.Function):
         common = (
             planes.shape[2],
             images // planes.shape[0],
-            *_kernel_weights(w1, b1, w2, b2),
+            *kernel_weights(w1, b1, w2, b2),
             rays.origins.contiguous().numpy(),
             rays.directions.contiguous().numpy(),
-            _picture_width(count),
+            picture_width(count),
             rays.near.contiguous().numpy(),
             rays.far.contiguous().numpy(),
             jitter.contiguous().numpy(),
@@ -414,7 +414,7 @@ def render_fused(
     stop: float = STOP_TRANSMITTANCE,
 ) -> Rendered:
     """`render_plain` in one compiled pass on the CPU; differentiable in tri-grid, decoder and field."""
-    planes, weights, sizes = _kernel_inputs(tri_grid, decoder)
+    planes, weights, sizes = kernel_inputs(tri_grid, decoder)
     out = _Fused.apply(planes, *weights, field, rays, jitter, noise, occupancy, samples, config, sizes, stop)
     assert isinstance(out, Tensor)
     return _finish(out[..., :-2], out[..., -2:-1], out[..., -1:], rays)

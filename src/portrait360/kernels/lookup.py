@@ -1,0 +1,176 @@
+"""What every CPU renderer does at a sample: warp it, look up the tri-grid, decode.
+
+Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent; w1 (C, H) and w2 (K, H), flat. Everything is inlined into
+the kernels that use it, whose constant sizes let the compiler unroll.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+from portrait360.kernels.simd import axpy8, fma8, leaky8, load8, softplus8, splat8, store8, sum8
+
+ZERO, ONE, HALF, THIRD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(1 / 3)
+
+
+@numba.njit(inline="always")
+def axis_taps(q: Any, size: int):
+    """Two taps of zero-padded linear interpolation, align_corners=False, for q in [-1, 1], with slopes in q."""
+    position = ((q + ONE) * np.float32(size) - ONE) * HALF
+    low = int(position + ONE) - 1
+    fraction = position - np.float32(low)
+    slope = np.float32(size) * HALF
+    w0, d0, i0 = ONE - fraction, -slope, low
+    w1, d1, i1 = fraction, slope, low + 1
+    if low < 0:
+        w0, d0, i0 = ZERO, ZERO, 0
+    if i1 >= size:
+        w1, d1, i1 = ZERO, ZERO, size - 1
+    return i0, i1, w0, w1, d0, d1
+
+
+@numba.njit(inline="always")
+def field_node(x: Any, low: Any, high: Any, size: int):
+    """Lower node and fraction of align_corners=True interpolation, clamped to the box."""
+    position = (x - low) / (high - low) * np.float32(size - 1)
+    position = min(max(position, ZERO), np.float32(size - 1))
+    i = min(int(position), size - 2)
+    return i, position - np.float32(i)
+
+
+@numba.njit(inline="always")
+def softplus(x: Any):
+    if x > np.float32(15):
+        return x
+    return np.float32(math.log1p(math.exp(x)))
+
+
+@numba.njit(inline="always")
+def logistic(x: Any):
+    return ONE / (ONE + np.float32(math.exp(-x)))
+
+
+@numba.njit(inline="always")
+def cell_index(qx: Any, qy: Any, qz: Any, shape: Any) -> int:
+    """Index of the occupancy cell of a point of the tri-grid box."""
+    nz, ny, nx = shape
+    i = min(int((qx + ONE) * HALF * np.float32(nx)), nx - 1)
+    j = min(int((qy + ONE) * HALF * np.float32(ny)), ny - 1)
+    k = min(int((qz + ONE) * HALF * np.float32(nz)), nz - 1)
+    return (k * ny + j) * nx + i
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def taps8(planes: Any, o: Any, w: Any, c: int, total: Any):
+    """total + sum of eight weighted feature vectors at channel c."""
+    total = axpy8(w[0], load8(planes, o[0] + c), total)
+    total = axpy8(w[1], load8(planes, o[1] + c), total)
+    total = axpy8(w[2], load8(planes, o[2] + c), total)
+    total = axpy8(w[3], load8(planes, o[3] + c), total)
+    total = axpy8(w[4], load8(planes, o[4] + c), total)
+    total = axpy8(w[5], load8(planes, o[5] + c), total)
+    total = axpy8(w[6], load8(planes, o[6] + c), total)
+    return axpy8(w[7], load8(planes, o[7] + c), total)
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def plane_taps(base: int, resolution: int, plane: int, depth: int, channels: int, u: Any, v: Any, s: Any):
+    """Offsets and weights of the eight taps in one plane, from the three axes' `axis` tuples."""
+    column = 3 * depth * channels
+    row = resolution * column
+    start = base + plane * depth * channels
+    a, b = start + v[0] * row + u[0] * column, start + v[0] * row + u[1] * column
+    c, d = start + v[1] * row + u[0] * column, start + v[1] * row + u[1] * column
+    near, far = s[0] * channels, s[1] * channels
+    wa, wb, wc, wd = v[2] * u[2] * THIRD, v[2] * u[3] * THIRD, v[3] * u[2] * THIRD, v[3] * u[3] * THIRD
+    offsets = (a + near, b + near, c + near, d + near, a + far, b + far, c + far, d + far)
+    weights = (wa * s[2], wb * s[2], wc * s[2], wd * s[2], wa * s[3], wb * s[3], wc * s[3], wd * s[3])
+    return offsets, weights
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, channels: int, depth: int):
+    """Mean feature of the three planes at q into f[at : at + channels]."""
+    x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
+    sx, sy, sz = axis_taps(q[0], depth), axis_taps(q[1], depth), axis_taps(q[2], depth)
+    o0, w0 = plane_taps(base, resolution, 0, depth, channels, x, y, sz)
+    o1, w1 = plane_taps(base, resolution, 1, depth, channels, x, z, sy)
+    o2, w2 = plane_taps(base, resolution, 2, depth, channels, y, z, sx)
+    for c in range(0, channels, 8):
+        total = taps8(planes, o0, w0, c, splat8(ZERO))
+        total = taps8(planes, o1, w1, c, total)
+        store8(f, at + c, taps8(planes, o2, w2, c, total))
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def hidden_layer(f: Any, at: int, w1: Any, b1: Any, h: Any, hat: int, channels: int, hidden: int, softplus: bool):
+    """Hidden layer of the decoder into h[hat:]. w1 is (C, H), flat."""
+    for j in range(0, hidden, 16):
+        a, b = load8(b1, j), load8(b1, j + 8)
+        for c in range(channels):
+            v = f[at + c]
+            a = axpy8(v, load8(w1, c * hidden + j), a)
+            b = axpy8(v, load8(w1, c * hidden + j + 8), b)
+        if softplus:
+            store8(h, hat + j, softplus8(a))
+            store8(h, hat + j + 8, softplus8(b))
+        else:
+            store8(h, hat + j, leaky8(a))
+            store8(h, hat + j + 8, leaky8(b))
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def output(h: Any, hat: int, w2: Any, b2: Any, k: int, hidden: int):
+    """Output k of the decoder from h[hat:]: 0 is the raw density. w2 is (K, H), flat."""
+    total = splat8(ZERO)
+    for j in range(0, hidden, 8):
+        total = fma8(load8(h, hat + j), load8(w2, k * hidden + j), total)
+    return b2[k] + sum8(total)
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def decode(f: Any, at: int, w1: Any, b1: Any, w2: Any, b2: Any, h: Any, hat: int, out: Any, oat: int,
+            channels: int, hidden: int, outputs: int, softplus: bool):  # fmt: skip
+    """Hidden layer into h[hat:], raw density and features into out[oat:]."""
+    hidden_layer(f, at, w1, b1, h, hat, channels, hidden, softplus)
+    for k in range(outputs):
+        out[oat + k] = output(h, hat, w2, b2, k, hidden)
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def canonical(field: Any, has_field: bool, image: int, shape: Any, field_box: Any, box: Any, origins: Any,
+               directions: Any, ray: int, t: Any, q: Any):  # fmt: skip
+    """Sample at distance t, warped and normalised to the tri-grid box, into q. Whether it is inside, and the
+    field's corner offset and fractions."""
+    x = origins[image, 0] + t * directions[image, ray, 0]
+    y = origins[image, 1] + t * directions[image, ray, 1]
+    z = origins[image, 2] + t * directions[image, ray, 2]
+    start, fx, fy, fz = 0, ZERO, ZERO, ZERO
+    if has_field:
+        nz, ny, nx = shape
+        i, fx = field_node(x, field_box[0], field_box[3], nx)
+        j, fy = field_node(y, field_box[1], field_box[4], ny)
+        k, fz = field_node(z, field_box[2], field_box[5], nz)
+        start = (((image * nz + k) * ny + j) * nx + i) * 3
+        gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
+        a, b, c, d = start, start + 3 * nx, start + 3 * nx * ny, start + 3 * nx * (ny + 1)
+        wa, wb, wc, wd = gy * gz, fy * gz, gy * fz, fy * fz
+        x += (
+            wa * (gx * field[a] + fx * field[a + 3]) + wb * (gx * field[b] + fx * field[b + 3])
+            + wc * (gx * field[c] + fx * field[c + 3]) + wd * (gx * field[d] + fx * field[d + 3])
+        )  # fmt: skip
+        y += (
+            wa * (gx * field[a + 1] + fx * field[a + 4]) + wb * (gx * field[b + 1] + fx * field[b + 4])
+            + wc * (gx * field[c + 1] + fx * field[c + 4]) + wd * (gx * field[d + 1] + fx * field[d + 4])
+        )  # fmt: skip
+        z += (
+            wa * (gx * field[a + 2] + fx * field[a + 5]) + wb * (gx * field[b + 2] + fx * field[b + 5])
+            + wc * (gx * field[c + 2] + fx * field[c + 5]) + wd * (gx * field[d + 2] + fx * field[d + 5])
+        )  # fmt: skip
+    x, y, z = (x - box[0]) / box[3], (y - box[1]) / box[4], (z - box[2]) / box[5]
+    q[0], q[1], q[2] = x, y, z
+    return abs(x) < ONE and abs(y) < ONE and abs(z) < ONE, start, fx, fy, fz
