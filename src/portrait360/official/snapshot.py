@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from portrait360.files import explain_os_error
+from portrait360.official.pickle_arrays import ARRAY_CALLS, BUILTIN_CALLS, WORDS, ordered
 from portrait360.official.pickle_data import HINT, Name, Rules, Thing, read_pickle, refuse
 from portrait360.types import CheckpointError
 
@@ -35,39 +35,7 @@ _STORAGES = {
 _DTYPES = {str(dtype).split(".")[1] for dtype in _STORAGES.values()}
 _INERT = re.compile(r"(torch_utils|training|dnnlib|smplx|torch\.nn\.modules)(\.[A-Za-z_]\w*)*")
 """Modules whose classes become `Thing`s."""
-_NUMERIC = re.compile(r"[<|=]?([biuf][1248]|b1|\?)")
 _MOST_DEPTH = 60
-
-
-class _Array(Thing):
-    """A numpy array: its value comes with its state."""
-
-    value: np.ndarray | None = None
-
-    def set_state(self, state: Any) -> None:
-        _, shape, dtype, fortran, raw = state
-        if isinstance(raw, str):
-            raw = raw.encode("latin1")
-        if not isinstance(dtype, _ArrayType) or not isinstance(raw, bytes):
-            raise refuse("it holds an array that is not numeric")
-        values = np.frombuffer(raw, dtype.resolve())
-        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != values.size:
-            raise refuse("an array's size does not match its shape")
-        self.value = values.reshape(shape, order="F" if fortran else "C").copy()
-
-
-class _ArrayType(Thing):
-    """A numpy dtype."""
-
-    def resolve(self) -> np.dtype:
-        code, order = str(self.arguments[0]), str(self.state.get("order", "|"))
-        code = code if code[:1] in "<>|=" else order + code
-        if not _NUMERIC.fullmatch(code):
-            raise refuse(f"it holds an array of type {code}")
-        return np.dtype(code)
-
-    def set_state(self, state: Any) -> None:
-        self.state["order"] = state[1]
 
 
 class _Storage:
@@ -136,66 +104,16 @@ def _persistent_object(meta: Any) -> Thing:
     return Thing(Name("persistent", str(meta.get("class_name"))), state=meta["state"])
 
 
-def _scalar(dtype: Any, raw: Any) -> Any:
-    if not isinstance(dtype, _ArrayType) or not isinstance(raw, bytes):
-        raise refuse("it holds a number of unknown type")
-    return np.frombuffer(raw, dtype.resolve(), count=1)[0].item()
-
-
-def _latin1(text: Any, encoding: Any) -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise refuse("it encodes text in an unknown way")
-    return text.encode("latin1")
-
-
-def _plain(kind: type, *sources: type) -> Any:
-    """A builtin type that takes at most one value, of the given types."""
-
-    def make(*arguments: Any) -> Any:
-        if len(arguments) > 1 or (arguments and not isinstance(arguments[0], sources)):
-            raise refuse(f"it makes a {kind.__name__} in an unknown way")
-        return kind(*arguments)
-
-    return make
-
-
-def _ordered(*arguments: Any) -> dict[Any, Any]:
-    pairs = arguments[0] if arguments else []
-    if not isinstance(pairs, list) or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in pairs):
-        raise refuse("a dictionary has an unknown form")
-    if any(not isinstance(key, (str, int)) for key, _ in pairs):
-        raise refuse("a dictionary has an unknown form")
-    return dict(pairs)
-
-
 _CALLS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _ordered,
-    ("dnnlib.util", "EasyDict"): _ordered,
+    **BUILTIN_CALLS,
+    **ARRAY_CALLS,
+    ("dnnlib.util", "EasyDict"): ordered,
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch.storage", "_load_from_bytes"): _read_storage,
-    ("numpy", "dtype"): lambda *arguments: _ArrayType(Name("numpy", "dtype"), arguments),
-    ("_codecs", "encode"): _latin1,
-    ("copyreg", "_reconstructor"): lambda origin, *_: Thing(origin),
-    ("builtins", "list"): _plain(list, list, tuple, set),
-    ("builtins", "tuple"): _plain(tuple, list, tuple),
-    ("builtins", "int"): _plain(int, int, float),
-    ("builtins", "float"): _plain(float, int, float),
-    ("builtins", "bool"): _plain(bool, int, float),
-    ("builtins", "str"): _plain(str, str),
-    ("builtins", "dict"): _ordered,
-    ("builtins", "set"): _plain(list, list, tuple, set),
-    ("builtins", "frozenset"): _plain(list, list, tuple, set),
 }
-for (_module, _kind), _make in list(_CALLS.items()):
-    if _module == "builtins":
-        _CALLS["__builtin__", _kind] = _make  # the name in protocols 0 to 2
-for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _CALLS[_core, "_reconstruct"] = lambda *arguments: _Array(Name("numpy", "ndarray"), arguments)
-    _CALLS[_core, "scalar"] = _scalar
-_WORDS = {("numpy", "ndarray"), ("builtins", "object"), ("torch.nn.parameter", "Parameter"), ("torch", "Tensor")}
-"""Names that only stand for types."""
+_WORDS = WORDS | {("torch.nn.parameter", "Parameter"), ("torch", "Tensor")}
 
 
 class _SnapshotRules(Rules):
