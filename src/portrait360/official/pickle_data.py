@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 from portrait360.types import CheckpointError
 
 HINT = "Only files saved by the original training code can be read; get the file anew from where it was published."
+REFUSED = "the file is not read, because "
+"""What the sentence of a refusal starts with."""
 MOST_OPERATIONS = 20_000_000
 _KEYS = (str, int, float, bytes, type(None))
 """Types of dictionary keys and set members. Nested ones could exhaust the C stack when they are hashed."""
@@ -22,7 +24,7 @@ _KEYS = (str, int, float, bytes, type(None))
 
 def refuse(reason: str) -> CheckpointError:
     """The error for a pickle that this project does not read."""
-    return CheckpointError(f"the file is not read, because {reason}.", HINT)
+    return CheckpointError(f"{REFUSED}{reason}.", HINT)
 
 
 @dataclass(frozen=True)
