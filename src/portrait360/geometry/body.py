@@ -7,10 +7,12 @@ mesh with the same fields plugs in.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -83,6 +85,14 @@ def load_body(path: Path | None = None) -> BodyTemplate:
         with safe_open(str(path), framework="pt") as file:
             info = json.loads((file.metadata() or {})["body"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return body_from_tensors(tensors, info)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise AssetError(f"{path} is not a body template: {error}.", hint) from error
+
+
+def body_from_tensors(tensors: dict[str, Tensor], info: Any) -> BodyTemplate:
+    """The template whose parts `body_tensors` gave, from a file. Raises ValueError if they do not fit together."""
+    try:
         parents = tuple(info["parents"])
         drive = tuple(None if by is None else (by[0], float(by[1])) for by in info["drive"])
         _check(tensors, parents, drive)
@@ -93,13 +103,13 @@ def load_body(path: Path | None = None) -> BodyTemplate:
             joints=tensors["joints"],
             parents=parents,
             drive=drive,
-            name=info["name"],
+            name=str(info["name"]),
             pose_shapes=tensors.get("pose_shapes"),
             source_vertices=tensors["source_vertices"].long() if "source_vertices" in tensors else None,
             metres_to_world=float(info["metres_to_world"]),
         )
-    except (SafetensorError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise AssetError(f"{path} is not a body template: {error}.", hint) from error
+    except (ArithmeticError, LookupError, TypeError) as error:
+        raise ValueError(f"a part is missing or of an unknown kind ({error})") from error
 
 
 def _check(tensors: dict[str, Tensor], parents: tuple[int, ...], drive: Drive) -> None:
@@ -114,11 +124,18 @@ def _check(tensors: dict[str, Tensor], parents: tuple[int, ...], drive: Drive) -
         "source_vertices": (vertices,),
     }
     for name, tensor in tensors.items():
+        if name not in expected:
+            raise ValueError(f"nothing of it is called {name}")
         if tuple(tensor.shape) != expected[name]:
             raise ValueError(f"{name} should have the shape {expected[name]}, but has {tuple(tensor.shape)}")
-    if len(parents) != bones or any(not -1 <= parent < bone for bone, parent in enumerate(parents)):
+        whole = name in ("faces", "source_vertices")
+        if whole == tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} should hold {'whole' if whole else 'finite'} numbers")
+    in_order = all(type(parent) is int and -1 <= parent < bone for bone, parent in enumerate(parents))
+    if len(parents) != bones or not in_order:
         raise ValueError(f"expected {bones} parents, each before its child, got {parents}")
-    if len(drive) != bones or any(by is not None and by[0] not in _ROTATION_SLICE for by in drive):
+    known = all(by is None or (by[0] in _ROTATION_SLICE and math.isfinite(by[1])) for by in drive)
+    if len(drive) != bones or not known:
         raise ValueError(f"expected {bones} drives by neck, head or nothing, got {drive}")
     faces = tensors["faces"]
     if len(faces) == 0 or faces.min() < 0 or faces.max() >= vertices:
@@ -127,13 +144,13 @@ def _check(tensors: dict[str, Tensor], parents: tuple[int, ...], drive: Drive) -
 
 def save_body(body: BodyTemplate, path: Path, about: dict[str, object]) -> None:
     """Write a body template; `about` (source, licence, ...) goes into the file's metadata."""
-    info = {
-        **about,
-        "name": body.name,
-        "parents": body.parents,
-        "drive": body.drive,
-        "metres_to_world": body.metres_to_world,
-    }
+    tensors, info = body_tensors(body)
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"body": json.dumps({**about, **info})})
+
+
+def body_tensors(body: BodyTemplate) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The parts of a template for a file: its tensors and, for JSON, the rest."""
     tensors = {
         "vertices": body.vertices.contiguous(),
         "faces": body.faces.int().contiguous(),
@@ -144,8 +161,13 @@ def save_body(body: BodyTemplate, path: Path, about: dict[str, object]) -> None:
         tensors["pose_shapes"] = body.pose_shapes.contiguous()
     if body.source_vertices is not None:
         tensors["source_vertices"] = body.source_vertices.int().contiguous()
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"body": json.dumps(info)})
+    info = {
+        "name": body.name,
+        "parents": body.parents,
+        "drive": body.drive,
+        "metres_to_world": body.metres_to_world,
+    }
+    return tensors, info
 
 
 def bone_transforms(body: BodyTemplate, pose: Float[Tensor, "B 6"]) -> Float[Tensor, "B K 3 4"]:
