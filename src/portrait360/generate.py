@@ -20,6 +20,7 @@ from portrait360.export.sheet import grid, save_png
 from portrait360.files import atomic_folder, make_folder, remove_empty_folders, write_json
 from portrait360.geometry.body import bone_transforms, load_body
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
+from portrait360.memory import keep_freed_memory
 from portrait360.pictures import to_bytes
 from portrait360.portrait import Portrait, load_generator
 from portrait360.threads import settle_threads
@@ -121,6 +122,7 @@ def generate(
         )
     pose = body_pose_from_degrees(neck, head)
     settle_threads()
+    keep_freed_memory()
     made = make_folder(out)
     folders = []
     try:

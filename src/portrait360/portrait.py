@@ -14,6 +14,7 @@ from portrait360.checkpoint import load_weights
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
+from portrait360.model.midpoint import can_render_midpoints, cells_for_midpoints
 from portrait360.model.rendering import Occupancy, can_fuse, occupied_cells
 from portrait360.types import RenderOutput
 
@@ -37,6 +38,16 @@ OCCUPANCY_SHAPE = (24, 36, 32)
 """Cells (nz, ny, nx) of the grid that says where a portrait has matter."""
 
 
+def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx"] | None:
+    """The cells where a scene has matter, or None where no compiled renderer can use them."""
+    render = generator.config.render
+    if can_render_midpoints(scene.tri_grid, generator.decoder, render):
+        return cells_for_midpoints(scene.tri_grid, generator.decoder, render)
+    if render.quadrature == "point" and can_fuse(scene.tri_grid, None):
+        return occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE, 2)
+    return None
+
+
 @dataclass(frozen=True)
 class Portrait:
     """A person: the scene is computed once, then rendered as often as wanted. Deterministic."""
@@ -52,10 +63,7 @@ class Portrait:
         """The person of a seed, mapped under the frontal camera and the canonical pose."""
         w = generator.map(latent(seed, generator.config.z_dim), camera_label(0.0), None, truncation_psi)
         scene = generator.scene(w)
-        render = generator.config.render
-        if render.quadrature != "point" or not can_fuse(scene.tri_grid, None):
-            return cls(generator, scene)
-        return cls(generator, scene, occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE, 2))
+        return cls(generator, scene, find_matter(generator, scene))
 
     @property
     def default_resolution(self) -> int:
@@ -78,11 +86,16 @@ class Portrait:
         camera: Float[Tensor, "B 25"],
         body_pose: Float[Tensor, "B 6"] | None = None,
         resolution: int | None = None,
+        *,
+        plain: bool = False,
     ) -> RenderOutput:
-        """Pictures from B cameras; no body pose means the canonical one. `resolution`: side of the rays."""
+        """Pictures from B cameras; no body pose means the canonical one. `resolution`: side of the rays.
+
+        `plain`: the slow exact renderer, with the exact deformation where the model has it.
+        """
         side = self.default_resolution if resolution is None else resolution
         draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied, 0))
-        return self.generator.render(self.scene, camera, body_pose, resolution=side, draws=draws)
+        return self.generator.render(self.scene, camera, body_pose, resolution=side, draws=draws, plain=plain)
 
     @torch.no_grad()
     def query(

@@ -15,6 +15,7 @@ from portrait360.geometry.cameras import is_left, mirror_body_pose, mirror_camer
 from portrait360.geometry.deformation import apply_field, deform_exact, deformation_field
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
+from portrait360.model.midpoint import can_render_midpoints, render_midpoints
 from portrait360.model.rendering import (
     Occupancy,
     Rendered,
@@ -130,7 +131,7 @@ class Generator(nn.Module):
 
     # ---- from scene to pictures ----
 
-    def _cast(
+    def cast(
         self,
         scene: Scene,
         camera: Float[Tensor, "B 25"],
@@ -139,6 +140,7 @@ class Generator(nn.Module):
         draws: RenderDraws,
         plain: bool,
     ) -> Rendered:
+        """Rays of `side` x `side` pixels per camera through the scene; see `render`."""
         config = self.config.render
         origins, directions = rays(camera, side)
         bounded = bound_rays(origins, directions, config)
@@ -148,6 +150,12 @@ class Generator(nn.Module):
         elif body_pose is not None:
             deform = partial(deform_exact, body=self.body, pose=body_pose, thickness=self.config.thickness)
         if config.quadrature == "midpoint":
+            if draws.occupancy is not None and not plain and self._is_inference(scene, draws):
+                if deform is not None and body_pose is not None:
+                    field = deformation_field(self.body, body_pose)
+                return render_midpoints(
+                    scene.tri_grid, self.decoder, bounded, config, draws.occupancy.occupied, field=field
+                )
             n, m = bounded.near.shape
             jitter = None if draws.jitter is None else draws.jitter[..., None, None].expand(n, m, config.samples, 1)
             if field is not None:
@@ -170,6 +178,11 @@ class Generator(nn.Module):
             return render_fused(scene.tri_grid, self.decoder, bounded, config, **options)
         return render_plain(scene.tri_grid, self.decoder, bounded, config, deform=deform, **options)
 
+    def _is_inference(self, scene: Scene, draws: RenderDraws) -> bool:
+        """Whether the compiled two-pass renderer, which has no gradients and draws nothing, can be used."""
+        random = draws.jitter is not None or draws.density_noise > 0 or torch.is_grad_enabled()
+        return not random and can_render_midpoints(scene.tri_grid, self.decoder, self.config.render)
+
     def render(
         self,
         scene: Scene,
@@ -188,7 +201,7 @@ class Generator(nn.Module):
         n = camera.shape[0]
         views = n // scene.w.shape[0]
         with torch.autocast(camera.device.type, enabled=False):  # positions need all their bits
-            out = self._cast(scene, camera, body_pose, side, draws or RenderDraws(), plain)
+            out = self.cast(scene, camera, body_pose, side, draws or RenderDraws(), plain)
 
         def picture(v: Tensor) -> Tensor:
             return v.transpose(1, 2).reshape(n, -1, side, side)

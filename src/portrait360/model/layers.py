@@ -195,7 +195,32 @@ class SynthesisLayer(nn.Module):
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
         return fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, gain=4.0)
 
+    def _per_sample(self, x: Tensor, style: Tensor) -> Tensor:
+        """Modulation and convolution with one kernel per sample, rounded as the original does at inference (3.2)."""
+        n = len(x)
+        kernels = self.weight[None] * style[:, None, :, None, None]
+        kernels = kernels * torch.rsqrt(kernels.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
+        x = x.reshape(1, -1, *x.shape[2:])
+        if self.up:
+            y = F.conv_transpose2d(x, kernels.transpose(1, 2).flatten(0, 1), stride=2, groups=n)
+            y = fir(F.pad(y, (1, 1, 1, 1)), self.resample_filter, gain=4.0)
+        else:
+            y = F.conv2d(x, kernels.flatten(0, 1), padding=1, groups=n)
+        return y.reshape(n, -1, *y.shape[2:])
+
+    def _original(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
+        """Step by step as in 3.1."""
+        y = self._per_sample(x, self.affine(w))
+        if self.noise and noise_mode == "random":
+            y = y + torch.randn_like(y[:, :1]) * self.noise_strength
+        elif self.noise and noise_mode == "const":
+            y = y + self.noise_const * self.noise_strength
+        y = leaky_relu(y + self.bias[:, None, None]) * SQRT2
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
     def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"], noise_mode: str):
+        if self.resample == "fir" and not self.training:
+            return self._original(x, w, noise_mode)
         style = self.affine(w)
         energy = self.weight.float().square().sum(dim=(2, 3))
         with torch.autocast(x.device.type, enabled=False):
@@ -326,24 +351,34 @@ class Conv(nn.Module):
         self.weight_gain = 1.0 / math.sqrt(in_channels * kernel_size**2)
 
     def forward(self, x: Float[Tensor, "B I H W"], gain: float = 1.0) -> Float[Tensor, "B O H2 W2"]:
+        if self.resample == "fir":
+            return self._original(x, gain)
         kernel_size = self.weight.shape[-1]
         # lrelu commutes with a positive gain, so the whole gain rides on weight and bias.
         gain = gain * (SQRT2 if self.activation == "lrelu" else 1.0)
         weight = self.weight * (self.weight_gain * gain)
         bias = None if self.bias is None else self.bias * gain
-        if self.resample == "box":
-            x = F.avg_pool2d(x, 2) if self.down else x
-            if kernel_size == 1:
-                x = convolve_1x1(x, weight, bias)
-            else:
-                x = F.conv2d(x, _layout_of(x, weight), bias, padding=kernel_size // 2)
-        elif not self.down:
-            x = F.conv2d(x, weight, bias, padding=kernel_size // 2)
-        elif kernel_size == 1:
-            x = F.conv2d(fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, stride=2), weight, bias)
+        x = F.avg_pool2d(x, 2) if self.down else x
+        if kernel_size == 1:
+            x = convolve_1x1(x, weight, bias)
         else:
-            x = F.conv2d(fir(F.pad(x, (2, 2, 2, 2)), self.resample_filter), weight, bias, stride=2)
+            x = F.conv2d(x, _layout_of(x, weight), bias, padding=kernel_size // 2)
         if self.activation == "lrelu":
             x = leaky_relu(x)
         limit = None if self.clamp is None else self.clamp * gain / (SQRT2 if self.activation == "lrelu" else 1.0)
         return x if limit is None else x.clamp(-limit, limit)
+
+    def _original(self, x: Tensor, gain: float) -> Tensor:
+        """With [1, 3, 3, 1] filters, step by step as in 8.2: the same rounding as the original."""
+        weight = self.weight * self.weight_gain
+        kernel_size = weight.shape[-1]
+        if not self.down:
+            x = F.conv2d(x, weight, padding=kernel_size // 2)
+        elif kernel_size == 1:
+            x = F.conv2d(fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, stride=2), weight)
+        else:
+            x = F.conv2d(fir(F.pad(x, (2, 2, 2, 2)), self.resample_filter), weight, stride=2)
+        if self.bias is not None:
+            x = x + self.bias[:, None, None]
+        x = leaky_relu(x) * (SQRT2 * gain) if self.activation == "lrelu" else x * gain
+        return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)

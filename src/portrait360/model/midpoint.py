@@ -1,4 +1,4 @@
-"""The fast form of the original renderer: `render_original` on the CPU, without gradients, where a portrait has matter."""
+"""The fast form of the original renderer: the CPU, no gradients, and only where a portrait has matter."""
 
 from __future__ import annotations
 
@@ -10,16 +10,26 @@ from torch import Tensor
 from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
 from portrait360.kernels.midpoint import midpoint_kernel
-from portrait360.model.rendering import Rays, Rendered, kernel_inputs, kernel_weights, picture_width
+from portrait360.model.rendering import (
+    Rays,
+    Rendered,
+    kernel_inputs,
+    kernel_weights,
+    occupied_cells,
+    picture_width,
+)
 from portrait360.model.trigrid import Decoder
 
 STOP_TRANSMITTANCE = 1e-4
 """A ray ends when less than this share of light is left."""
 
+VISIBLE_DENSITY = 0.02
+"""Density per world unit below which a cell counts as empty; half a unit of it stops one per cent of the light."""
+
 
 def can_render_midpoints(tri_grid: Tensor, decoder: Decoder, config: RenderConfig) -> bool:
     """Whether `render_midpoints` can stand in for `render_original`."""
-    hidden = decoder.net[0].weight.shape[0]
+    hidden = len(decoder.parameters_as_used()[1])
     return (
         config.quadrature == "midpoint"
         and config.feature_activation == "none"
@@ -28,6 +38,16 @@ def can_render_midpoints(tri_grid: Tensor, decoder: Decoder, config: RenderConfi
         and tri_grid.shape[2] % 8 == 0
         and hidden % 16 == 0
     )
+
+
+def cells_for_midpoints(
+    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, config: RenderConfig
+) -> UInt8[Tensor, "L nz ny nx"]:
+    """Cells that rays must visit. A cell is as long as the distance of two coarse samples: the compositing averages
+    neighbours, so the samples next to matter count, and cells next to occupied ones are visited too."""
+    spacing = (config.far - config.near) / (config.samples - 1)
+    nx, ny, nz = (max(1, int(2.0 * half / spacing)) for half in config.box_half)
+    return occupied_cells(tri_grid, decoder, config, (nz, ny, nx), visible=VISIBLE_DENSITY)
 
 
 @torch.no_grad()
@@ -41,10 +61,11 @@ def render_midpoints(
     field: Float[Tensor, "B nz2 ny2 nx2 3"] | None = None,
     stop: float = STOP_TRANSMITTANCE,
 ) -> Rendered:
-    """What `render_original` computes at inference (jitter 0.5, even u), for cells of the tri-grid box that are occupied.
+    """What `render_original` computes at inference (jitter 0.5, even u), in occupied cells of the tri-grid box.
 
-    Samples in other cells, or outside of the box, count as cropped. With everything occupied and `stop` 0 the two agree
-    to rounding inside of the box. Rays that meet nothing get the largest distance, as there (official_model 5.2-5.8).
+    Samples in other cells, or outside of the box, count as cropped. With everything occupied and `stop` 0 the two
+    agree to rounding inside of the box. Rays that meet nothing get the largest distance, as there (official_model
+    5.2-5.8).
     """
     planes, weights, sizes = kernel_inputs(tri_grid, decoder)
     images, count, _ = rays.directions.shape

@@ -111,7 +111,9 @@ def march_midpoints(
 
     step = depths[:, :, 1:] - depths[:, :, :-1]
     density = F.softplus(middle(densities) + config.density_shift) * config.density_scale
-    alpha = 1.0 - torch.exp(-density * step)
+    # A float32 exponential, rounded alike on every processor: the depth of rays that meet next to nothing hangs on
+    # whether their few alphas are 0 or 6e-8.
+    alpha = 1.0 - torch.exp((-density * step).double()).to(density.dtype)
     survival = torch.cumprod(1.0 - alpha + 1e-10, dim=2)
     through = torch.cat([torch.ones_like(survival[:, :, :1]), survival[:, :, :-1]], dim=2)
     weights = alpha * through
@@ -153,8 +155,12 @@ def render_original(
     jitter: Float[Tensor, "B M S 1"] | None = None,
     importance_u: Float[Tensor, "B M I"] | None = None,
     density_noise: float = 0.0,
+    trace: dict[str, Tensor] | None = None,
 ) -> Rendered:
-    """Coarse pass, importance samples, merge, composite (official_model 5.2-5.8). No jitter means 0.5 everywhere."""
+    """Coarse pass, importance samples, merge, composite (official_model 5.2-5.8). No jitter means 0.5 everywhere.
+
+    `trace` is filled with `depths_coarse` [B, M, S, 1], `weights_coarse` [B, M, S-1, 1] and `depths_fine` [B, M, I, 1].
+    """
     n, m, _ = rays.directions.shape
     device = rays.directions.device
 
@@ -172,11 +178,15 @@ def render_original(
     t0 = coarse_depths(config.near, config.far, config.samples, jitter)
     density0, feature0 = shade(t0)
     feature, distance, weights = march_midpoints(feature0, density0, t0, config)
+    if trace is not None:
+        trace |= {"depths_coarse": t0, "weights_coarse": weights}
     if config.importance_samples:
         if importance_u is None:
             count = config.importance_samples
             importance_u = torch.linspace(0.0, 1.0, count, device=device).expand(n, m, count)
         t1 = importance_depths(t0, weights, importance_u)
+        if trace is not None:
+            trace["depths_fine"] = t1
         density1, feature1 = shade(t1)
         depths = torch.cat([t0, t1], dim=2)
         order = depths.argsort(dim=2)
@@ -241,13 +251,14 @@ def occupied_cells(
     config: RenderConfig,
     shape: tuple[int, int, int],
     samples: int = 1,
+    visible: float = VISIBLE_DENSITY,
 ) -> UInt8[Tensor, "L nz ny nx"]:
-    """Where each portrait's density is visible: `samples` per cell and axis, grown by one cell to be safe."""
+    """Where each portrait's density is above `visible`: `samples` per cell and axis, grown by one cell to be safe."""
     axes = [(torch.arange(samples * n) + 0.5) / (samples * n) * 2.0 - 1.0 for n in shape]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     density = read_density(tri_grid, decoder, torch.stack([x, y, z], dim=-1).reshape(-1, 3), config)
     grid = F.max_pool3d(density.reshape(-1, 1, *z.shape), samples)
-    return (F.max_pool3d(grid, 3, stride=1, padding=1)[:, 0] > VISIBLE_DENSITY).to(torch.uint8)
+    return (F.max_pool3d(grid, 3, stride=1, padding=1)[:, 0] > visible).to(torch.uint8)
 
 
 def occupancy_mask(

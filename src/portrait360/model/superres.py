@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from portrait360.config import SuperResolutionConfig
+from portrait360.model.folded import can_fold, one_by_one, run_block
 from portrait360.model.layers import SynthesisBlock, fir_kernel, resize
 
 
@@ -38,7 +41,12 @@ class SuperResolution(nn.Module):
         side, wanted = features.shape[-1], self.config.input_resolution
         if (side < wanted) if self.config.resize == "smaller" else (side != wanted):
             raw, features = resize(raw, wanted), resize(features, wanted)
-        styles = [w, w, w]
-        x, image = self.block0(features, raw, styles, noise_mode)
-        _, image = self.block1(x, image, styles, noise_mode)
+        if self.config.resample == "fir" and can_fold(features):
+            return one_by_one(partial(self._blocks, noise_mode=noise_mode, folded=True), raw, features, w)
+        return self._blocks(raw, features, w, noise_mode)
+
+    def _blocks(self, raw: Tensor, features: Tensor, w: Tensor, noise_mode: str, folded: bool = False) -> Tensor:
+        x, image = run_block(self.block0, features, raw, [w, w, w], noise_mode, folded=folded)
+        _, image = run_block(self.block1, x, image, [w, w, w], noise_mode, folded=folded)
+        assert image is not None
         return image

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from portrait360.config import SynthesisConfig
+from portrait360.model.folded import can_fold, one_by_one, run_block
 from portrait360.model.layers import SynthesisBlock
 
 
@@ -19,6 +22,7 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         self.resolutions = [4 * 2**i for i in range(len(config.channels))]
         self.num_ws = 2 * len(self.resolutions)
+        self.resample = config.resample
         previous: int | None = None
         for side, channels in zip(self.resolutions, config.channels, strict=True):
             block = SynthesisBlock(
@@ -37,10 +41,17 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, ws: Float[Tensor, "B L S"], noise_mode: str) -> Float[Tensor, "B C R R"]:
         """`ws`: at least `num_ws` rows. A block's toRGB shares its row with the next block's first layer."""
+        if self.resample == "fir" and can_fold(ws):
+            return one_by_one(partial(self._run, noise_mode=noise_mode, folded=True), ws)
+        return self._run(ws, noise_mode)
+
+    def _run(self, ws: Tensor, noise_mode: str, folded: bool = False) -> Tensor:
         x: Tensor | None = None
         image: Tensor | None = None
         for k, side in enumerate(self.resolutions):
             rows = (0, 1) if k == 0 else (2 * k - 1, 2 * k, 2 * k + 1)
-            x, image = self.get_submodule(f"b{side}")(x, image, [ws[:, r] for r in rows], noise_mode)
+            block, styles = self.get_submodule(f"b{side}"), [ws[:, r] for r in rows]
+            assert isinstance(block, SynthesisBlock)
+            x, image = run_block(block, x, image, styles, noise_mode, folded=folded)
         assert image is not None
         return image

@@ -21,6 +21,7 @@ from portrait360.checkpoint import (
 )
 from portrait360.config import PRESETS, Preset
 from portrait360.data.progress import show_progress
+from portrait360.memory import keep_freed_memory
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join
 from portrait360.training.log import RunLog
@@ -105,6 +106,7 @@ class _Job:
 
 def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     """Train until the end or a stop, in this process's place among `ranks`."""
+    keep_freed_memory()
     chosen, out, max_minutes = job.preset, job.out, job.max_minutes
     share = ranks.share(chosen.training.batch)
     state = new_state(chosen, job.seed, job.device)

@@ -1,0 +1,32 @@
+"""Memory: keep what was freed, and say how much was used."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_PAD_BYTES = 64 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep large freed blocks for the next ones, instead of returning each to the system.
+
+    Feature maps of tens of megabytes come and go with every layer; fresh pages cost more than the arithmetic of many
+    layers. Returns whether the C library has the switches (glibc has; others stay as they are).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, _PAD_BYTES))
+    taken = [mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings]
+    return all(taken)
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has had at once, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

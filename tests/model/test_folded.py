@@ -1,0 +1,114 @@
+"""The folded layers of inference equal the plain ones, whose form training uses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from portrait360.config import SuperResolutionConfig, SynthesisConfig
+from portrait360.kernels.fir import add_upsampled
+from portrait360.model import folded
+from portrait360.model.folded import can_fold
+from portrait360.model.layers import SynthesisLayer, fir_kernel, upsample_fir
+from portrait360.model.superres import SuperResolution
+from portrait360.model.synthesis import SynthesisNetwork
+
+
+def stirred(module: torch.nn.Module) -> torch.nn.Module:
+    """All parameters away from their special initial values (unit affine bias, zero noise strength)."""
+    for parameter in module.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(5)
+
+
+@pytest.fixture
+def folded_layers(monkeypatch):
+    """Counts the folded layers that ran."""
+    calls = []
+    real = folded.folded_layer
+    monkeypatch.setattr(folded, "folded_layer", lambda layer, *rest: calls.append(layer) or real(layer, *rest))
+    return calls
+
+
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("clamp", [None, 1.5])
+@pytest.mark.parametrize("noise_mode", ["const", "none"])
+def test_a_layer(up, clamp, noise_mode):
+    layer = stirred(SynthesisLayer(5, 7, 12, 16 if up else 8, up=up, clamp=clamp))
+    x, w = torch.randn(1, 5, 8, 8), torch.randn(1, 12)
+    with torch.no_grad():
+        expected = layer(x, w, noise_mode)
+        found = folded.folded_layer(layer, x.contiguous(memory_format=torch.channels_last), w, noise_mode)
+    torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
+    if clamp is not None:
+        assert expected.max() == clamp
+
+
+def test_random_noise_is_of_the_same_strength():
+    layer = stirred(SynthesisLayer(3, 4, 6, 32))
+    layer.noise_strength.data.fill_(0.5)
+    x, w = torch.randn(1, 3, 32, 32), torch.randn(1, 6)
+    with torch.no_grad():
+        still = folded.folded_layer(layer, x, w, "none")
+        noisy = folded.folded_layer(layer, x, w, "random")
+        plain = layer(x, w, "random")
+    assert (noisy - still).std() == pytest.approx(float((plain - still).std()), rel=0.15)
+    assert not torch.equal(noisy, plain)
+
+
+def test_skip_connection():
+    image, rgb = torch.randn(1, 5, 6, 6), torch.randn(1, 5, 12, 12)
+    expected = rgb + upsample_fir(image, fir_kernel())
+    torch.testing.assert_close(folded.folded_skip(image, rgb.clone()), expected, atol=1e-6, rtol=0)
+
+
+def test_skip_connection_of_one_pixel():
+    out = np.zeros((2, 2, 1), np.float32)
+    add_upsampled(np.ones((1, 1, 1), np.float32), out)
+    np.testing.assert_allclose(out[..., 0], upsample_fir(torch.ones(1, 1, 1, 1), fir_kernel())[0, 0].numpy())
+
+
+@pytest.mark.parametrize("noise_mode", ["const", "none"])
+def test_a_tri_grid_network(noise_mode, folded_layers):
+    network = stirred(SynthesisNetwork(SynthesisConfig((16, 12, 8, 16)), 24, 18, 3))
+    ws = torch.randn(3, 8, 24)
+    expected = network(ws, noise_mode).detach()
+    assert folded_layers == []
+    with torch.no_grad():
+        found = network(ws, noise_mode)
+    assert len(folded_layers) == 3 * 7
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SuperResolutionConfig(16, (12, 8), up_first=True, clamp=2.0),
+        SuperResolutionConfig(16, (12, 8), resize="smaller", filter_buffer=True),
+    ],
+)
+def test_super_resolution(config, folded_layers):
+    network = stirred(SuperResolution(config, 8, 24))
+    raw, features, w = torch.randn(2, 3, 16, 16), torch.randn(2, 8, 16, 16), torch.randn(2, 24)
+    before = raw.clone()
+    expected = network(raw, features, w).detach()
+    with torch.no_grad():
+        found = network(raw, features, w)
+    assert len(folded_layers) == 2 * 4
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    assert torch.equal(raw, before)
+
+
+def test_training_and_low_precision_are_left_alone():
+    x = torch.zeros(1)
+    assert not can_fold(x)
+    with torch.no_grad():
+        assert can_fold(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not can_fold(x)
