@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from portrait360 import cli
-from portrait360.cli import Convert, DatasetInspect, DatasetSynth, Generate, Train, main, parse
+from portrait360.cli import Convert, DatasetInspect, DatasetSynth, Generate, Pose, Train, main, parse
 from portrait360.types import InputError
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "dataset synth": DatasetSynth,
     "dataset inspect": DatasetInspect,
     "train": Train,
+    "pose": Pose,
     "convert": Convert,
 }
 
@@ -40,6 +41,8 @@ def test_flags_arrive_as_values():
     assert parse("dataset inspect a.zip --out d".split()) == DatasetInspect(Path("a.zip"), Path("d"))
     words = "train --data a.zip --preset cpu-64 --out r --resume --max-minutes 1.5 --kimg 2 --device cpu"
     assert parse(words.split()) == Train(Path("a.zip"), "cpu-64", Path("r"), True, 1.5, 2.0, "cpu")
+    words = "pose a.png b.zip --out p.json --weights w.safetensors"
+    assert parse(words.split()) == Pose((Path("a.png"), Path("b.zip")), Path("p.json"), Path("w.safetensors"))
 
 
 def test_what_need_not_be_given():
@@ -63,7 +66,7 @@ def test_help_lists_the_commands(words, capsys):
     with pytest.raises(SystemExit):
         main(words.split())
     text = capsys.readouterr().out
-    for name in ("synth", "inspect") if "dataset" in words else ("generate", "dataset", "train"):
+    for name in ("synth", "inspect") if "dataset" in words else ("generate", "dataset", "train", "pose"):
         assert f"• {name}" in text
 
 
@@ -185,11 +188,11 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "a command is missing: generate or dataset or train or convert.", "portrait360 --help"),
+        ("", "a command is missing: generate or dataset or train or pose or convert.", "portrait360 --help"),
         (
             "bake",
             "there is no bake here.",
-            "portrait360 --help`. Perhaps you meant generate or dataset or train or convert.",
+            "portrait360 --help`. Perhaps you meant generate or dataset or train or pose or convert.",
         ),
         ("dataset bake", "there is no bake here.", "dataset --help`. Perhaps you meant synth or inspect."),
         (f"{SYNTH} --count x", "--count takes a whole number, not 'x'.", "portrait360 dataset synth --help"),

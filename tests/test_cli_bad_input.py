@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,39 +19,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from polite import check
 from portrait360.checkpoint import read_tensors, write_tensors
 from portrait360.cli import main
 from portrait360.data.synthetic import PortraitSource
 
 IMAGE, MASK = "images/00000/00000002.webp", "masks/00000/00000002.png"
-
-
-def everything(folder: Path) -> dict[str, tuple[bool, int, int]]:
-    """All files and folders, hidden ones too, with size and time of writing."""
-    found = {}
-    for path in folder.rglob("*"):
-        state = path.lstat()
-        found[str(path.relative_to(folder))] = (
-            (True, 0, 0) if path.is_dir() else (False, state.st_size, state.st_mtime_ns)
-        )
-    return found
-
-
-def check(capfd, folder: Path, words: list[str], sentence: str) -> None:
-    """Run a command that must fail politely, leave `folder` alone, and say `sentence` (a pattern)."""
-    before = everything(folder)
-    status = main(words)
-    output = capfd.readouterr()
-    assert status == 2, output.err
-    progress = re.compile(r"(?!error)\w+: \d+ of \d+ ")
-    lines = [line for line in output.err.splitlines() if line and not progress.match(line)]
-    assert lines[0].startswith("error: "), output.err
-    assert re.search(sentence, lines[0]), lines[0]
-    assert lines[1].startswith("hint: "), output.err
-    assert len(lines) == 2, output.err
-    assert "Traceback" not in output.err + output.out
-    assert output.out == ""
-    assert everything(folder) == before
 
 
 # ---- generate: weights ----
@@ -384,6 +356,28 @@ def run_folder(tmp_path_factory, tiny_dataset) -> Path:
     words = ["train", "--data", str(tiny_dataset), "--preset", "tiny", "--out", str(out), "--device", "cpu"]
     assert main([*words, "--kimg", "0.008"]) == 0
     return out
+
+
+# ---- convert ----
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("none.pkl", None, "there is no SMPL file"),
+        ("empty.pkl", b"", "not an SMPL body model .* is empty"),
+        ("text.npz", b"hello", "not an SMPL body model .* damaged"),
+        ("code.pkl", b"cos\nsystem\n(S'true'\ntR.", "names os.system"),
+        ("zip.npz", b"PK\x03\x04" + b"\0" * 99, "compression is damaged"),
+        ("other.pkl", b"\x80\x02}.", "has no v_template"),
+    ],
+)
+def test_bad_bodies_for_convert(capfd, tmp_path, name, content, sentence):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "original.pkl").write_bytes(b"\x80\x02}.")
+    words = ["convert", str(tmp_path / "original.pkl"), "--out", str(tmp_path / "new" / "out.safetensors")]
+    check(capfd, tmp_path, [*words, "--body", str(tmp_path / name)], sentence)
 
 
 @pytest.mark.parametrize(

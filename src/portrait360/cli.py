@@ -24,7 +24,7 @@ from portrait360.cli_errors import BadArgumentsError, explain_box
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train", "convert")
+_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train", "pose", "convert")
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
@@ -203,6 +203,33 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Pose:
+    """Predict the body pose of pictures, each with its camera and its mask.
+
+    A picture is one of a dataset, one of the original's test data (aligned_images/, mask/, result.json), or any
+    with {"camera": [25 numbers]} in NAME.json and its mask in NAME.mask.png or its alpha channel. Of a folder or
+    zip all pictures are taken. Writes FILE.json and FILE.overlay.png, the posed body outlined over the pictures.
+
+    Example: portrait360 pose out/train.zip --out out/poses.json
+    """
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")]
+    """Pictures, folders and datasets."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
+    """The poses to write. Default: they are printed, and no overlay is drawn."""
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
+    """Weights (.safetensors), converted ones too. Default: those that come with the package."""
+
+    def run(self) -> None:
+        from portrait360.pose import estimate_poses
+
+        estimate_poses(self.images, weights=self.weights, out=self.out)
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
 class Convert:
     """Convert weights of the original 3DPortraitGAN to this project's format.
 
@@ -234,6 +261,7 @@ _Commands = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[_Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, or look at one.")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Pose, tyro.conf.subcommand("pose")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
 )
 

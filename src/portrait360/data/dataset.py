@@ -189,7 +189,7 @@ class PortraitDataset:
     def _find_masks(self, files: Iterable[str], masks_path: Path | None) -> tuple[Store | None, list[str]]:
         if masks_path is not None:
             store = open_store(masks_path)
-            found = {_key(name): name for name in store.names() if _is_picture(name)}
+            found = {_key(name): name for name in store.names() if is_picture(name)}
         else:
             store = self._store
             found = {_key(name): name for name in files if name.startswith("masks/")}
@@ -240,7 +240,17 @@ class PortraitDataset:
 
 
 def _decode(store: Store, name: str, mode: str | None) -> Image.Image:
-    content = store.read(name)
+    return decode_picture(
+        store.read(name), f"{name} in {store.path}", mode, "Replace it, or take it and its label out."
+    )
+
+
+def decode_picture(content: bytes, where: str, mode: str | None, hint: str) -> Image.Image:
+    """Decode WebP, PNG or JPEG, converted to `mode` if one is given.
+
+    Raises:
+        DatasetError: broken, something else, or suspiciously large; `where` names the picture, `hint` helps.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -248,10 +258,7 @@ def _decode(store: Store, name: str, mode: str | None) -> Image.Image:
             picture.load()
             return picture if mode is None or picture.mode == mode else picture.convert(mode)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
-        raise DatasetError(
-            f"{name} in {store.path} is not a readable image: {error}.",
-            "Replace it, or take it and its label out.",
-        ) from error
+        raise DatasetError(f"{where} is not a readable image: {error}.", hint) from error
 
 
 def _shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
@@ -263,14 +270,15 @@ def _shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.
     return picture.resize((side, side), filter)
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is a picture (and not hidden)."""
     path = PurePosixPath(name)
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in _IMAGE_SUFFIXES and not hidden
 
 
 def _is_image(name: str) -> bool:
-    return _is_picture(name) and not name.startswith(("masks/", "depth/"))
+    return is_picture(name) and not name.startswith(("masks/", "depth/"))
 
 
 def _key(name: str) -> str:

@@ -65,7 +65,7 @@ def inspect_dataset(
         InputError: the folder cannot be written.
     """
     dataset = PortraitDataset(path, masks_path=masks_path)
-    exact = _exact_poses(path, dataset)
+    exact = exact_poses(path, dataset)
     side = min(_STATISTICS_SIDE, dataset.resolution)
     with show_progress("checking", len(dataset), "pictures", visible=progress) as bar:
         _, masks = dataset.load_arrays(
@@ -82,7 +82,7 @@ def inspect_dataset(
     return summary
 
 
-def _exact_poses(path: Path, dataset: PortraitDataset) -> Float[Tensor, "N 6"] | None:
+def exact_poses(path: Path, dataset: PortraitDataset) -> Float[Tensor, "N 6"] | None:
     """Exact body poses when the dataset knows them."""
     if dataset.label_kind == "exact":
         return dataset.body_poses

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from portrait360.data.store import Store
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
@@ -65,8 +68,31 @@ def read_labels(store: Store, name: str) -> Labels:
         rows[entry[0]] = index
         numbers.append(label)
     array = np.asarray(numbers, np.float64)
-    _check_cameras(array, list(rows), where)
+    names = list(rows)
+    _check_cameras(array, lambda index: f"entry {index} ({names[index]}) of {where}")
     return Labels(rows, array.astype(np.float32))
+
+
+def check_camera(label: Any, where: str) -> Float[ndarray, " 25"]:
+    """One camera label that came from a JSON file, as float32.
+
+    Args:
+        label: what the file holds, a list of 25 numbers if it is right.
+        where: what holds the camera, for messages.
+
+    Raises:
+        DatasetError: not 25 finite numbers, or not a camera.
+    """
+    if not isinstance(label, list) or len(label) != CAMERA_LABEL_SIZE:
+        came = f"{len(label)} entries" if isinstance(label, list) else f"a {type(label).__name__}"
+        raise DatasetError(
+            f"the camera in {where} must be a list of {CAMERA_LABEL_SIZE} numbers, not {came}.",
+            "16 of the camera-to-world matrix, row by row, then 9 of the intrinsics divided by the image size.",
+        )
+    _check_numbers(label, f"the camera in {where}", "Mend it.")
+    array = np.asarray([label], np.float64)
+    _check_cameras(array, lambda _: where)
+    return array[0].astype(np.float32)
 
 
 def _check_entry(entry: Any, index: int, where: str) -> list[float]:
@@ -80,35 +106,32 @@ def _check_entry(entry: Any, index: int, where: str) -> list[float]:
             " and 6 for the body pose) or 25 (camera only).",
             "Mend this entry.",
         )
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in label):
-        raise DatasetError(
-            f"entry {index} ({entry[0]}) of {where} holds something that is not a number.", "Mend this entry."
-        )
-    if not all(-_LARGEST < value < _LARGEST for value in label):
-        raise DatasetError(
-            f"entry {index} ({entry[0]}) of {where} holds NaN, infinity or a huge number.",
-            "Mend or remove this entry.",
-        )
+    _check_numbers(label, f"entry {index} ({entry[0]}) of {where}", "Mend or remove this entry.")
     return label
 
 
-def _check_cameras(array: np.ndarray, names: list[str], where: str) -> None:
+def _check_numbers(label: list, where: str, hint: str) -> None:
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in label):
+        raise DatasetError(f"{where} holds something that is not a number.", hint)
+    if not all(-_LARGEST < value < _LARGEST for value in label):
+        raise DatasetError(f"{where} holds NaN, infinity or a huge number.", hint)
+
+
+def _check_cameras(array: np.ndarray, describe: Callable[[int], str]) -> None:
     pose = array[:, :16].reshape(-1, 4, 4)
     rotation = pose[:, :3, :3]
     gram = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
     skewed = (gram > _ORTHONORMAL_TOLERANCE) | (np.linalg.det(rotation) < 0)
     _report(
         skewed,
-        names,
-        where,
+        describe,
         "has a camera whose 3x3 part is not a rotation (orthonormal, determinant +1)",
         "The first 16 numbers are the camera-to-world matrix, row by row, with axes right, down, forward.",
     )
     last_row = np.abs(pose[:, 3] - np.array([0, 0, 0, 1])).max(axis=1) > _LAST_ROW_TOLERANCE
     _report(
         last_row,
-        names,
-        where,
+        describe,
         "has a camera-to-world matrix whose last row is not 0 0 0 1",
         "The matrix must be stored row by row.",
     )
@@ -117,14 +140,12 @@ def _check_cameras(array: np.ndarray, names: list[str], where: str) -> None:
     wrong |= np.abs(intrinsics[:, 2] - np.array([0, 0, 1])).max(axis=1) > _LAST_ROW_TOLERANCE
     _report(
         wrong,
-        names,
-        where,
+        describe,
         "has wrong intrinsics",
         "Numbers 17 to 25 are [f, 0, 0.5, 0, f, 0.5, 0, 0, 1] with f divided by the image size.",
     )
 
 
-def _report(bad: np.ndarray, names: list[str], where: str, what: str, hint: str) -> None:
+def _report(bad: np.ndarray, describe: Callable[[int], str], what: str, hint: str) -> None:
     if bad.any():
-        index = int(np.argmax(bad))
-        raise DatasetError(f"entry {index} ({names[index]}) of {where} {what}.", hint)
+        raise DatasetError(f"{describe(int(np.argmax(bad)))} {what}.", hint)
