@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from portrait360.config import PRESETS, ModelConfig, Preset, from_json, stylegan_channels, to_json
+from portrait360.config import PRESETS, ModelConfig, OriginalBugs, Preset, from_json, stylegan_channels, to_json
 from portrait360.types import CheckpointError
 
 
@@ -34,7 +34,9 @@ def test_super_resolution_reaches_the_resolution():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d.pop("z_dim"), "expected entries"),
+        (lambda d: d.pop("synthesis"), "expected entries"),
+        (lambda d: d["discriminator"].pop("channels"), "expected entries"),
+        (lambda d: d["render"].update(extra=1), "expected entries"),
         (lambda d: d.update(extra=1), "expected entries"),
         (lambda d: d.update(z_dim="many"), "z_dim"),
         (lambda d: d.update(z_dim=True), "z_dim"),
@@ -48,6 +50,16 @@ def test_foreign_json_is_refused(change, said):
     change(data)
     with pytest.raises(CheckpointError, match=said):
         from_json(ModelConfig, json.dumps(data))
+
+
+def test_files_from_before_a_field_came_take_its_default():
+    data = json.loads(to_json(PRESETS["original-512"].model))
+    del data["original_bugs"], data["render"]["crop"], data["z_dim"]
+    model = from_json(ModelConfig, json.dumps(data))
+    assert model.original_bugs == OriginalBugs()
+    assert model.render.crop == 0.4
+    assert model.z_dim == 512
+    assert model.synthesis == PRESETS["original-512"].model.synthesis
 
 
 def test_text_that_is_not_json_is_refused():

@@ -1,7 +1,7 @@
 """Typed configuration of models and training, and the presets. Values only: no registries, no class names.
 
-`to_json` and `from_json` round-trip every config; unknown or missing keys are errors, so that weights never load
-into a network they were not made for.
+`to_json` and `from_json` round-trip every config. Unknown keys are errors, so that weights never load into a network
+they were not made for; a missing key takes its default, so that files from before a field came still load.
 """
 
 from __future__ import annotations
@@ -87,9 +87,24 @@ class DiscriminatorConfig:
     group_size: int = 4
     clamp: float | None = 256.0
     mirror_once: bool = False
-    """False: the original's two trunk passes, pose on mirrored left views, logit on the views as they are.
+    """False: two trunk passes as in the original, pose on mirrored left views, logit on the views as they are.
     True: left views are mirrored once, with camera and pose, and one pass gives logit and pose: half the work,
     and the logit becomes exactly left/right symmetric."""
+
+
+@dataclass(frozen=True)
+class OriginalBugs:
+    """Faults of the published code that a model may reproduce; docs/original.md shows what each one changes."""
+
+    camera_unmirrored: bool = False
+    """The discriminator's pose head sees left views mirrored, but their camera as it is (official_model 8.8).
+    Published weights were trained that way and predict poses only that way."""
+    raw_overwritten: bool = False
+    """The raw picture that is returned (and judged) also holds the first super-resolution block's colours, where that
+    block neither resizes nor up-samples (7.5)."""
+    first_axis_of_three: bool = False
+    """The exact deformation takes cross products along the first axis of size 3: other axes than the coordinates for
+    batches of 3 pictures, or clouds of 3 points (6.7)."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,7 @@ class ModelConfig:
     thickness: float = 0.25
     plain_background: float = 0.0
     """Grey level in [-1, 1] behind the portrait where there is no background network."""
+    original_bugs: OriginalBugs = OriginalBugs()
 
 
 @dataclass(frozen=True)
@@ -200,6 +216,7 @@ def _original(resolution: int, background: int, superresolution: SuperResolution
             superresolution=superresolution,
             discriminator=DiscriminatorConfig(stylegan_channels(32768, 512, resolution)[::-1]),
             deformation="exact",
+            original_bugs=OriginalBugs(camera_unmirrored=True),
         )
     )
 
@@ -372,6 +389,10 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), sort_keys=True)
 
 
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
 def _build(kind: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
@@ -381,7 +402,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build(next(o for o in options if o is not type(None)), value, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or set(value) != set(hints):
+        needed = {f.name for f in dataclasses.fields(kind) if not _has_default(f)}
+        if not isinstance(value, dict) or not needed <= set(value) <= set(hints):
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise CheckpointError(
                 f"the configuration at {where} does not have the expected entries (came: {got}).",
@@ -409,7 +431,7 @@ def from_json(kind: type[T], text: str) -> T:
     """The config of class `kind` from `to_json` text.
 
     Raises:
-        CheckpointError: not JSON, or entries that do not belong to `kind`.
+        CheckpointError: not JSON, entries that do not belong to `kind`, or one missing that has no default.
     """
     try:
         value = json.loads(text)

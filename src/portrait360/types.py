@@ -51,7 +51,8 @@ class RenderOutput:
     """What one generator pass returns. `image` and `raw` lie in [-1, 1] nominally, `mask` in [0, 1].
 
     `raw` is the volume-rendered picture before super-resolution (the same tensor as `image` without one);
-    `depth` is the distance along the ray in world units; `background` is the background image or None.
+    `depth` is the distance along the ray in world units; `background` is the background image or None; `features`
+    are the rendered features over the background's, of which `raw` is made.
     """
 
     image: Float[Tensor, "B 3 H W"]
@@ -59,3 +60,4 @@ class RenderOutput:
     mask: Float[Tensor, "B 1 R R"]
     depth: Float[Tensor, "B 1 R R"]
     background: Float[Tensor, "B 3 R R"] | None = None
+    features: Float[Tensor, "B F R R"] | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -33,16 +33,26 @@ HALF_BOX = 0.5
 
 
 def deform_exact(
-    points: Float[Tensor, "B N 3"], body: BodyTemplate, pose: Float[Tensor, "B 6"], thickness: float = 0.25
+    points: Float[Tensor, "B N 3"],
+    body: BodyTemplate,
+    pose: Float[Tensor, "B 6"],
+    thickness: float = 0.25,
+    *,
+    first_axis_of_three: bool = False,
 ) -> Float[Tensor, "B N 3"]:
     """Canonical positions of posed points, by the rigid frame of the nearest triangle of the posed body.
 
     Points at `thickness` or farther from the body stay. Gradients reach the pose and the points through the
-    frames, not through the choice of triangle. Source: the original model's inverse warping of sample points.
+    frames, not through the choice of triangle. Source: official_model 6. `first_axis_of_three`: see `carry`.
     """
-    inside = (body.vertices.abs() < HALF_BOX).all(-1)
-    faces = body.faces[inside[body.faces].all(-1)]
-    return transfer(points, body.vertices.to(points)[faces], posed_vertices(body, pose)[:, faces], thickness)
+    faces = body.faces[kept_faces(body.vertices, body.faces)]
+    rest, posed = body.vertices.to(points)[faces], posed_vertices(body, pose)[:, faces]
+    return transfer(points, rest, posed, thickness, first_axis_of_three=first_axis_of_three)
+
+
+def kept_faces(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "T 3"]) -> Bool[Tensor, " T"]:
+    """Which triangles take part in the exact transfer: all corners inside the cube (official_model 6.3)."""
+    return (vertices.abs() < HALF_BOX).all(-1)[faces].all(-1)
 
 
 def transfer(
@@ -50,25 +60,52 @@ def transfer(
     rest: Float[Tensor, "T 3 3"],
     posed: Float[Tensor, "B T 3 3"],
     thickness: float,
+    *,
+    first_axis_of_three: bool = False,
 ) -> Float[Tensor, "B N 3"]:
     """Points carried along with the frames of their nearest triangles, from `posed` to `rest` triangles."""
-    moved = []
-    for cloud, triangles in zip(points, posed, strict=True):
-        index, _, distance = nearest_triangles(cloud, triangles)
-        origin, axes = triangle_frames(triangles[index])
-        local = (axes @ (cloud - origin)[..., None])[..., 0]
-        origin, axes = triangle_frames(rest[index])
-        canonical = origin + (axes.mT @ local[..., None])[..., 0]
-        moved.append(torch.where((distance < thickness)[:, None], canonical, cloud))
-    return torch.stack(moved)
+    found = [nearest_triangles(cloud, triangles) for cloud, triangles in zip(points, posed, strict=True)]
+    indices, distances = torch.stack([f[0] for f in found]), torch.stack([f[2] for f in found])
+    if first_axis_of_three:
+        return carry(points, rest, posed, indices, distances, thickness, first_axis_of_three=True)
+    clouds = [slice(i, i + 1) for i in range(len(points))]  # one at a time: frames take much memory
+    return torch.cat([carry(points[i], rest, posed[i], indices[i], distances[i], thickness) for i in clouds])
 
 
-def triangle_frames(triangles: Float[Tensor, "N 3 3"]) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3 3"]]:
-    """First corner and unit axes (rows: along the first edge, normal, their cross product) of triangles."""
-    first, second, third = triangles.unbind(1)
-    normal = F.normalize(torch.linalg.cross(second - first, third - first, dim=-1), dim=-1)
+def carry(
+    points: Float[Tensor, "B N 3"],
+    rest: Float[Tensor, "T 3 3"],
+    posed: Float[Tensor, "B T 3 3"],
+    indices: Int[Tensor, "B N"],
+    distances: Float[Tensor, "B N"],
+    thickness: float,
+    *,
+    first_axis_of_three: bool = False,
+) -> Float[Tensor, "B N 3"]:
+    """Points moved rigidly with triangle `indices` from `posed` to `rest`, those nearer than `thickness` (6.5, 6.6).
+
+    `first_axis_of_three` reproduces a fault of the original: its cross products run along the first axis of size 3,
+    which is not the last one for three clouds or three points (6.7).
+    """
+    axis = points.shape.index(3) if first_axis_of_three else -1
+    origin, axes = triangle_frames(torch.stack([t[i] for t, i in zip(posed, indices, strict=True)]), axis)
+    local = (axes @ (points - origin)[..., None])[..., 0]
+    origin, axes = triangle_frames(rest[indices], axis)
+    canonical = origin + (axes.mT @ local[..., None])[..., 0]
+    return torch.where((distances < thickness)[..., None], canonical, points)
+
+
+def triangle_frames(
+    triangles: Float[Tensor, "*n 3 3"], axis: int = -1
+) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n 3 3"]]:
+    """First corner and unit axes (rows: along the first edge, normal, their cross product) of triangles.
+
+    `axis` of the corners (*n 3) is the one along which vectors are multiplied: the last, unless faults are wanted.
+    """
+    first, second, third = triangles.unbind(-2)
+    normal = F.normalize(torch.linalg.cross(second - first, third - first, dim=axis), dim=-1)
     edge = F.normalize(second - first, dim=-1)
-    return first, torch.stack([edge, normal, torch.linalg.cross(edge, normal, dim=-1)], dim=1)
+    return first, torch.stack([edge, normal, torch.linalg.cross(edge, normal, dim=axis)], dim=-2)
 
 
 def deformation_field(

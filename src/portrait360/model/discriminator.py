@@ -110,6 +110,7 @@ class Discriminator(nn.Module):
         super().__init__()
         config = model.discriminator
         self.config = config
+        self.bugs = model.original_bugs
         self.resolution = model.resolution
         self.has_raw = model.superresolution is not None
         if config.resample == "fir":
@@ -148,8 +149,8 @@ class Discriminator(nn.Module):
         return select(left, mirror_body_pose(pose), pose)
 
     def _branch_camera(self, camera: Tensor, left: Tensor) -> Tensor:
-        """The original leaves the camera of mirrored pictures as it was (8.8); ours mirrors it too."""
-        return select(left, mirror_camera(camera), camera) if self.config.mirror_once else camera
+        """The camera that belongs to mirrored pictures is mirrored too; the original leaves it as it was (8.8)."""
+        return camera if self.bugs.camera_unmirrored else select(left, mirror_camera(camera), camera)
 
     def forward(
         self,
@@ -166,7 +167,7 @@ class Discriminator(nn.Module):
         left = is_left(camera)
         seen = select(left, mirror_camera(camera), camera)
         flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)), parts)
-        pose = self.pose_branch(flat, seen)
+        pose = self.pose_branch(flat, self._branch_camera(camera, left))
         given = pose.detach() if body_pose is None else select(left, mirror_body_pose(body_pose), body_pose)
         logits = self.b4.score(flat, self.mapping(None, seen, given))
         return logits, select(left, mirror_body_pose(pose), pose)

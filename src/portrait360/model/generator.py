@@ -73,6 +73,8 @@ class Scene:
     w: Float[Tensor, "L S"]
     tri_grid: Float[Tensor, "L 3 C D H W"]
     background: Float[Tensor, "L F R R"] | None
+    w_background: Float[Tensor, "L S"] | None = None
+    """The background's style if it is another one than w."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Generator(nn.Module):
         if self.config.background is not None:
             wb = w if w_background is None else w_background
             background = self.bcg_synthesis(wb[:, None].expand(-1, self.bcg_synthesis.num_ws, -1), noise_mode)
-        return Scene(w, split_planes(planes, self.config.plane_depth), background)
+        return Scene(w, split_planes(planes, self.config.plane_depth), background, w_background)
 
     # ---- from scene to pictures ----
 
@@ -148,7 +150,13 @@ class Generator(nn.Module):
         if body_pose is not None and self.config.deformation == "field":
             field = deformation_field(self.body, body_pose)
         elif body_pose is not None:
-            deform = partial(deform_exact, body=self.body, pose=body_pose, thickness=self.config.thickness)
+            deform = partial(
+                deform_exact,
+                body=self.body,
+                pose=body_pose,
+                thickness=self.config.thickness,
+                first_axis_of_three=self.config.original_bugs.first_axis_of_three,
+            )
         if config.quadrature == "midpoint":
             if draws.occupancy is not None and not plain and self._is_inference(scene, draws):
                 if deform is not None and body_pose is not None:
@@ -198,21 +206,26 @@ class Generator(nn.Module):
         `resolution`: side of the rays (default: the config's). `plain` forces the slow readable renderer.
         """
         side = self.config.raw_resolution if resolution is None else resolution
-        n = camera.shape[0]
-        views = n // scene.w.shape[0]
         with torch.autocast(camera.device.type, enabled=False):  # positions need all their bits
-            out = self.cast(scene, camera, body_pose, side, draws or RenderDraws(), plain)
+            rendered = self.cast(scene, camera, body_pose, side, draws or RenderDraws(), plain)
+        return self.compose(scene, rendered, side)
+
+    def compose(self, scene: Scene, rendered: Rendered, side: int) -> RenderOutput:
+        """Pictures of rays that were cast: put over the background, coloured, super-resolved (5.9, 7)."""
+        n = rendered.features.shape[0]
+        views = n // scene.w.shape[0]
 
         def picture(v: Tensor) -> Tensor:
             return v.transpose(1, 2).reshape(n, -1, side, side)
 
-        features, opacity, depth = picture(out.features), picture(out.opacity), picture(out.distance)
+        features, opacity, depth = picture(rendered.features), picture(rendered.opacity), picture(rendered.distance)
         w = scene.w.repeat_interleave(views, dim=0)
         background = None
         if scene.background is not None:
             behind = resize(scene.background.float(), side).repeat_interleave(views, dim=0)
             features = features + (1.0 - opacity) * behind
-            background = self._colour(behind, w)
+            w_behind = w if scene.w_background is None else scene.w_background.repeat_interleave(views, dim=0)
+            background = self._colour(behind, w_behind)
         elif self.config.features == 3:
             features = features + (1.0 - opacity) * (self.config.plain_background * 0.5 + 0.5)
         raw = self._colour(features, w)
@@ -221,7 +234,9 @@ class Generator(nn.Module):
             if self.config.superresolution.resample == "box":
                 features = features.contiguous(memory_format=torch.channels_last)
             image = self.superresolution(raw, features, w).float()
-        return RenderOutput(image, raw, opacity * 1.002 - 0.001, depth, background)
+            if self.config.original_bugs.raw_overwritten:
+                raw = self.superresolution.overwritten_raw(raw, features, w)
+        return RenderOutput(image, raw, opacity * 1.002 - 0.001, depth, background, features)
 
     def _colour(self, features: Tensor, w: Tensor) -> Tensor:
         if self.config.features == 3:

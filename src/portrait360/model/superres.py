@@ -38,12 +38,29 @@ class SuperResolution(nn.Module):
         noise_mode: str = "none",
     ) -> Float[Tensor, "B 3 H H"]:
         """The final picture. `raw` is never changed, unlike the original at equal resolutions (7.5)."""
-        side, wanted = features.shape[-1], self.config.input_resolution
-        if (side < wanted) if self.config.resize == "smaller" else (side != wanted):
+        if self._resizes(features):
+            wanted = self.config.input_resolution
             raw, features = resize(raw, wanted), resize(features, wanted)
         if self.config.resample == "fir" and can_fold(features):
             return one_by_one(partial(self._blocks, noise_mode=noise_mode, folded=True), raw, features, w)
         return self._blocks(raw, features, w, noise_mode)
+
+    def _resizes(self, features: Tensor) -> bool:
+        side, wanted = features.shape[-1], self.config.input_resolution
+        return side < wanted if self.config.resize == "smaller" else side != wanted
+
+    def overwritten_raw(
+        self,
+        raw: Float[Tensor, "B 3 R R"],
+        features: Float[Tensor, "B F R R"],
+        w: Float[Tensor, "B S"],
+        noise_mode: str = "none",
+    ) -> Float[Tensor, "B 3 R R"]:
+        """The raw picture as the original leaves it: with its first block's colours, if the sides are equal (7.5)."""
+        if self.config.up_first or self._resizes(features):
+            return raw
+        _, image = self.block0(features, raw, [w, w, w], noise_mode)
+        return image
 
     def _blocks(self, raw: Tensor, features: Tensor, w: Tensor, noise_mode: str, folded: bool = False) -> Tensor:
         x, image = run_block(self.block0, features, raw, [w, w, w], noise_mode, folded=folded)
