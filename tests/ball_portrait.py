@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import rays
 from portrait360.geometry.rotations import axis_angle_to_matrix
 from portrait360.types import RenderOutput
@@ -26,6 +27,7 @@ class BallPortrait:
     def __init__(self, seed: int = 0) -> None:
         self.brightness = 1.0 - 0.1 * (seed % 5)
         self.queries = 0
+        self.body = load_body()
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 
@@ -18,6 +19,7 @@ from portrait360.checkpoint import (
     write_tensors,
 )
 from portrait360.config import PRESETS, to_json
+from portrait360.geometry.body import load_body
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.types import CheckpointError, InputError
@@ -35,6 +37,51 @@ def test_weights_round_trip(tmp_path):
         found = module_tensors(weights.generator, "G")[name]
         torch.testing.assert_close(found, value.half().float() if value.dim() >= 2 else value)
     assert not any(p.requires_grad for p in weights.generator.parameters())
+
+
+def with_body(path, tiny_weights, change=lambda tensors, metadata: None):
+    """The tiny weights with a body, after a change."""
+    weights = load_weights(tiny_weights)
+    pose_shapes = torch.full((18, len(load_body().vertices), 3), 1e-3)
+    body = dataclasses.replace(load_body(), name="mine", pose_shapes=pose_shapes)
+    save_weights(path, weights.generator.config, weights.generator, weights.discriminator, {"images": 3}, body=body)
+    tensors, metadata = read_tensors(path)
+    change(tensors, metadata)
+    write_tensors(path, tensors, metadata)
+    return body
+
+
+def test_a_body_comes_back_with_the_weights(tiny_weights, tmp_path):
+    assert load_weights(tiny_weights).generator.body.name == load_body().name
+    body = with_body(tmp_path / "w.safetensors", tiny_weights)
+    found = load_weights(tmp_path / "w.safetensors").generator.body
+    for field in ("vertices", "faces", "weights", "joints", "pose_shapes", "source_vertices"):
+        assert torch.equal(getattr(found, field), getattr(body, field))
+    assert (found.name, found.parents, found.drive) == ("mine", body.parents, body.drive)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, m: t.pop("body/weights"), "part is missing"),
+        (lambda t, m: t.update({"body/hair": torch.zeros(3)}), "nothing of it is called hair"),
+        (lambda t, m: t["body/vertices"].fill_(float("nan")), "vertices should hold finite"),
+        (lambda t, m: t["body/faces"].fill_(-1), "faces should number"),
+        (lambda t, m: t.update({"body/joints": torch.zeros(5, 2)}), "joints should have the shape"),
+        (lambda t, m: m.update(body="[1]"), "part is missing"),
+        (lambda t, m: m.update(body=m["body"].replace("neck", "tail")), "drives by neck"),
+        (lambda t, m: m.update(body="{"), "lacks a readable entry 'body'"),
+        (lambda t, m: m.pop("body"), "lacks a readable entry 'body'"),
+        (lambda t, m: [t.pop(k) for k in list(t) if k.startswith("body/")], "part is missing"),
+    ],
+)
+def test_damaged_bodies(tiny_weights, tmp_path, change, said):
+    path = tmp_path / "w.safetensors"
+    with_body(path, tiny_weights, change)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_weights(path)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
 
 
 class Explosive:

@@ -19,6 +19,7 @@ import portrait360
 from ball_portrait import BallPortrait
 from portrait360 import generate as module
 from portrait360.generate import body_pose_from_degrees, generate, mesh_box, parse_seeds
+from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.generator import Generator
 from portrait360.types import InputError
@@ -254,16 +255,15 @@ def test_body_pose_out_of_range(vector):
 
 
 def test_mesh_box_is_cut_below_what_cameras_see():
-    low, high = mesh_box((torch.tensor([-0.2, -0.4, -0.1]), torch.tensor([0.2, 0.2, 0.1])), torch.zeros(6))
+    low, high = mesh_box((torch.tensor([-0.2, -0.4, -0.1]), torch.tensor([0.2, 0.2, 0.1])), torch.zeros(6), load_body())
     assert low == pytest.approx((-0.2, 0.0649 - 2.7 * 0.5 / 6.510416666666667, -0.1))
     assert high == pytest.approx((0.2, 0.2, 0.1))
 
 
 def test_mesh_box_holds_the_turned_head_and_the_resting_shoulders():
     bounds = ((-0.15, -0.1, -0.1), (0.15, 0.2, 0.1))
-    low, high = mesh_box(
-        (torch.tensor(bounds[0]), torch.tensor(bounds[1])), torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
-    )
+    corners = (torch.tensor(bounds[0]), torch.tensor(bounds[1]))
+    low, high = mesh_box(corners, torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0]), load_body())
     assert low[0] < -0.22  # the top of the head swings to the person's right
     assert low[1] == pytest.approx(bounds[0][1])
     assert all(a <= b + 1e-6 for a, b in zip(low, bounds[0], strict=True))

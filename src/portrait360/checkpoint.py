@@ -1,7 +1,8 @@
 """Weights and checkpoints: safetensors files with JSON in their metadata, written atomically.
 
 Nothing here executes code from a file. A weights file holds the averaged generator (`G_ema/...`) and the
-discriminator (`D/...`, for its pose head); a checkpoint holds everything that exact resuming needs.
+discriminator (`D/...`, for its pose head), and where the deformation follows a body other than the packaged one, that
+body (`body/...`); a checkpoint holds everything that exact resuming needs.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 import portrait360
 from portrait360.config import ModelConfig, Preset, from_json, to_json
 from portrait360.files import atomic_write
+from portrait360.geometry.body import BodyTemplate, body_from_tensors, body_tensors
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.types import CheckpointError
 
 FORMAT = "portrait360"
+_BODY = "body/"
 DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "default.safetensors"
 
 
@@ -116,10 +119,11 @@ def save_weights(
     about: dict[str, Any],
     *,
     exact: bool = False,
+    body: BodyTemplate | None = None,
 ) -> None:
     """Generator and discriminator as one file; float16 where a tensor loses nothing that pictures show.
 
-    `exact` keeps float32 everywhere.
+    `exact` keeps float32 everywhere. `body`: what drives the deformation of these weights instead of the packaged body.
     """
     tensors = module_tensors(generator, "G_ema") | module_tensors(discriminator, "D")
     if not exact:
@@ -131,6 +135,10 @@ def save_weights(
         "model": to_json(model),
         "about": json.dumps(about, sort_keys=True),
     }
+    if body is not None:
+        parts, info = body_tensors(body)
+        tensors |= {f"{_BODY}{name}": part for name, part in parts.items()}
+        metadata["body"] = json.dumps(info)
     write_tensors(path, tensors, metadata)
 
 
@@ -145,13 +153,15 @@ class Weights:
 def load_weights(path: Path | None = None) -> Weights:
     """The networks of a weights file (default: the packaged one), in eval mode on the CPU.
 
+    A body that the file holds drives the generator's deformation, else the packaged one.
+
     Raises:
         CheckpointError: see `read_tensors` and `fill_module`.
     """
     path = DEFAULT_WEIGHTS if path is None else Path(path)
-    tensors, file_info = read_weights_file(path)
+    tensors, file_info, body = read_weights_file(path)
     model = file_info["model"]
-    generator, discriminator = Generator(model), Discriminator(model)
+    generator, discriminator = Generator(model, body), Discriminator(model)
     for module, prefix in ((generator, "G_ema"), (discriminator, "D")):
         fill_module(module, tensors, prefix, path)
         module.eval().requires_grad_(False)
@@ -159,11 +169,11 @@ def load_weights(path: Path | None = None) -> Weights:
     return Weights(generator, discriminator, info)
 
 
-def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a weights file in float32, and its `model` (config), `version` and `about`.
+def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], BodyTemplate | None]:
+    """The networks' tensors of a weights file in float32; its `model` (config), `version` and `about`; its body if any.
 
     Raises:
-        CheckpointError: see `read_tensors`; also a training checkpoint, or metadata that cannot be read.
+        CheckpointError: see `read_tensors`; also a training checkpoint, or metadata or a body that cannot be read.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "weights":
@@ -173,7 +183,14 @@ def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "version": metadata.get("version", ""),
         "about": metadata_json(metadata, "about", path),
     }
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, info
+    parts = {k.removeprefix(_BODY): tensors.pop(k) for k in list(tensors) if k.startswith(_BODY)}
+    body = None
+    if parts or "body" in metadata:
+        try:
+            body = body_from_tensors(parts, metadata_json(metadata, "body", path))
+        except ValueError as error:
+            raise CheckpointError(f"{path} holds a damaged body: {error}.", "Convert the original again.") from error
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, info, body
 
 
 # ---- training checkpoints ----

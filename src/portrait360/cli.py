@@ -234,7 +234,7 @@ class Convert:
     """Convert weights of the original 3DPortraitGAN to this project's format.
 
     Reads a snapshot of the original training code (.pkl, also .pkl.xz) as data: nothing in it is run. Body-model
-    data in it are left out.
+    data in it are left out; the packaged body drives the deformation, or your own SMPL file with --body.
 
     Example: portrait360 convert 3DPortraitGAN512-128.pkl --out original.safetensors
     """
@@ -243,12 +243,17 @@ class Convert:
     """The snapshot."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.safetensors")]
     """The weights file to write."""
+    body: Annotated[Path | None, tyro.conf.arg(metavar="SMPL.pkl|.npz", help_behavior_hint="")] = None
+    """Your SMPL file, read in the same safe way and stored with the weights. SMPL data fall under the SMPL licence:
+    a weights file made with this flag must not be passed on."""
 
     def run(self) -> None:
         from portrait360.official.convert import convert_snapshot
 
-        model = convert_snapshot(self.snapshot, self.out)
+        model = convert_snapshot(self.snapshot, self.out, self.body)
         print(f"{self.out}  {model.resolution}x{model.resolution} pixels, rendered at {model.raw_resolution}")
+        if self.body is not None:
+            print("note: this file holds SMPL data, which fall under the SMPL licence; do not pass it on.")
 
     def resume_hint(self) -> str:
         return "nothing was written"

@@ -18,7 +18,7 @@ import portrait360
 from portrait360.data.progress import show_progress
 from portrait360.export.sheet import grid, save_png
 from portrait360.files import atomic_folder, make_folder, remove_empty_folders, write_json
-from portrait360.geometry.body import bone_transforms, load_body
+from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
 from portrait360.memory import keep_freed_memory
 from portrait360.pictures import to_bytes
@@ -195,7 +195,7 @@ def write_portrait(
         from portrait360.export.glb import write_glb
         from portrait360.export.mesh import extract_mesh
 
-        low, high = mesh_box(portrait.bounds, pose)
+        low, high = mesh_box(portrait.bounds, pose, portrait.body)
         with torch.inference_mode():
             surface = extract_mesh(lambda points: portrait.query(points, body_pose), low, high, step=MESH_STEP)
         write_glb(folder / "portrait.glb", surface, extras=record)
@@ -212,18 +212,19 @@ def render_bytes(portrait: Portrait, cameras: Tensor, body_pose: Tensor | None) 
             yield to_bytes(portrait.render(batch, poses).image)
 
 
-def mesh_box(bounds: tuple[Tensor, Tensor], pose: Tensor) -> tuple[Vector3, Vector3]:
+def mesh_box(bounds: tuple[Tensor, Tensor], pose: Tensor, body: BodyTemplate) -> tuple[Vector3, Vector3]:
     """The box of the posed portrait, cut at the bottom where no camera that trained the model sees anything.
 
     Args:
         bounds: lower and upper corner (3,) of the canonical portrait's box.
         pose: body pose (6,).
+        body: what the pose moves.
     """
     low, high = (corner.double().numpy().copy() for corner in bounds)
     low[1] = max(low[1], LOOK_AT[1] - 0.5 * RADIUS / FOCAL)
     if pose.any():
         upper = np.array(np.meshgrid(*zip(np.maximum(low, [-np.inf, 0.0, -np.inf]), high, strict=True))).reshape(3, -1)
-        motions = bone_transforms(load_body(), pose[None])[0].double().numpy()
+        motions = bone_transforms(body, pose[None])[0].double().numpy()
         for motion in motions:
             moved = motion[:, :3] @ upper + motion[:, 3:]
             low[[0, 2]] = np.minimum(low, moved.min(axis=1))[[0, 2]]  # the cut stays where it is

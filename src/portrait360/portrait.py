@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from portrait360.checkpoint import load_weights
+from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
@@ -64,6 +65,11 @@ class Portrait:
         w = generator.map(latent(seed, generator.config.z_dim), camera_label(0.0), None, truncation_psi)
         scene = generator.scene(w)
         return cls(generator, scene, find_matter(generator, scene))
+
+    @property
+    def body(self) -> BodyTemplate:
+        """What a body pose moves: the packaged body, or one that came with the weights."""
+        return self.generator.body
 
     @property
     def default_resolution(self) -> int:

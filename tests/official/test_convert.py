@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from hostile import PERSISTENT, Reduce, dumps, save, storage_bytes, tensor
 from portrait360.checkpoint import load_weights
 from portrait360.cli import main
 from portrait360.config import PRESETS, DiscriminatorConfig, ModelConfig, SynthesisConfig
+from portrait360.geometry.body import load_body, posed_vertices
+from portrait360.geometry.cameras import camera_label
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.official.convert import convert_snapshot
+from portrait360.official.smpl import read_smpl
+from portrait360.portrait import Portrait
 from portrait360.types import CheckpointError
+from smpl_files import lifelike_arrays, npz, write_published
 
 SUPERRESOLUTION = {512: "SuperresolutionHybrid8XDC", 256: "SuperresolutionHybrid4X", 128: "SuperresolutionHybrid2X"}
 
@@ -103,6 +111,51 @@ def test_every_tensor_and_option_comes_over(resolution, tmp_path):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
     assert weights.info["about"]["converted_from"] == "original.pkl"
+
+
+def test_an_smpl_file_becomes_the_body_of_the_weights(capsys, tmp_path):
+    model = dataclasses.replace(narrow(128), raw_resolution=16)
+    snapshot, smpl, out = tmp_path / "original.pkl", tmp_path / "smpl.pkl", tmp_path / "converted.safetensors"
+    snapshot.write_bytes(save(snapshot_of(model, *networks(model))))
+    write_published(smpl, lifelike_arrays())
+    assert main(["convert", str(snapshot), "--out", str(out), "--body", str(smpl)]) == 0
+    assert "SMPL licence" in capsys.readouterr().out
+    weights = load_weights(out)
+    assert weights.info["about"]["body"]["made_from"] == "smpl.pkl"
+    assert "SMPL" in weights.info["about"]["body"]["licence"]
+    body, expected = weights.generator.body, read_smpl(smpl)
+    pose = torch.tensor([[0.1, 0.2, 0.0, 0.0, 0.3, 0.1]])
+    assert torch.equal(posed_vertices(body, pose), posed_vertices(expected, pose))
+    portrait = Portrait.from_seed(weights.generator, 0)
+    assert portrait.body is body
+    frames = {}
+    for name, moved_by, turned in (("rest", body, None), ("posed", body, pose), ("packaged", load_body(), pose)):
+        weights.generator.body = moved_by
+        frames[name] = portrait.render(camera_label(0.0), turned, 16).raw
+    assert all(torch.isfinite(frame).all() for frame in frames.values())
+    assert (frames["posed"] - frames["rest"]).abs().mean() > 1e-2
+    assert (frames["posed"] - frames["packaged"]).abs().mean() > 1e-4
+
+
+def test_generate_poses_heads_with_the_body_of_the_weights(tmp_path, monkeypatch):
+    model = dataclasses.replace(narrow(128), raw_resolution=16)
+    snapshot, smpl, out = tmp_path / "original.pkl", tmp_path / "smpl.npz", tmp_path / "converted.safetensors"
+    generator, discriminator = networks(model)
+    with torch.no_grad():
+        generator.decoder.get_parameter("net.2.bias")[0] += 100.0  # solid, so that there is a mesh
+    snapshot.write_bytes(save(snapshot_of(model, generator, discriminator)))
+    smpl.write_bytes(npz(lifelike_arrays()))
+    convert_snapshot(snapshot, out, smpl)
+    monkeypatch.setattr("portrait360.generate.MESH_STEP", 0.03)
+    words = ["generate", "--seeds", "0", "--weights", str(out), "--no-video"]
+    assert main([*words, "--out", str(tmp_path / "rest")]) == 0
+    assert main([*words, "--out", str(tmp_path / "turned"), "--head", "0", "30", "0"]) == 0
+    rest, turned = (np.asarray(Image.open(tmp_path / name / "seed0000" / "views.png")) for name in ("rest", "turned"))
+    assert rest.shape == turned.shape
+    assert np.abs(rest.astype(int) - turned).mean() > 1
+    record = json.loads((tmp_path / "turned" / "seed0000" / "portrait.json").read_text())
+    assert record["body_pose"]["degrees"][4] == 30
+    assert (tmp_path / "turned" / "seed0000" / "portrait.glb").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

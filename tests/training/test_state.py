@@ -46,6 +46,15 @@ def test_a_finer_tri_grid_starts_as_the_coarse_one_enlarged(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(after.generator.parameters(), after.average.parameters(), strict=True))
 
 
+def test_weights_with_a_body_of_their_own_are_refused(tmp_path):
+    preset = with_blocks(3)
+    state = new_state(preset, 3, torch.device("cpu"))
+    path = tmp_path / "w.safetensors"
+    save_weights(path, preset.model, state.average, state.discriminator, {}, body=state.average.body)
+    with pytest.raises(CheckpointError, match="a body of its own"):
+        read_weights(path, preset.model)
+
+
 def test_weights_of_another_shape_are_refused(tmp_path):
     path, _ = weights_file(tmp_path, with_blocks(4))
     wider = dataclasses.replace(with_blocks(5).model, w_dim=64)

@@ -1,7 +1,8 @@
 """From a snapshot of the original training code to this project's weights (official_model 12).
 
 The configuration is read off the tensors' shapes and the generator's options; tensors keep their names and values
-(float32). Tensors of the licensed body model are left out: the deformation is driven by the packaged body.
+(float32). Tensors of the licensed body model are left out: the deformation is driven by the packaged body, or by an
+SMPL file that the user holds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from portrait360.config import (
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.official.pickle_data import Thing
+from portrait360.official.smpl import LICENCE, read_smpl
 from portrait360.official.snapshot import constructor_arguments, read_snapshot, state_tensors
 from portrait360.types import CheckpointError
 
@@ -32,16 +34,21 @@ _SUPERRESOLUTION = {"8XDC": "original-512", "4X": "original-256", "2X": "origina
 _LEFT_OUT = ("renderer.", "dataset_label_std")
 
 
-def convert_snapshot(path: Path, out: Path) -> ModelConfig:
+def convert_snapshot(path: Path, out: Path, smpl: Path | None = None) -> ModelConfig:
     """Write `out` (.safetensors: averaged generator, discriminator, configuration) from a snapshot.
+
+    With `smpl`, an SMPL file, the body made of it is stored too and drives the deformation wherever `out` is used;
+    `out` then falls under the licence of SMPL.
 
     Returns:
         The model's configuration.
 
     Raises:
         CheckpointError: not a snapshot, refused (see `read_snapshot`), or of networks that are not these.
+        AssetError: `smpl` is no SMPL file (see `read_smpl`).
         InputError: `out` cannot be written.
     """
+    body = None if smpl is None else read_smpl(smpl)
     content = read_snapshot(path)
     g, g_tensors = _network(content, ("G_ema", "G"), path)
     _, d_tensors = _network(content, ("D_ema", "D"), path)
@@ -55,8 +62,10 @@ def convert_snapshot(path: Path, out: Path) -> ModelConfig:
     generator, discriminator = Generator(model), Discriminator(model)
     for module, tensors, prefix in ((generator, g_tensors, "G_ema"), (discriminator, d_tensors, "D")):
         fill_module(module, {f"{prefix}/{k}": v.float() for k, v in tensors.items()}, prefix, path)
-    about = {"converted_from": Path(path).name, "sha256": file_sha256(path)}
-    save_weights(out, model, generator, discriminator, about, exact=True)
+    about: dict[str, Any] = {"converted_from": Path(path).name, "sha256": file_sha256(path)}
+    if smpl is not None:
+        about["body"] = {"made_from": Path(smpl).name, "sha256": file_sha256(smpl), "licence": LICENCE}
+    save_weights(out, model, generator, discriminator, about, exact=True, body=body)
     return model
 
 

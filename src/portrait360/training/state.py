@@ -55,9 +55,14 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
     """Weights to start a run from: of the same model, or of one whose tri-grid ends at a lower resolution.
 
     Raises:
-        CheckpointError: not a weights file, damaged, or of another model than `model`.
+        CheckpointError: not a weights file, damaged, of another model than `model`, or with a body of its own.
     """
-    tensors, info = read_weights_file(path)
+    tensors, info, body = read_weights_file(path)
+    if body is not None:
+        raise CheckpointError(
+            f"{path} deforms with a body of its own ({body.name}), but training uses the packaged one.",
+            "Convert the original weights once more, without --body.",
+        )
     if not _grows_into(info["model"], model):
         raise CheckpointError(f"{path} belongs to {info['model'].name}, not {model.name}.", "Give its --preset.")
     images = info["about"].get("images", 0)
