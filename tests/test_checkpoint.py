@@ -70,6 +70,7 @@ def test_a_body_comes_back_with_the_weights(tiny_weights, tmp_path):
         (lambda t, m: t.update({"body/joints": torch.zeros(5, 2)}), "joints should have the shape"),
         (lambda t, m: m.update(body="[1]"), "part is missing"),
         (lambda t, m: m.update(body=m["body"].replace("neck", "tail")), "drives by neck"),
+        (lambda t, m: m.update(body="[" * 100_000), "lacks a readable entry 'body'"),
         (lambda t, m: m.update(body="{"), "lacks a readable entry 'body'"),
         (lambda t, m: m.pop("body"), "lacks a readable entry 'body'"),
         (lambda t, m: [t.pop(k) for k in list(t) if k.startswith("body/")], "part is missing"),

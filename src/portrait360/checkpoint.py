@@ -68,7 +68,7 @@ def metadata_json(metadata: dict[str, str], key: str, path: Path) -> Any:
     """The JSON entry `key` of a file's metadata."""
     try:
         return json.loads(metadata[key])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} lacks a readable entry {key!r}.", "The file is damaged or too old.") from error
 
 

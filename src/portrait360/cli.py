@@ -244,8 +244,8 @@ class Convert:
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.safetensors")]
     """The weights file to write."""
     body: Annotated[Path | None, tyro.conf.arg(metavar="SMPL.pkl|.npz", help_behavior_hint="")] = None
-    """Your SMPL file, read in the same safe way and stored with the weights. SMPL data fall under the SMPL licence:
-    a weights file made with this flag must not be passed on."""
+    """Your SMPL file, read in the same safe way and stored with the weights. SMPL data fall under the SMPL licence, so
+    that a weights file made with this flag must not be passed on."""
 
     def run(self) -> None:
         from portrait360.official.convert import convert_snapshot

@@ -176,6 +176,16 @@ def test_incomplete_snapshots_are_refused(tmp_path, change, said):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("place", ["original.pkl", "smpl.npz"])
+def test_what_is_read_is_not_overwritten(capfd, tmp_path, place):
+    for name in ("original.pkl", "smpl.npz"):
+        (tmp_path / name).write_bytes(b"mine")
+    words = ["convert", str(tmp_path / "original.pkl"), "--body", str(tmp_path / "smpl.npz")]
+    assert main([*words, "--out", str(tmp_path / place)]) == 2
+    assert "one of the files to read" in capfd.readouterr().err
+    assert (tmp_path / place).read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

@@ -27,7 +27,7 @@ from portrait360.model.generator import Generator
 from portrait360.official.pickle_data import Thing
 from portrait360.official.smpl import LICENCE, read_smpl
 from portrait360.official.snapshot import constructor_arguments, read_snapshot, state_tensors
-from portrait360.types import CheckpointError
+from portrait360.types import CheckpointError, InputError
 
 _SUPERRESOLUTION = {"8XDC": "original-512", "4X": "original-256", "2X": "original-128"}
 """Ending of the original's class of super-resolution, and the preset with the same one."""
@@ -46,8 +46,10 @@ def convert_snapshot(path: Path, out: Path, smpl: Path | None = None) -> ModelCo
     Raises:
         CheckpointError: not a snapshot, refused (see `read_snapshot`), or of networks that are not these.
         AssetError: `smpl` is no SMPL file (see `read_smpl`).
-        InputError: `out` cannot be written.
+        InputError: `out` is one of the files to read, or cannot be written.
     """
+    if any(given is not None and Path(given).resolve() == Path(out).resolve() for given in (path, smpl)):
+        raise InputError(f"--out {out} is one of the files to read.", "Name another file, which may be new.")
     body = None if smpl is None else read_smpl(smpl)
     content = read_snapshot(path)
     g, g_tensors = _network(content, ("G_ema", "G"), path)
