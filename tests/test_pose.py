@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from portrait360.cli import main
 from portrait360.config import PRESETS
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.writer import open_writer
+from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera, yaw_pitch
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
@@ -28,7 +30,7 @@ from portrait360.types import InputError
 from shrunken import shrunken
 
 
-def write_weights(path: Path, preset: str) -> Path:
+def write_weights(path: Path, preset: str, body: BodyTemplate | None = None) -> Path:
     """Small weights of a preset whose pose head answers with some tenths of a radian."""
     model = shrunken(PRESETS[preset]).model
     with torch.random.fork_rng():
@@ -36,7 +38,7 @@ def write_weights(path: Path, preset: str) -> Path:
         generator, discriminator = Generator(model), Discriminator(model)
         for parameter in discriminator.pose_branch.net[-1].parameters():
             nn.init.normal_(parameter, std=0.2)
-    save_weights(path, model, generator, discriminator, {}, exact=True)
+    save_weights(path, model, generator, discriminator, {}, exact=True, body=body)
     return path
 
 
@@ -363,3 +365,18 @@ def test_the_overlay_shows_prediction_and_label(tmp_path, tiny_dataset, own_weig
         for tile in range(6):
             y, x = divmod(tile, 4)
             assert near[y * 432 : y * 432 + 384, x * 384 : x * 384 + 384].sum() > 100
+
+
+def test_the_overlay_shows_the_body_of_the_weights(tmp_path, own_weights):
+    path = write_picture(tmp_path)
+    Image.new("RGB", (40, 40), (128, 128, 128)).save(path)
+    packaged = load_body()
+    larger = dataclasses.replace(packaged, vertices=packaged.vertices * 1.2, joints=packaged.joints * 1.2)
+    other = write_weights(tmp_path / "other.safetensors", "cpu-64", larger)
+    first = run(path, "--out", tmp_path / "first.json", "--weights", own_weights)
+    assert run(path, "--out", tmp_path / "second.json", "--weights", other) == first
+    tops = []
+    for name in ("first", "second"):
+        pixels = np.asarray(Image.open(tmp_path / f"{name}.overlay.png")).astype(int)
+        tops.append(np.nonzero((np.abs(pixels - (235, 45, 150)).max(axis=2) < 12).any(axis=1))[0].min())
+    assert tops[1] < tops[0] - 10

@@ -126,7 +126,7 @@ def estimate_poses(
         return records
     drawn = len(drawn_pictures(len(pictures)))
     with show_progress("outlining", drawn, "bodies", visible=visible) as bar:
-        sheet = overlay_sheet(pictures, torch.stack(poses), bar.advance)
+        sheet = overlay_sheet(pictures, torch.stack(poses), networks.generator.body, bar.advance)
     with atomic_write(overlay) as temporary:
         sheet.save(temporary)
         write_json(out, records)

@@ -15,7 +15,7 @@ from torch import Tensor
 from portrait360.data.labelled_pictures import LabelledPicture
 from portrait360.data.overlay import draw_body
 from portrait360.data.plots import SECOND, columns_of, labelled
-from portrait360.geometry.body import load_body
+from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import yaw_pitch
 
 MOST_DRAWN = 24
@@ -77,16 +77,19 @@ def drawn_pictures(count: int) -> list[int]:
 
 
 def overlay_sheet(
-    pictures: Sequence[LabelledPicture], poses: Float[Tensor, "N 6"], advance: Callable[[int], None]
+    pictures: Sequence[LabelledPicture],
+    poses: Float[Tensor, "N 6"],
+    body: BodyTemplate,
+    advance: Callable[[int], None],
 ) -> Image.Image:
     """Pictures with the predicted body in magenta, over the exact or else another labelled one if there is one.
 
     Args:
         pictures: `drawn_pictures` of them are drawn.
         poses: predicted body poses, radians.
+        body: what the poses pose.
         advance: called with 1 after each picture.
     """
-    body = load_body()
     tiles = []
     for index in drawn_pictures(len(pictures)):
         picture = pictures[index]
