@@ -40,6 +40,12 @@ def nearest_triangles_reference(
     return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found]).sqrt()
 
 
+def triangle_distances(points: Float[Tensor, "N 3"], triangles: Float[Tensor, "N 3 3"]) -> Float[Tensor, " N"]:
+    """Distance of each point to its own triangle, in double precision like `nearest_triangles`; no gradients."""
+    corners = triangles.detach().double().unbind(dim=1)
+    return _point_triangle_squared(points.detach().double(), *corners).sqrt().to(points)
+
+
 def _point_triangle_squared(p: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Squared distance to a triangle (Ericson, Real-Time Collision Detection, 5.1.5), arguments broadcast."""
 

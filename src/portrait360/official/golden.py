@@ -1,0 +1,222 @@
+"""Files of golden numbers: inputs and outputs of the published code, stage by stage, as arrays in a `.npz`.
+
+Two layouts. A *small* file brings a network's own tensors (`G/<name>`, `D/<name>`), inputs and outputs (`out/<name>`)
+and `meta_json`: constructor arguments and norms of gradients. A *full-size* file brings inputs (`in/<name>`) and
+outputs of the released configurations; its weights are made from their names (`named_tensor`). The name of an output
+may end in the part of it that is stored: `out/image[::8,2::8]`, applied to the last axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from portrait360.config import PRESETS, ModelConfig
+from portrait360.model.discriminator import Discriminator
+from portrait360.model.generator import Generator
+from portrait360.official.convert import model_config
+from portrait360.official.pickle_data import Name, Thing
+from portrait360.types import InputError
+
+Part = tuple[slice, ...]
+_HINT = "docs/results.md says which files of golden numbers can be compared."
+_LEFT_OUT = ("renderer.", "dataset_label_std")
+_POSE_BRANCH = "pose_branch."
+_KEY = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
+
+
+class Golden:
+    """The arrays of one file. `used` collects the names that were asked for."""
+
+    def __init__(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        self.path = path
+        self.used: set[str] = set()
+        self._arrays: dict[str, np.ndarray] = {}
+        self._parts: dict[str, str] = {}
+        for key, array in arrays.items():
+            match = _KEY.fullmatch(key)
+            if match is None:
+                raise InputError(f"{path} has an array with the odd name {key!r}.", _HINT)
+            self._arrays[match[1]] = array
+            self._parts[match[1]] = match[2] or ""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def tensor(self, name: str) -> Tensor:
+        """An array as it is stored: float32, int64 or bool.
+
+        Raises:
+            InputError: the file lacks it.
+        """
+        if name not in self._arrays:
+            raise InputError(f"{self.path} lacks the array {name}.", _HINT)
+        self.used.add(name)
+        array = self._arrays[name]
+        kind = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32}.get(array.dtype.kind)
+        if kind is None:
+            raise InputError(f"the array {name} in {self.path} is not made of numbers.", _HINT)
+        return torch.from_numpy(array.astype(kind))
+
+    def part(self, name: str) -> Part:
+        """Which part of the last axes is stored."""
+        return parse_part(self._parts[name])
+
+    def unused(self) -> list[str]:
+        """Outputs that nobody asked for."""
+        return sorted(name for name in self._arrays if name.startswith("out/") and name not in self.used)
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors of the network `prefix` (`G/` or `D/`), without the body model's."""
+        names = (n for n in self._arrays if n.startswith(prefix) and not n.startswith(_LEFT_OUT, len(prefix)))
+        return {n[len(prefix) :]: self.tensor(n) for n in names}
+
+    def meta(self) -> dict[str, Any]:
+        """Constructor arguments and norms of a small file."""
+        if "meta_json" not in self._arrays:
+            raise InputError(f"{self.path} lacks the array meta_json.", _HINT)
+        try:
+            return json.loads(bytes(self._arrays["meta_json"]).decode())
+        except ValueError as error:
+            raise InputError(f"the entry meta_json of {self.path} is not JSON.", "Copy the file again.") from error
+
+    @property
+    def is_full_size(self) -> bool:
+        """Whether weights are to be made from names."""
+        return "in/z" in self._arrays
+
+    @property
+    def ray_sides(self) -> list[int]:
+        """Sides of the rays that a full-size file has pictures of."""
+        return sorted({int(m[1]) for n in self._arrays if (m := re.match(r"out/nrr(\d+)/", n))})
+
+    def full_resolution(self) -> int:
+        """Side of the pictures of a full-size file, from the part of them that is stored."""
+        for side in self.ray_sides:
+            name = f"out/nrr{side}/image"
+            if name in self._arrays:
+                step = self.part(name)[-1].step if self.part(name) else 1
+                return self._arrays[name].shape[-1] * (step or 1)
+        raise InputError(f"{self.path} has no pictures to compare.", _HINT)
+
+
+def parse_part(text: str) -> Part:
+    """`::4,2::8` as slices."""
+    if not text:
+        return ()
+    entries = (entry.split(":") for entry in text.split(","))
+    return tuple(slice(*(int(n) if n.strip() else None for n in entry)) for entry in entries)
+
+
+def read_golden(path: Path) -> Golden:
+    """The arrays of a file; nothing in it is run.
+
+    Raises:
+        InputError: missing, damaged, or a file of something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file at {path}.", "Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not a readable .npz file ({error}).", "Copy the file again.") from error
+    if not any(name.startswith("out/") for name in arrays):
+        raise InputError(f"{path} holds no golden numbers.", _HINT)
+    try:
+        return Golden(path, arrays)
+    except ValueError as error:
+        raise InputError(f"{path} names a part of an array that cannot be read ({error}).", _HINT) from error
+
+
+def named_tensor(name: str, shape: tuple[int, ...], salt: str) -> Tensor:
+    """The weight that a full-size golden network has under `name` (`G/...` or `D/...`), float32."""
+    seed = zlib.crc32((salt + name).encode())
+    values = np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+    own = name.split("/", 1)[1]
+    if own.endswith("noise_strength"):
+        values = values * np.float32(0.1)
+    elif own.endswith("w_avg"):
+        values = values * np.float32(0.3)
+    elif own.endswith("bias"):
+        values = values * np.float32(0.1) + np.float32(own.endswith("affine.bias"))
+    if "mapping.fc" in own:
+        values = values * np.float32(100)
+    if name == "G/decoder.net.2.weight":
+        values[0] *= np.float32(16)
+    return torch.from_numpy(np.asarray(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Both networks in eval mode. `has_pose_head`: whether the discriminator's pose branch came with the file."""
+
+    generator: Generator
+    discriminator: Discriminator
+    has_pose_head: bool
+
+
+def full_size_networks(golden: Golden, salt: str) -> Networks:
+    """The released configuration of a full-size file with weights made from their names.
+
+    Raises:
+        InputError: pictures of a size that was never released.
+    """
+    resolution = golden.full_resolution()
+    name = f"original-{resolution}"
+    if name not in PRESETS:
+        raise InputError(f"{golden.path} has pictures of side {resolution}; no released network makes them.", _HINT)
+    networks = _networks(PRESETS[name].model)
+    for module, prefix in ((networks.generator, "G/"), (networks.discriminator, "D/")):
+        for own, value in module.state_dict().items():
+            if not own.endswith("resample_filter"):
+                value.copy_(named_tensor(prefix + own, tuple(value.shape), salt))
+    return networks
+
+
+def small_networks(golden: Golden) -> Networks:
+    """The networks whose tensors a small file brings; it may lack the discriminator's large pose branch.
+
+    Raises:
+        InputError: tensors are missing, or belong to other networks.
+    """
+    meta, g, d = golden.meta(), golden.state("G/"), golden.state("D/")
+    origin = Thing(Name("persistent", "TriPlaneGenerator"))
+    has_pose_head = any(name.startswith(_POSE_BRANCH) for name in d)
+    try:
+        origin.state = {"_init_kwargs": meta["G_kwargs"]}
+        networks = dataclasses.replace(_networks(model_config(origin, g, d)), has_pose_head=has_pose_head)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{golden.path} holds networks of another kind ({type(error).__name__}: {error}).", _HINT
+        ) from error
+    _load(networks.generator, g, golden.path, "G/")
+    absent = () if has_pose_head else (_POSE_BRANCH,)
+    _load(networks.discriminator, d, golden.path, "D/", absent)
+    return networks
+
+
+def _networks(model: ModelConfig) -> Networks:
+    generator, discriminator = Generator(model), Discriminator(model)
+    for module in (generator, discriminator):
+        module.eval().requires_grad_(False)
+    return Networks(generator, discriminator, True)
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str, absent: tuple[str, ...] = ()) -> None:
+    wanted = {name: value.shape for name, value in module.state_dict().items() if not name.startswith(absent or "\0")}
+    given = {name: value.shape for name, value in tensors.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise InputError(f"{path}: tensor {prefix}{name} is missing, unknown or of another shape.", _HINT)
+    module.load_state_dict(tensors, strict=not absent)
