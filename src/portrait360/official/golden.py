@@ -41,16 +41,20 @@ class Golden:
         self.path = path
         self.used: set[str] = set()
         self._arrays: dict[str, np.ndarray] = {}
-        self._parts: dict[str, str] = {}
+        self._parts: dict[str, Part] = {}
         for key, array in arrays.items():
             match = _KEY.fullmatch(key)
             if match is None:
                 raise InputError(f"{path} has an array with the odd name {key!r}.", _HINT)
             self._arrays[match[1]] = array
-            self._parts[match[1]] = match[2] or ""
+            self._parts[match[1]] = parse_part(match[2] or "")
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
+
+    def names(self) -> list[str]:
+        """Names of all arrays, without the parts that are stored."""
+        return list(self._arrays)
 
     def tensor(self, name: str) -> Tensor:
         """An array as it is stored: float32, int64 or bool.
@@ -69,7 +73,7 @@ class Golden:
 
     def part(self, name: str) -> Part:
         """Which part of the last axes is stored."""
-        return parse_part(self._parts[name])
+        return self._parts[name]
 
     def unused(self) -> list[str]:
         """Outputs that nobody asked for."""
@@ -127,9 +131,9 @@ def read_golden(path: Path) -> Golden:
     if not path.is_file():
         raise InputError(f"there is no file at {path}.", "Check the path.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is not a readable .npz file ({error}).", "Copy the file again.") from error
     if not any(name.startswith("out/") for name in arrays):
         raise InputError(f"{path} holds no golden numbers.", _HINT)

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from portrait360.files import atomic_write
+from portrait360.memory import keep_freed_memory
 from portrait360.official.comparison import Comparison, Row, rows_table, stages_table
 from portrait360.official.golden import full_size_networks, read_golden, small_networks
 from portrait360.official.stages import compare_full_size, compare_small
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also write every row to this JSON file")
     parser.add_argument("--all", action="store_true", help="show every array instead of every stage")
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     results: list[Parity] = []
     try:
         for number, path in enumerate(options.golden, 1):

@@ -27,6 +27,7 @@ from portrait360.official.comparison import (
     TIE,
     TRI_GRID,
     Comparison,
+    Slack,
     Tolerance,
 )
 from portrait360.official.golden import Networks, parse_part
@@ -35,6 +36,8 @@ from portrait360.training.losses import generator_loss, gradient_penalties, pose
 PSI = 0.7
 """Truncation of every golden picture."""
 _HEAD_ABOVE = 0.06
+BORDER = 1e-6
+"""World units from a hard switch within which rounding decides: four float32 steps of a distance along a ray."""
 
 
 def compare_small(comparison: Comparison, networks: Networks) -> None:
@@ -98,6 +101,38 @@ def _cast(
     return render_original(scene.tri_grid, generator.decoder, bounded, config, deform=deform, trace=trace), trace
 
 
+_CROP = f"a sample there lies within {BORDER:.0e} of the border of the crop, and rounding decides on which side"
+_DEPTH = "depths of rays of hardly any opacity A move by 6e-8 / A when one float32 step of an alpha does, or " + _CROP
+
+
+def _ray_slack(generator: Generator, camera: Tensor, side: int, trace: dict[str, Tensor]) -> Tensor:
+    """[B, M, 1]: infinite for rays with a sample on the border of the crop (5.5), a hard switch; else 0."""
+    origins, directions = rays(camera, side)
+    t = torch.cat([trace["depths_coarse"], trace["depths_fine"]], dim=2)
+    x, _, z = (origins[:, :, None] + t * directions[:, :, None]).abs().unbind(dim=-1)
+    crop = generator.config.render.crop
+    assert crop is not None
+    undecided = (((x - crop).abs() < BORDER) | ((z - crop).abs() < BORDER)).any(dim=2, keepdim=True)
+    return torch.where(undecided, torch.inf, 0.0)
+
+
+def _depth_slack(generator: Generator, rendered: Rendered, slack: Tensor) -> Tensor:
+    """[B, M, 1]: what one float32 step in an alpha does to a mean over the ray's length."""
+    config = generator.config.render
+    step = torch.finfo(torch.float32).eps / 2
+    return slack + torch.where(rendered.opacity > 0, step * (config.far - config.near) / rendered.opacity, 0.0)
+
+
+def _picture_slack(slack: Tensor, side: int, image_side: int) -> Tensor:
+    """[B, 1, H, H]: the slack of rays spread as far as super-resolution carries colours."""
+    near = torch.nn.functional.max_pool2d(_as_picture(slack, side), 11, stride=1, padding=5)
+    return torch.nn.functional.interpolate(near, size=(image_side, image_side), mode="nearest")
+
+
+def _as_picture(v: Tensor, side: int) -> Tensor:
+    return v.transpose(1, 2).unflatten(2, (side, side))
+
+
 def _pictures(comparison: Comparison, generator: Generator, scene: Scene, camera: Tensor, side: int) -> None:
     """Rays, marcher, raw picture, super-resolution, mask and depth of the canonical body."""
     golden, check, at = comparison.golden, comparison.check, f"nodef{side}/"
@@ -106,24 +141,30 @@ def _pictures(comparison: Comparison, generator: Generator, scene: Scene, camera
     check("marcher: coarse weights", at + "weights_coarse", trace["weights_coarse"], RENDER)
     _importance(comparison, at)
     check("importance samples in a render", at + "depths_fine", trace["depths_fine"], RENDER)
-    check("marcher: features", at + "renderer_rgb", rendered.features, RENDER)
-    check("marcher: depth", at + "renderer_depth", rendered.distance, RENDER)
-    check("marcher: opacity", at + "renderer_weights", rendered.opacity, RENDER)
+    per_ray = _ray_slack(generator, camera, side, trace)
+    per_depth = _depth_slack(generator, rendered, per_ray)
+    check("marcher: features", at + "renderer_rgb", rendered.features, RENDER, slack=Slack(per_ray, _CROP))
+    check("marcher: depth", at + "renderer_depth", rendered.distance, RENDER, slack=Slack(per_depth, _DEPTH))
+    check("marcher: opacity", at + "renderer_weights", rendered.opacity, RENDER, slack=Slack(per_ray, _CROP))
     out = generator.compose(scene, rendered, side)
+    of_rays = Slack(_as_picture(per_ray, side), _CROP)
+    of_depths = Slack(_as_picture(per_depth, side), _DEPTH)
+    of_pixels = Slack(_picture_slack(per_ray, side, out.image.shape[-1]), _CROP)
     sparse = parse_part("1::4,2::4")
     assert out.features is not None
     assert out.background is not None
-    check("composited features", at + "feature_image_to_sr", out.features, RENDER)
-    check("composited features", at + "feature_image_to_sr_sub", out.features, RENDER, part=sparse)
+    check("composited features", at + "feature_image_to_sr", out.features, RENDER, slack=of_rays)
+    check("composited features", at + "feature_image_to_sr_sub", out.features, RENDER, part=sparse, slack=of_rays)
     part = () if side == 32 else parse_part("::4,::4")
     check("background picture", at + "image_background", out.background, PLAIN, part=part)
-    check("raw picture", at + "image_raw_before_sr", out.raw, RENDER)
+    check("raw picture", at + "image_raw_before_sr", out.raw, RENDER, slack=of_rays)
     faithful = with_bugs(generator, raw_overwritten=True).compose(scene, rendered, side)
-    check("raw picture, overwritten (7.5)", at + "image_raw_returned", faithful.raw, RENDER)
-    check("picture", at + "image", out.image, RENDER)
-    check("picture", at + "image_sub", out.image, RENDER, part=sparse)
-    check("mask", at + "image_mask", out.mask, RENDER)
-    check("depth", at + "image_depth", out.depth, RENDER)
+    near = Slack(_picture_slack(per_ray, side, side), _CROP)
+    check("raw picture, overwritten (7.5)", at + "image_raw_returned", faithful.raw, RENDER, slack=near)
+    check("picture", at + "image", out.image, RENDER, slack=of_pixels)
+    check("picture", at + "image_sub", out.image, RENDER, part=sparse, slack=of_pixels)
+    check("mask", at + "image_mask", out.mask, RENDER, slack=of_rays)
+    check("depth", at + "image_depth", out.depth, RENDER, slack=of_depths)
     given = [f"out/{at}{name}" for name in ("image_raw_before_sr", "feature_image_to_sr", "image")]
     if all(name in golden and not golden.part(name) for name in given[:2]) and given[2] in golden:
         image = generator.superresolution(golden.tensor(given[0]), golden.tensor(given[1]), scene.w)
@@ -308,14 +349,19 @@ def compare_full_size(comparison: Comparison, networks: Networks) -> None:
     check("tri-grid", "planes", scene.tri_grid.flatten(1, 3), TRI_GRID)
     for side in golden.ray_sides:
         at = f"nrr{side}/"
-        out = generator.render(scene, camera, resolution=side, plain=True)
-        check("raw picture", at + "raw_before_sr", out.raw, RENDER)
+        rendered, trace = _cast(generator, scene, camera, side)
+        out = generator.compose(scene, rendered, side)
+        per_ray = _ray_slack(generator, camera, side, trace)
+        of_rays = Slack(_as_picture(per_ray, side), _CROP)
+        of_depths = Slack(_as_picture(_depth_slack(generator, rendered, per_ray), side), _DEPTH)
+        of_pixels = Slack(_picture_slack(per_ray, side, out.image.shape[-1]), _CROP)
+        check("raw picture", at + "raw_before_sr", out.raw, RENDER, slack=of_rays)
         first = out.image.shape[-1] // 2 - 16
         middle = (slice(first, first + 32), slice(first, first + 32))
-        check("picture", at + "image", out.image, RENDER)
-        check("picture", at + "image_centre32", out.image, RENDER, part=middle)
-        check("mask", at + "mask", out.mask, RENDER)
-        check("depth", at + "depth", out.depth, RENDER)
+        check("picture", at + "image", out.image, RENDER, slack=of_pixels)
+        check("picture", at + "image_centre32", out.image, RENDER, part=middle, slack=of_pixels)
+        check("mask", at + "mask", out.mask, RENDER, slack=of_rays)
+        check("depth", at + "depth", out.depth, RENDER, slack=of_depths)
     if "in/D_low" not in golden:
         return
     low, mask, camera = (golden.tensor(f"in/D_{name}") for name in ("low", "mask", "c"))
