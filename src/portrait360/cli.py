@@ -24,7 +24,7 @@ from portrait360.cli_errors import BadArgumentsError, explain_box
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train", "pose", "convert")
+_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train", "pose", "convert", "bench")
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
@@ -259,6 +259,33 @@ class Convert:
         return "nothing was written"
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Time every stage of every preset on this machine, and how much memory it takes.
+
+    Weights are random, with a density shaped like a head. Original presets are also drawn by the exact renderer, as
+    the baseline, and the fast pictures are compared with its own. All presets take about ten minutes.
+
+    Example: portrait360 bench --out bench.json --quick
+    """
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.json")]
+    """The numbers."""
+    quick: Annotated[bool, _PLAIN] = False
+    """Time everything once, and only one preset by the exact renderer."""
+    presets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """Only these presets. Default: all."""
+
+    def run(self) -> None:
+        from portrait360.bench.report import bench
+        from portrait360.config import PRESETS
+
+        bench(self.out, self.quick, self.presets or tuple(PRESETS))
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
 _Dataset = (
     Annotated[DatasetSynth, tyro.conf.subcommand("synth")] | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
 )
@@ -268,6 +295,7 @@ _Commands = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Pose, tyro.conf.subcommand("pose")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 

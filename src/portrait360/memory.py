@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import resource
 import sys
+from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _PAD_BYTES = 64 * 2**20
@@ -26,7 +28,20 @@ def keep_freed_memory() -> bool:
     return all(taken)
 
 
+def release_freed_memory() -> None:
+    """Return what the C library keeps to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
+def restart_peak() -> None:
+    """Let `peak_megabytes` count from now on, where the system allows it (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_megabytes() -> float:
-    """The most memory that this process has had at once, in MiB."""
+    """The most memory that this process has had at once since its start or `restart_peak`, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -39,9 +39,10 @@ def folded_layers(monkeypatch):
 @pytest.mark.parametrize("up", [False, True])
 @pytest.mark.parametrize("clamp", [None, 1.5])
 @pytest.mark.parametrize("noise_mode", ["const", "none"])
-def test_a_layer(up, clamp, noise_mode):
-    layer = stirred(SynthesisLayer(5, 7, 12, 16 if up else 8, up=up, clamp=clamp))
-    x, w = torch.randn(1, 5, 8, 8), torch.randn(1, 12)
+@pytest.mark.parametrize("side", [4, 8])  # 80 and 320 numbers in the map, 315 in the weight
+def test_a_layer(up, clamp, noise_mode, side):
+    layer = stirred(SynthesisLayer(5, 7, 12, 2 * side if up else side, up=up, clamp=clamp))
+    x, w = torch.randn(1, 5, side, side), torch.randn(1, 12)
     with torch.no_grad():
         expected = layer(x, w, noise_mode)
         found = folded.folded_layer(layer, x.contiguous(memory_format=torch.channels_last), w, noise_mode)
@@ -103,6 +104,18 @@ def test_super_resolution(config, folded_layers):
     assert len(folded_layers) == 2 * 4
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     assert torch.equal(raw, before)
+
+
+@pytest.mark.parametrize("band", [4, 6, 16])
+def test_super_resolution_in_bands_of_rows(band, monkeypatch, folded_layers):
+    monkeypatch.setattr(folded, "BAND", band)
+    network = stirred(SuperResolution(SuperResolutionConfig(16, (12, 8), up_first=True), 8, 24))
+    raw, features, w = torch.randn(1, 3, 16, 16), torch.randn(1, 8, 16, 16), torch.randn(1, 24)
+    expected = network(raw, features, w).detach()
+    with torch.no_grad():
+        found = network(raw, features, w)
+    assert len(folded_layers) == 2 + 2 * -(-32 // band)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_training_and_low_precision_are_left_alone():

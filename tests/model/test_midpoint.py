@@ -66,7 +66,7 @@ def test_ending_rays_early_changes_little():
     decoder, tri_grid, bounded = scene(contrast=600.0)
     exact = render_midpoints(tri_grid, decoder, bounded, CONFIG, everywhere(2), stop=0.0)
     short = render_midpoints(tri_grid, decoder, bounded, CONFIG, everywhere(2))
-    assert 0 < (exact.features - short.features).abs().max() < 2e-3
+    assert 0 < (exact.features - short.features).abs().max() < 5e-3
 
 
 def test_unoccupied_space_is_empty():

@@ -14,8 +14,8 @@ LEAK = np.float32(0.2)
 
 
 @_jit
-def smooth_phases(even_even, even_odd, odd_even, odd_odd, bias, noise, clamp, out):
-    """Smooth a zero-stuffed convolution and activate it: out (2H, 2W, C) = clamp(lrelu(fir(y) + noise + bias)).
+def smooth_phases(even_even, even_odd, odd_even, odd_odd, gain, bias, noise, clamp, out):
+    """Smooth a zero-stuffed convolution and activate it: out (2H, 2W, C) = clamp(lrelu(gain fir(y) + noise + bias)).
 
     y (2H + 1, 2W + 1, C) comes as its four phases, named by the parity of row and column. `noise` (2H, 2W) or empty;
     `clamp` infinite for none.
@@ -28,27 +28,27 @@ def smooth_phases(even_even, even_odd, odd_even, odd_odd, bias, noise, clamp, ou
             r = i - 1 + tap
             if r < 0 or r > height:
                 continue
-            gain = QUARTER if tap == 0 or tap == 3 else THREE_QUARTERS
+            share = QUARTER if tap == 0 or tap == 3 else THREE_QUARTERS
             half = r // 2
             if r % 2 == 0:
                 for q in range(width // 2 + 1):
                     for c in range(channels):
-                        rows[2 * q + 1, c] += gain * even_even[half, q, c]
+                        rows[2 * q + 1, c] += share * even_even[half, q, c]
                 for q in range(width // 2):
                     for c in range(channels):
-                        rows[2 * q + 2, c] += gain * even_odd[half, q, c]
+                        rows[2 * q + 2, c] += share * even_odd[half, q, c]
             else:
                 for q in range(width // 2 + 1):
                     for c in range(channels):
-                        rows[2 * q + 1, c] += gain * odd_even[half, q, c]
+                        rows[2 * q + 1, c] += share * odd_even[half, q, c]
                 for q in range(width // 2):
                     for c in range(channels):
-                        rows[2 * q + 2, c] += gain * odd_odd[half, q, c]
+                        rows[2 * q + 2, c] += share * odd_odd[half, q, c]
         for j in range(width):
             offset = noise[i, j] if has_noise else np.float32(0)
             for c in range(channels):
                 v = QUARTER * (rows[j, c] + rows[j + 3, c]) + THREE_QUARTERS * (rows[j + 1, c] + rows[j + 2, c])
-                v += bias[c] + offset
+                v = gain[c] * v + bias[c] + offset
                 v = max(v, LEAK * v)
                 out[i, j, c] = min(max(v, -clamp), clamp)
 

@@ -1,8 +1,9 @@
 """Style-modulated layers at inference on a CPU: one sample at a time, everything linear folded into the convolution.
 
 The twins of `SynthesisLayer.forward` and of the skip connection in `SynthesisBlock` for [1, 3, 3, 1] networks
-(official_model 3.1-3.5). Style, demodulation and gain go into the weights of the one sample; an up-sampling layer is
-four small convolutions, one for each parity of row and column, and one compiled pass that smooths and activates.
+(official_model 3.1-3.5). Style, demodulation and gain go into the weights of the one sample where these are smaller
+than the maps. An up-sampling layer is four small convolutions, one for each parity of row and column, and one compiled
+pass that smooths and activates.
 """
 
 from __future__ import annotations
@@ -40,10 +41,17 @@ def folded_layer(
     layer: SynthesisLayer, x: Float[Tensor, "1 I H W"], w: Float[Tensor, "1 S"], noise_mode: str
 ) -> Float[Tensor, "1 O H2 W2"]:
     """`layer(x, w, noise_mode)` for one sample; x and the result are channels-last."""
-    style = layer.affine(w)
-    demodulation = torch.rsqrt(layer.weight.square().sum(dim=(2, 3)) @ style[0].square() + 1e-8)
-    weight = layer.weight * style[0][None, :, None, None] * (demodulation * SQRT2)[:, None, None, None]
+    style = layer.affine(w)[0]
+    kernel = layer.weight.permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I): what follows runs along the channels
+    styled = kernel * style
+    gain = torch.rsqrt(torch.linalg.vector_norm(styled.flatten(1), dim=1).square() + 1e-8) * SQRT2
     bias = layer.bias * SQRT2
+    scale_maps = x.numel() < kernel.numel()
+    if scale_maps:
+        x = x * style[:, None, None]
+    else:
+        kernel = styled.mul_(gain[:, None, None, None])
+        gain = torch.ones_like(gain)
     clamp = math.inf if layer.clamp is None else layer.clamp
     side = x.shape[-1] * (2 if layer.up else 1)
     noise = None
@@ -52,27 +60,33 @@ def folded_layer(
     elif layer.noise and noise_mode == "const":
         noise = layer.noise_const * (layer.noise_strength * SQRT2)
     if layer.up:
-        return _up(x, weight, bias, noise, clamp)
-    y = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, padding=1)
+        return _up(x, kernel, gain, bias, noise, clamp)
+    weight = kernel.permute(0, 3, 1, 2)
+    if scale_maps:
+        y = F.conv2d(x, weight, padding=1).mul_(gain[:, None, None]).add_(bias[:, None, None])
+    else:
+        y = F.conv2d(x, weight, bias, padding=1)
     if noise is not None:
         y.add_(noise)
     F.leaky_relu_(y, 0.2)
     return y if clamp == math.inf else y.clamp_(-clamp, clamp)
 
 
-def _up(x: Tensor, weight: Tensor, bias: Tensor, noise: Tensor | None, clamp: float) -> Tensor:
+def _up(x: Tensor, kernel: Tensor, gain: Tensor, bias: Tensor, noise: Tensor | None, clamp: float) -> Tensor:
     """Zero-stuffed convolution by phases: y[2p] = x[p] w[0] + x[p - 1] w[2], y[2p + 1] = x[p] w[1] along each axis."""
     _, _, height, width = x.shape
-    even, odd = (2, 0), (1,)
+    even, odd = torch.tensor([2, 0]), torch.tensor([1])
     phases = []
     for rows in (even, odd):
         for columns in (even, odd):
-            taps = weight[:, :, rows][:, :, :, columns].contiguous(memory_format=torch.channels_last)
+            taps = kernel.index_select(1, rows).index_select(2, columns).permute(0, 3, 1, 2)
             phases.append(_rows(F.conv2d(x, taps, padding=(len(rows) - 1, len(columns) - 1))))
     out = torch.empty(1, len(bias), 2 * height, 2 * width, memory_format=torch.channels_last)
     grid = torch.zeros(0, 0) if noise is None else noise.contiguous()
     y00, y01, y10, y11 = phases
-    smooth_phases(y00, y01, y10, y11, bias.numpy(), grid.numpy(), np.float32(clamp), out[0].permute(1, 2, 0).numpy())
+    smooth_phases(
+        y00, y01, y10, y11, gain.numpy(), bias.numpy(), grid.numpy(), np.float32(clamp), out[0].permute(1, 2, 0).numpy()
+    )
     return out
 
 
@@ -91,18 +105,51 @@ def run_block(
     noise_mode: str,
     *,
     folded: bool,
+    last: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`block(x, image, styles, noise_mode)`, folded (then for one sample) or plain."""
+    """`block(x, image, styles, noise_mode)`, folded (then for one sample) or plain.
+
+    `last`: nobody needs the block's features; they may be missing (a tensor without elements).
+    """
     if not folded:
         return block(x, image, styles, noise_mode)
     if x is None:
-        x = block.const[None].contiguous(memory_format=torch.channels_last)
+        x = folded_layer(block.conv1, _channels_last(block.const[None]), styles[-2], noise_mode)
+    elif last and block.up and noise_mode == "none" and x.shape[-1] >= 2 * BAND:
+        return _run_in_bands(block, _channels_last(x), image, styles)
     else:
-        x = folded_layer(block.conv0, x.contiguous(memory_format=torch.channels_last), styles[0], noise_mode)
-    x = folded_layer(block.conv1, x, styles[-2], noise_mode)
+        x = folded_layer(block.conv0, _channels_last(x), styles[0], noise_mode)
+        x = folded_layer(block.conv1, x, styles[-2], noise_mode)
     if not hasattr(block, "torgb"):
         return x, image
     rgb = block.torgb(x, styles[-1])
     if image is None:
         return x, rgb
     return x, folded_skip(image, rgb) if block.up else image + rgb
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+BAND = 128
+"""Rows of input that a large up-sampling block takes at once."""
+_HALO = 2
+"""More rows of input on either side: one for each of the block's two convolutions."""
+
+
+def _run_in_bands(block: SynthesisBlock, x: Tensor, image: Tensor | None, styles: list[Tensor]):
+    """The block by bands of rows, which keeps its feature maps small; they are not returned.
+
+    At a band's edges zero padding is wrong, unless it is the picture's edge: those rows are computed and dropped.
+    """
+    height = x.shape[-2]
+    parts = []
+    for top in range(0, height, BAND):
+        bottom = min(top + BAND, height)
+        above, below = min(top, _HALO), min(height - bottom, _HALO)
+        y = folded_layer(block.conv0, x[:, :, top - above : bottom + below], styles[0], "none")
+        y = folded_layer(block.conv1, y, styles[-2], "none")
+        parts.append(block.torgb(y[:, :, 2 * above : y.shape[-2] - 2 * below], styles[-1]))
+    rgb = torch.cat(parts, dim=2)
+    return x[:0], rgb if image is None else folded_skip(image, rgb)

@@ -20,7 +20,7 @@ from portrait360.model.rendering import (
 )
 from portrait360.model.trigrid import Decoder
 
-STOP_TRANSMITTANCE = 1e-4
+STOP_TRANSMITTANCE = 1e-3
 """A ray ends when less than this share of light is left."""
 
 VISIBLE_DENSITY = 0.02

@@ -64,6 +64,6 @@ class SuperResolution(nn.Module):
 
     def _blocks(self, raw: Tensor, features: Tensor, w: Tensor, noise_mode: str, folded: bool = False) -> Tensor:
         x, image = run_block(self.block0, features, raw, [w, w, w], noise_mode, folded=folded)
-        _, image = run_block(self.block1, x, image, [w, w, w], noise_mode, folded=folded)
+        _, image = run_block(self.block1, x, image, [w, w, w], noise_mode, folded=folded, last=True)
         assert image is not None
         return image

@@ -1,0 +1,1 @@
+"""How long each stage takes, and how much memory, for every preset."""

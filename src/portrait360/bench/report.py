@@ -1,0 +1,104 @@
+"""`portrait360 bench`: every preset in its own process, a table, and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import portrait360
+from portrait360.config import PRESETS
+from portrait360.data.progress import show_progress
+from portrait360.files import atomic_write, write_json
+from portrait360.training.precision import convolution_seconds, processor_name
+from portrait360.types import InputError, Portrait360Error
+
+VIEWS = ("first view, posed", "further view, canonical", "further view, posed")
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    work = 8 * 2 * 9 * 64 * 64 * 32 * 32 / 1e9  # of `convolution_seconds`, in GFLOP
+    return {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "portrait360": portrait360.__version__,
+        "gflops_float32": round(work / convolution_seconds(torch.float32), 1),
+        "gflops_bf16": round(work / convolution_seconds(torch.bfloat16), 1),
+    }
+
+
+def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS)) -> dict[str, Any]:
+    """Time `presets`, write the numbers to `out` (JSON) and print a table.
+
+    `quick`: each stage once after a warm-up, and the exact renderer only for the last original preset; otherwise the
+    shortest of five, and exact pictures beside the fast ones for every original preset. Weights are random, with a
+    density shaped like a head (see `bench.scene`).
+
+    Returns:
+        What is written: {"machine", "quick", "presets": {name: {"rays", "stages" and "views" in seconds, "peak_mib",
+        "exact": {...}}}}.
+
+    Raises:
+        InputError: an unknown preset, or `out` cannot be written.
+        Portrait360Error: a preset could not be timed (for instance for want of memory).
+    """
+    unknown = [name for name in presets if name not in PRESETS]
+    if unknown:
+        raise InputError(f"there is no preset {unknown[0]!r}.", f"Known: {', '.join(PRESETS)}.")
+    jobs = [(name, False) for name in presets]
+    originals = [name for name in presets if PRESETS[name].model.render.quadrature == "midpoint"]
+    jobs += [(name, True) for name in (originals[-1:] if quick else originals)]
+    result: dict[str, Any] = {"machine": machine(), "quick": quick, "presets": {}}
+    with atomic_write(out) as temporary:  # a place that cannot be written is found before the work
+        with show_progress("timing", len(jobs), "runs") as bar:
+            for name, exact in jobs:
+                found = _run({"preset": name, "repeats": 1 if quick else 5, "exact": exact})
+                if exact:
+                    result["presets"][name]["exact"] = found
+                else:
+                    result["presets"][name] = found
+                bar.advance(1)
+        write_json(temporary, result)
+    Console().print(table(result))
+    return result
+
+
+def _run(job: dict[str, Any]) -> dict[str, Any]:
+    """The worker's result, from a process of its own."""
+    command = [sys.executable, "-m", "portrait360.bench.worker", json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise Portrait360Error(f"{job['preset']} could not be timed: {last}.", "Is there enough memory for it?")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Rows: presets; the exact twins below the fast ones, with how much slower they are."""
+    about = result["machine"]
+    title = f"{about['processor']}, {about['threads']} threads, torch {about['torch']}; seconds"
+    shown = Table("preset", "rays", *VIEWS, "peak MiB", "PSNR dB", title=title)
+    for name, found in result["presets"].items():
+        views = found["views"]
+        side = str(found["rays"])
+        shown.add_row(name, f"{side}²", *(f"{views[v]:.2f}" for v in VIEWS), f"{found['peak_mib']:.0f}", "")
+        exact = found.get("exact")
+        if exact:
+            cells = [f"{exact['views'][v]:.1f} ({exact['views'][v] / views[v]:.0f}x)" for v in VIEWS]
+            quality = " / ".join(f"{exact['psnr_db'][v]:.0f}" for v in ("canonical", "posed"))
+            shown.add_row("  exact", f"{side}²", *cells, f"{exact['peak_mib']:.0f}", quality)
+    return shown

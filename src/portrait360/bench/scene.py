@@ -1,0 +1,89 @@
+"""A head to time renderers on where the weights are random: density as of the body mesh's distance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from portrait360.geometry.body import BodyTemplate
+from portrait360.geometry.nearest import nearest_triangles
+from portrait360.model.generator import Generator, Scene
+from portrait360.model.layers import FullyConnected
+from portrait360.model.trigrid import normalize_points, sample_trigrid
+
+FLESH = 0.02
+"""World units around the mesh that count as matter."""
+FULL, EMPTY = 150.0, -15.0
+"""Density per world unit in matter, and raw density in air."""
+CHANNELS, UNITS = 8, 16
+"""Feature channels and hidden units that carry the density."""
+_SIDE, _POINTS, _STEPS, _RATE = 48, 6000, 250, 0.03
+
+
+def wanted_density(distance: Float[Tensor, " N"], scale: float = 1.0) -> Float[Tensor, " N"]:
+    """Raw density at a distance from the skin, in world units; in air anything below is as good.
+
+    `scale`: the model's factor from raw density to density per world unit.
+    """
+    return EMPTY + (FULL / scale - EMPTY) * torch.sigmoid((FLESH - distance) / (0.12 * FLESH))
+
+
+def shape_like_body(generator: Generator, scene: Scene, body: BodyTemplate, seed: int = 0) -> Scene:
+    """The scene with a density like a body's, written into the first feature channels and hidden units.
+
+    The generator's decoder is changed: those units alone make its density. Every renderer then sees the same field.
+    The fit is rough; what matters for timing is where matter is. Colours stay random.
+    """
+    planes, first, second, bias = _fit(generator, body, seed)
+    below, above = generator.decoder.net[0], generator.decoder.net[2]
+    assert isinstance(below, FullyConnected)
+    assert isinstance(above, FullyConnected)
+    with torch.no_grad():
+        for layer, rows in ((below, slice(0, UNITS)), (above, slice(0, 1))):
+            layer.weight[rows] = 0.0
+            layer.bias[rows] = 0.0
+        below.weight[:UNITS, :CHANNELS] = first / below.weight_gain
+        above.weight[0, :UNITS] = second / above.weight_gain
+        above.bias[0] = bias / above.bias_gain
+        tri_grid = scene.tri_grid.clone()
+        fine = F.interpolate(planes.flatten(0, 3)[None], size=tri_grid.shape[-2:], mode="bilinear")
+        tri_grid[:, :, :CHANNELS] = fine.reshape(1, *planes.shape[1:4], *tri_grid.shape[-2:])
+    return dataclasses.replace(scene, tri_grid=tri_grid)
+
+
+def _fit(generator: Generator, body: BodyTemplate, seed: int):
+    """Feature planes, hidden and output weights of the density, by least squares on points around the body."""
+    config = generator.config
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random)
+
+    close = body.vertices[torch.randint(len(body.vertices), (60_000,), generator=random)] + normal(60_000, 3) * 0.04
+    anywhere = (torch.rand(90_000, 3, generator=random) * 2.0 - 1.0) * torch.tensor(config.render.box_half)
+    points = torch.cat([close, anywhere + torch.tensor(config.render.box_centre)])
+    distance = nearest_triangles(points, body.vertices[body.faces])[2]
+    wanted, air = wanted_density(distance, config.render.density_scale), distance > 2.0 * FLESH
+    unit = float(wanted.max() - wanted.min()) / 8.0
+    at = normalize_points(points[None], config.render.box_centre, config.render.box_half)[0]
+
+    planes = (normal(1, 3, CHANNELS, config.plane_depth, _SIDE, _SIDE) * 0.1).requires_grad_()
+    first, second = normal(UNITS, CHANNELS).requires_grad_(), normal(UNITS).requires_grad_()
+    bias = torch.zeros(()).requires_grad_()
+    activation = generator.decoder.net[1]
+    optimizer = torch.optim.Adam([planes, first, second, bias], lr=_RATE)
+    with torch.enable_grad():
+        for step in range(_STEPS):
+            optimizer.param_groups[0]["lr"] = _RATE * min(1.0, 2.0 - 2.0 * step / _STEPS)
+            chosen = torch.randint(len(points), (_POINTS,), generator=random)
+            hidden = activation(sample_trigrid(planes, at[chosen][None]).mean(dim=1)[0] @ first.t())
+            error = (hidden @ second + bias) * unit - wanted[chosen]
+            loss = torch.where(air[chosen], 3.0 * error.relu(), error).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return planes.detach(), first.detach(), second.detach() * unit, bias.detach() * unit

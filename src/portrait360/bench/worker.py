@@ -1,0 +1,149 @@
+"""Times one preset in a process of its own, so that its peak of memory is its own: `python -m ...bench.worker JOB`.
+
+JOB is JSON: {"preset", "repeats", "exact"}. The result is one line of JSON on the standard output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from portrait360.bench.scene import shape_like_body
+from portrait360.config import PRESETS
+from portrait360.geometry.body import load_body
+from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.deformation import deformation_field
+from portrait360.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
+from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.generator import Generator, RenderDraws
+from portrait360.model.rendering import Occupancy
+from portrait360.portrait import Portrait, find_matter
+from portrait360.threads import settle_threads
+from portrait360.types import RenderOutput
+
+YAW = 0.4
+BODY_POSE = (0.1, 0.3, 0.0, 0.1, 0.2, 0.1)
+"""The view that is timed: camera yaw and body pose in radians."""
+
+
+def seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Shortest wall time of several runs, after one that is not counted (it compiles and allocates)."""
+    work()
+    shortest = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+
+def psnr(found: RenderOutput, exact: RenderOutput) -> float:
+    """Peak signal-to-noise ratio in dB of the final pictures in [-1, 1] (peak to peak 2)."""
+    error = (found.image.clamp(-1, 1) - exact.image.clamp(-1, 1)).square().mean()
+    return float(10.0 * torch.log10(4.0 / error.clamp_min(1e-12)))
+
+
+def time_preset(preset: str, repeats: int = 3, exact: bool = False) -> dict[str, Any]:
+    """Seconds of every stage and of whole views of a preset with random weights and a head-like density.
+
+    `exact`: time the plain renderer with the plain layers and the exact deformation instead, once, and compare the
+    fast pictures with its own.
+    """
+    torch.manual_seed(0)
+    settle_threads()
+    keep_freed_memory()
+    model = PRESETS[preset].model
+    generator = Generator(model).eval().requires_grad_(False)
+    z, camera = torch.randn(1, model.z_dim), camera_label(torch.tensor([YAW]))
+    pose = torch.tensor([BODY_POSE])
+    with torch.no_grad():
+        w = generator.map(z, camera, None, 0.7)
+        scene = shape_like_body(generator, generator.scene(w), load_body())
+        portrait = Portrait(generator, scene, find_matter(generator, scene))
+    release_freed_memory()
+    restart_peak()
+    side = portrait.default_resolution if model.superresolution is None else model.superresolution.input_resolution
+    result = {"preset": preset, "resolution": model.resolution, "rays": side, "rays_per_view": side * side}
+    if exact:
+        return result | _exact(portrait, camera, pose, side)
+    return result | _fast(portrait, z, camera, pose, side, repeats)
+
+
+def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats: int) -> dict[str, Any]:
+    generator, scene = portrait.generator, portrait.scene
+    synthesis, background = generator.backbone.synthesis, generator.config.background
+    stages: dict[str, Callable[[], Any]] = {}
+    with torch.no_grad():
+        w = generator.map(z, camera, None, 0.7)
+        ws = w[:, None].expand(-1, synthesis.num_ws, -1)
+        stages["mapping"] = lambda: generator.map(z, camera, None, 0.7)
+        stages["tri-grid"] = lambda: synthesis(ws, "const")
+        if background is not None:
+            stages["background"] = lambda: generator.bcg_synthesis(ws, "const")
+        stages["occupancy"] = lambda: find_matter(generator, scene)
+        stages["deformation"] = lambda: deformation_field(generator.body, pose)
+        occupied = portrait.occupied
+        draws = RenderDraws(occupancy=None if occupied is None else Occupancy(occupied, 0))
+        stages["rendering, canonical"] = lambda: generator.cast(scene, camera, None, side, draws, plain=False)
+        stages["rendering, posed"] = lambda: generator.cast(scene, camera, pose, side, draws, plain=False)
+        if generator.config.superresolution is not None:
+            raw = torch.randn(1, 3, side, side)
+            features = torch.randn(1, generator.config.features, side, side)
+            stages["super-resolution"] = lambda: generator.superresolution(raw, features, w)
+        times = {name: seconds(work, repeats) for name, work in stages.items()}
+        views = {
+            "further view, canonical": seconds(lambda: portrait.render(camera, None, side), repeats),
+            "further view, posed": seconds(lambda: portrait.render(camera, pose, side), repeats),
+        }
+
+        def first() -> RenderOutput:
+            new = generator.scene(generator.map(z, camera, None, 0.7))
+            find_matter(generator, new)  # it has no head, but reading the densities takes the same time
+            return Portrait(generator, dataclasses.replace(new, tri_grid=scene.tri_grid), occupied).render(
+                camera, pose, side
+            )
+
+        views["first view, posed"] = seconds(first, repeats)
+        peak = peak_megabytes()
+        discriminator = Discriminator(generator.config).eval().requires_grad_(False)
+        out = portrait.render(camera, pose, side)
+        pictures = Pictures(out.image, out.raw if generator.config.superresolution else None, out.mask)
+        size = generator.config.resolution
+        if out.image.shape[-1] != size:
+            pictures = pictures.map(lambda t: torch.nn.functional.interpolate(t, size=(size, size), mode="area"))
+        times["discriminator"] = seconds(lambda: discriminator(pictures, camera), repeats)
+    return {"stages": times, "views": views, "peak_mib": peak, "peak_with_discriminator_mib": peak_megabytes()}
+
+
+def _exact(portrait: Portrait, camera: Any, pose: Any, side: int) -> dict[str, Any]:
+    """The plain twins: layers fold only where gradients are off, so leaving them on keeps the plain ones."""
+    generator = portrait.generator
+    views, quality = {}, {}
+
+    def plain(body_pose: Any) -> RenderOutput:
+        draws = RenderDraws()
+        return generator.render(portrait.scene, camera, body_pose, resolution=side, draws=draws, plain=True)
+
+    with torch.no_grad():
+        fast = {name: portrait.render(camera, p, side) for name, p in (("canonical", None), ("posed", pose))}
+    with torch.enable_grad():
+        for name, body_pose in (("canonical", None), ("posed", pose)):
+            start = time.perf_counter()
+            exact = plain(body_pose)
+            views[f"further view, {name}"] = time.perf_counter() - start
+            quality[name] = psnr(fast[name], exact)
+        start = time.perf_counter()
+        w = generator.map(torch.randn(1, generator.config.z_dim), camera, None, 0.7)
+        generator.scene(w)
+        views["first view, posed"] = time.perf_counter() - start + views["further view, posed"]
+    return {"views": views, "psnr_db": quality, "peak_mib": peak_megabytes()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(time_preset(**json.loads(sys.argv[1]))))
