@@ -338,14 +338,14 @@ def _norms(comparison: Comparison, module: Generator | Discriminator, name: str)
 # ---- released sizes ----
 
 
-def compare_full_size(comparison: Comparison, networks: Networks) -> None:
-    """Every output of a full-size file."""
+def compare_full_size(comparison: Comparison, networks: Networks, scene: Scene | None = None) -> Scene:
+    """Every output of a full-size file. Returns the scene, which serves for files of the same weights and inputs."""
     golden, check, generator = comparison.golden, comparison.check, networks.generator
     z, camera, pose = (golden.tensor(f"in/{name}") for name in ("z", "c", "pose"))
     check("pose branch of G", "G_pose", generator.pose_branch(z, camera), PLAIN)
     w = generator.map(z, camera, pose, PSI)
     check("mapping", "ws", w, PLAIN)
-    scene = generator.scene(w)
+    scene = generator.scene(w) if scene is None else scene
     check("tri-grid", "planes", scene.tri_grid.flatten(1, 3), TRI_GRID)
     for side in golden.ray_sides:
         at = f"nrr{side}/"
@@ -363,7 +363,7 @@ def compare_full_size(comparison: Comparison, networks: Networks) -> None:
         check("mask", at + "mask", out.mask, RENDER, slack=of_rays)
         check("depth", at + "depth", out.depth, RENDER, slack=of_depths)
     if "in/D_low" not in golden:
-        return
+        return scene
     low, mask, camera = (golden.tensor(f"in/D_{name}") for name in ("low", "mask", "c"))
     check("left or right view", "D_is_left", is_left(camera)[:, None], EXACT)
 
@@ -374,3 +374,4 @@ def compare_full_size(comparison: Comparison, networks: Networks) -> None:
     logits, predicted = networks.discriminator(pictures, camera)
     check("D: logits", "D_logits", logits, JUDGE)
     check("D: poses", "D_pose", predicted, JUDGE)
+    return scene
