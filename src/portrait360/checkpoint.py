@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +28,7 @@ from portrait360.types import CheckpointError
 
 FORMAT = "portrait360"
 _BODY = "body/"
+M = TypeVar("M", bound=nn.Module)
 DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "default.safetensors"
 
 
@@ -159,14 +160,32 @@ def load_weights(path: Path | None = None) -> Weights:
         CheckpointError: see `read_tensors` and `fill_module`.
     """
     path = DEFAULT_WEIGHTS if path is None else Path(path)
-    tensors, file_info, body = read_weights_file(path)
-    model = file_info["model"]
-    generator, discriminator = Generator(model, body), Discriminator(model)
-    for module, prefix in ((generator, "G_ema"), (discriminator, "D")):
-        fill_module(module, tensors, prefix, path)
-        module.eval().requires_grad_(False)
-    info = file_info | {"path": str(path), "sha256": file_sha256(path), "model": model.name}
-    return Weights(generator, discriminator, info)
+    tensors, info, body = read_weights_file(path)
+    generator = _filled(Generator(info["model"], body), tensors, "G_ema", path)
+    discriminator = _filled(Discriminator(info["model"]), tensors, "D", path)
+    return Weights(generator, discriminator, _described(info, path))
+
+
+def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]:
+    """The generator of a weights file alone, and the file's `info`, as `load_weights` gives them.
+
+    The discriminator, as large again in the original's weights, is not read.
+
+    Raises:
+        CheckpointError: missing, damaged, or not this project's weights.
+    """
+    path = DEFAULT_WEIGHTS if path is None else Path(path)
+    tensors, info, body = read_weights_file(path)
+    return _filled(Generator(info["model"], body), tensors, "G_ema", path), _described(info, path)
+
+
+def _filled(module: M, tensors: dict[str, Tensor], prefix: str, path: Path) -> M:
+    fill_module(module, tensors, prefix, path)
+    return module.eval().requires_grad_(False)
+
+
+def _described(info: dict[str, Any], path: Path) -> dict[str, Any]:
+    return info | {"path": str(path), "sha256": file_sha256(path), "model": info["model"].name}
 
 
 def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], BodyTemplate | None]:

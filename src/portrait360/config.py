@@ -308,7 +308,7 @@ def _cpu_64() -> Preset:
             decoder_hidden=32,
             decoder_activation="lrelu",
             features=3,
-            render=dataclasses.replace(_PORTRAIT_RENDER, feature_activation="sigmoid"),
+            render=dataclasses.replace(_PORTRAIT_RENDER, samples=48, feature_activation="sigmoid"),
             discriminator=DiscriminatorConfig(
                 (32, 64, 128, 192, 192),
                 "box",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import portrait360
+from portrait360.checkpoint import load_generator
 from portrait360.data.progress import show_progress
 from portrait360.export.sheet import grid, save_png
 from portrait360.files import atomic_folder, make_folder, remove_empty_folders, write_json
@@ -22,7 +23,7 @@ from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
 from portrait360.memory import keep_freed_memory
 from portrait360.pictures import to_bytes
-from portrait360.portrait import Portrait, load_generator
+from portrait360.portrait import Portrait
 from portrait360.threads import settle_threads
 from portrait360.types import InputError
 

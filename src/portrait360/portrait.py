@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from portrait360.checkpoint import load_weights
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator, RenderDraws, Scene
@@ -21,18 +18,6 @@ from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
 """Rays per side of pictures from models without super-resolution: the field is sampled finer than in training."""
-
-
-def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]:
-    """The generator of a weights file (default: the packaged one) and what the file says of itself.
-
-    `info`: path, sha256, model (preset name), version, about.
-
-    Raises:
-        CheckpointError: missing, damaged, or not this project's weights.
-    """
-    weights = load_weights(path)
-    return weights.generator, weights.info
 
 
 OCCUPANCY_SHAPE = (24, 36, 32)

@@ -61,3 +61,10 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     for model in (with_blocks(3).model, wider):
         with pytest.raises(CheckpointError, match="belongs to tiny"):
             read_weights(path, model)
+
+
+def test_the_number_of_samples_is_free(tmp_path):
+    preset = with_blocks(4)
+    path, _ = weights_file(tmp_path, preset)
+    render = dataclasses.replace(preset.model.render, samples=99)
+    assert read_weights(path, dataclasses.replace(preset.model, render=render)).images == 500

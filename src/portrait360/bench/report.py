@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import portrait360
 from portrait360.config import PRESETS
@@ -91,7 +91,7 @@ def table(result: dict[str, Any]) -> Table:
     """Rows: presets; the exact twins below the fast ones, with how much slower they are."""
     about = result["machine"]
     title = f"{about['processor']}, {about['threads']} threads, torch {about['torch']}; seconds"
-    shown = Table("preset", "rays", *VIEWS, "peak MiB", "PSNR dB", title=title)
+    shown = Table(Column("preset", no_wrap=True), "rays", *VIEWS, "peak MiB", "PSNR dB", title=title)
     for name, found in result["presets"].items():
         views = found["views"]
         side = str(found["rays"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -26,6 +28,9 @@ STOP_TRANSMITTANCE = 1e-3
 VISIBLE_DENSITY = 0.02
 """Density per world unit below which a cell counts as empty; half a unit of it stops one per cent of the light."""
 
+FINEST_MATTER = 0.0225
+"""World units between the points where densities are read to find matter."""
+
 
 def can_render_midpoints(tri_grid: Tensor, decoder: Decoder, config: RenderConfig) -> bool:
     """Whether `render_midpoints` can stand in for `render_original`."""
@@ -44,10 +49,12 @@ def cells_for_midpoints(
     tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, config: RenderConfig
 ) -> UInt8[Tensor, "L nz ny nx"]:
     """Cells that rays must visit. A cell is as long as the distance of two coarse samples: the compositing averages
-    neighbours, so the samples next to matter count, and cells next to occupied ones are visited too."""
+    neighbours, so the samples next to matter count, and cells next to occupied ones are visited too. Densities are
+    read at least every `FINEST_MATTER`."""
     spacing = (config.far - config.near) / (config.samples - 1)
     nx, ny, nz = (max(1, int(2.0 * half / spacing)) for half in config.box_half)
-    return occupied_cells(tri_grid, decoder, config, (nz, ny, nx), visible=VISIBLE_DENSITY)
+    samples = math.ceil(spacing / FINEST_MATTER)
+    return occupied_cells(tri_grid, decoder, config, (nz, ny, nx), samples, visible=VISIBLE_DENSITY)
 
 
 @torch.no_grad()

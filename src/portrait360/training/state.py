@@ -70,9 +70,15 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
 
 
 def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
-    """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis."""
+    """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis.
+
+    How many samples rays take does not matter: no weight depends on it.
+    """
     kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
-    return smaller == dataclasses.replace(model, synthesis=dataclasses.replace(model.synthesis, channels=kept))
+    render = dataclasses.replace(model.render, samples=smaller.render.samples)
+    return smaller == dataclasses.replace(
+        model, synthesis=dataclasses.replace(model.synthesis, channels=kept), render=render
+    )
 
 
 def _with_new_blocks(generator: Generator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,78 @@
+"""`portrait360 bench`: what it measures, prints and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from portrait360.bench import report, worker
+from portrait360.bench import scene as bench_scene
+from portrait360.bench.report import bench, table
+from portrait360.bench.worker import psnr, seconds, time_preset
+from portrait360.types import InputError, Portrait360Error, RenderOutput
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """In this process, with a rough fit, and without changing this process's memory settings."""
+    monkeypatch.setattr(bench_scene, "_STEPS", 40)
+    for name in ("keep_freed_memory", "release_freed_memory", "restart_peak"):
+        monkeypatch.setattr(worker, name, lambda: None)
+    monkeypatch.setattr(report, "_run", lambda job: json.loads(json.dumps(time_preset(**job))))
+
+
+def test_bench_of_small_presets(tmp_path, hasty, capsys):
+    out = tmp_path / "bench.json"
+    result = bench(out, quick=True, presets=("tiny", "tiny-original"))
+    assert json.loads(out.read_text()) == result
+    assert result["machine"]["gflops_float32"] > 0
+    tiny, original = result["presets"]["tiny"], result["presets"]["tiny-original"]
+    assert {"mapping", "tri-grid", "background", "deformation", "super-resolution", "discriminator"} <= set(
+        tiny["stages"]
+    )
+    assert "exact" not in tiny
+    for found in (tiny, original, original["exact"]):
+        assert set(found["views"]) == set(report.VIEWS)
+        assert all(value > 0 for value in found["views"].values())
+        assert found["peak_mib"] > 100
+    assert original["exact"]["psnr_db"]["canonical"] > 40
+    printed = capsys.readouterr().out
+    assert "tiny-original" in printed
+    assert "exact" in printed
+    assert table(result).row_count == 3
+
+
+def test_the_worker_is_a_process_of_its_own(tmp_path):
+    result = bench(tmp_path / "bench.json", quick=True, presets=("tiny",))
+    assert result["presets"]["tiny"]["views"]["first view, posed"] > 0
+
+
+def test_unknown_presets_and_failures(tmp_path, monkeypatch):
+    out = tmp_path / "bench.json"
+    with pytest.raises(InputError, match="no preset 'huge'"):
+        bench(out, presets=("tiny", "huge"))
+    with pytest.raises(InputError):
+        bench(Path(__file__) / "bench.json", presets=("tiny",))
+    monkeypatch.setattr(report.sys, "executable", "/bin/false")
+    with pytest.raises(Portrait360Error, match="tiny could not be timed"):
+        bench(out, presets=("tiny",))
+    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seconds_takes_the_shortest_after_a_warm_up():
+    calls = []
+    assert seconds(lambda: calls.append(0), 3) >= 0
+    assert len(calls) == 4
+
+
+def test_psnr_of_a_known_error():
+    def picture(value: float) -> RenderOutput:
+        image = torch.full((1, 3, 4, 4), value)
+        return RenderOutput(image, image, image, image, None)
+
+    assert psnr(picture(0.02), picture(0.0)) == pytest.approx(40.0, abs=1e-3)
+    assert psnr(picture(5.0), picture(1.0)) >= 120.0
