@@ -222,7 +222,7 @@ def _original(resolution: int, background: int, superresolution: SuperResolution
 
 
 _PORTRAIT_RENDER = RenderConfig(
-    samples=24,
+    samples=48,
     importance_samples=0,
     quadrature="point",
     box_centre=(0.0, -0.025, 0.015),
@@ -308,7 +308,7 @@ def _cpu_64() -> Preset:
             decoder_hidden=32,
             decoder_activation="lrelu",
             features=3,
-            render=dataclasses.replace(_PORTRAIT_RENDER, samples=48, feature_activation="sigmoid"),
+            render=dataclasses.replace(_PORTRAIT_RENDER, feature_activation="sigmoid"),
             discriminator=DiscriminatorConfig(
                 (32, 64, 128, 192, 192),
                 "box",
