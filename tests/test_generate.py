@@ -33,10 +33,11 @@ def ball(monkeypatch):
 
     class Balls:
         @staticmethod
-        def from_seed(generator, seed, truncation_psi=0.7):
+        def from_seed(generator, seed, truncation_psi=0.7, *, bf16=False):
             return BallPortrait(seed)
 
     model = SimpleNamespace(config=SimpleNamespace(name="ball"))
+    monkeypatch.setattr(module, "worth_bf16", lambda config: False)
     monkeypatch.setattr(module, "load_generator", lambda path: (model, {"sha256": "12" * 32}))
     monkeypatch.setattr(module, "Portrait", Balls)
     monkeypatch.setattr(module, "VIDEO_FRAMES", 12)
@@ -103,6 +104,7 @@ def test_record_says_everything_needed_to_make_it_again(ball, tmp_path):
     assert record["truncation_psi"] == 0.25
     assert record["weights"] == {"sha256": "12" * 32}
     assert record["model"] == "ball"
+    assert record["convolutions"] == "float32"
     assert record["package_version"] == portrait360.__version__
     assert record["files"] == ["views.png", "portrait.json"]
     assert record["body_pose"]["degrees"] == [10.0, 0.0, -20.0, 0.0, 0.0, 0.0]

@@ -53,3 +53,14 @@ def test_query_is_empty_outside_of_the_bounds(generator):
     inside, colour = portrait.query(low + (high - low) * torch.rand(200, 3))
     assert inside.max() > 0
     assert 0 <= colour.min() <= colour.max() <= 1
+
+
+def test_bf16_pictures_of_an_original_network_are_close():
+    torch.manual_seed(1)
+    generator = Generator(PRESETS["tiny-original"].model).eval().requires_grad_(False)
+    camera = camera_label(torch.tensor([0.3]))
+    exact, rounded = (Portrait.from_seed(generator, 3, bf16=b).render(camera).image for b in (False, True))
+    error = (exact - rounded).square().mean().sqrt() / exact.std()
+    assert 1e-5 < error < 0.05
+    plain = Portrait.from_seed(generator, 3, bf16=True)
+    assert plain.render(camera, plain=True).image.dtype == torch.float32

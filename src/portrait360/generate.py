@@ -25,6 +25,7 @@ from portrait360.memory import keep_freed_memory
 from portrait360.pictures import to_bytes
 from portrait360.portrait import Portrait
 from portrait360.threads import settle_threads
+from portrait360.training.precision import worth_bf16
 from portrait360.types import InputError
 
 Vector3 = tuple[float, float, float]
@@ -129,15 +130,17 @@ def generate(
     try:
         generator, info = load_generator(weights)
         start = time.monotonic()
+        bf16 = worth_bf16(generator.config)
         # Logs get a line per portrait anyway; the bar is for people who watch.
         with show_progress("making", len(seeds), "portraits", visible=progress and sys.stderr.isatty()) as bar:
             for seed in seeds:
-                portrait = Portrait.from_seed(generator, seed, truncation_psi)
+                portrait = Portrait.from_seed(generator, seed, truncation_psi, bf16=bf16)
                 record = {
                     "seed": seed,
                     "truncation_psi": truncation_psi,
                     "weights": {"sha256": info["sha256"]},
                     "model": generator.config.name,
+                    "convolutions": "bf16" if bf16 else "float32",
                 }
                 folder = out / f"seed{seed:04d}"
                 with atomic_folder(folder) as temporary:

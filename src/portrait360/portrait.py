@@ -42,14 +42,17 @@ class Portrait:
     scene: Scene
     occupied: UInt8[Tensor, "1 nz ny nx"] | None = None
     """Cells that rays visit, None for all of them (and for renderers that do not skip)."""
+    bf16: bool = False
+    """Convolutions in bf16: for original networks on processors where that is faster (`worth_bf16`)."""
 
     @classmethod
     @torch.no_grad()
-    def from_seed(cls, generator: Generator, seed: int, truncation_psi: float = 0.7) -> Portrait:
+    def from_seed(cls, generator: Generator, seed: int, truncation_psi: float = 0.7, *, bf16: bool = False) -> Portrait:
         """The person of a seed, mapped under the frontal camera and the canonical pose."""
         w = generator.map(latent(seed, generator.config.z_dim), camera_label(0.0), None, truncation_psi)
-        scene = generator.scene(w)
-        return cls(generator, scene, find_matter(generator, scene))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            scene = generator.scene(w)
+        return cls(generator, scene, find_matter(generator, scene), bf16)
 
     @property
     def body(self) -> BodyTemplate:
@@ -86,7 +89,8 @@ class Portrait:
         """
         side = self.default_resolution if resolution is None else resolution
         draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied, 0))
-        return self.generator.render(self.scene, camera, body_pose, resolution=side, draws=draws, plain=plain)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16 and not plain):
+            return self.generator.render(self.scene, camera, body_pose, resolution=side, draws=draws, plain=plain)
 
     @torch.no_grad()
     def query(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from portrait360.config import PRESETS
 from portrait360.training import precision
-from portrait360.training.precision import choose_bf16, convolution_seconds, processor_name
+from portrait360.training.precision import choose_bf16, convolution_seconds, processor_name, worth_bf16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -35,6 +36,14 @@ def test_the_recipe_has_the_last_word(monkeypatch):
     assert choose_bf16(False, GPU, {}) is False
     measured(monkeypatch, 1.0, 2.0)
     assert choose_bf16(True, GPU, {}) is True
+
+
+def test_pictures_of_large_networks_only(monkeypatch):
+    measured(monkeypatch, 2.0, 1.0)
+    assert worth_bf16(PRESETS["original-512"].model)
+    assert not worth_bf16(PRESETS["cpu-64"].model)
+    measured(monkeypatch, 1.0, 2.0)
+    assert not worth_bf16(PRESETS["original-512"].model)
 
 
 def test_measuring_takes_time():

@@ -21,10 +21,11 @@ from portrait360.geometry.cameras import camera_label
 from portrait360.geometry.deformation import deformation_field
 from portrait360.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
 from portrait360.model.discriminator import Discriminator, Pictures
-from portrait360.model.generator import Generator, RenderDraws
+from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
 from portrait360.portrait import Portrait, find_matter
 from portrait360.threads import settle_threads
+from portrait360.training.precision import worth_bf16
 from portrait360.types import RenderOutput
 
 YAW = 0.4
@@ -49,29 +50,35 @@ def psnr(found: RenderOutput, exact: RenderOutput) -> float:
     return float(10.0 * torch.log10(4.0 / error.clamp_min(1e-12)))
 
 
-def time_preset(preset: str, repeats: int = 3, exact: bool = False) -> dict[str, Any]:
+def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool | None = None) -> dict[str, Any]:
     """Seconds of every stage and of whole views of a preset with random weights and a head-like density.
 
     `exact`: time the plain renderer with the plain layers and the exact deformation instead, once, and compare the
-    fast pictures with its own.
+    fast pictures with its own. `bf16`: of the fast ones; None as `generate` would choose.
     """
     torch.manual_seed(0)
     settle_threads()
     keep_freed_memory()
     model = PRESETS[preset].model
     generator = Generator(model).eval().requires_grad_(False)
+    bf16 = worth_bf16(model) if bf16 is None else bf16
     z, camera = torch.randn(1, model.z_dim), camera_label(torch.tensor([YAW]))
     pose = torch.tensor([BODY_POSE])
     with torch.no_grad():
         w = generator.map(z, camera, None, 0.7)
-        scene = shape_like_body(generator, generator.scene(w), load_body())
-        portrait = Portrait(generator, scene, find_matter(generator, scene))
+        exact_scene = shape_like_body(generator, generator.scene(w), load_body())
+        scene = exact_scene
+        if bf16:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                scene = generator.scene(w)
+            scene = shape_like_body(generator, scene, load_body())  # the same fit again
+        portrait = Portrait(generator, scene, find_matter(generator, scene), bf16)
     release_freed_memory()
     restart_peak()
     side = portrait.default_resolution if model.superresolution is None else model.superresolution.input_resolution
-    result = {"preset": preset, "resolution": model.resolution, "rays": side, "rays_per_view": side * side}
+    result = {"preset": preset, "resolution": model.resolution, "rays": side, "bf16": bf16}
     if exact:
-        return result | _exact(portrait, camera, pose, side)
+        return result | _exact(portrait, exact_scene, camera, pose, side)
     return result | _fast(portrait, z, camera, pose, side, repeats)
 
 
@@ -96,18 +103,19 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
             raw = torch.randn(1, 3, side, side)
             features = torch.randn(1, generator.config.features, side, side)
             stages["super-resolution"] = lambda: generator.superresolution(raw, features, w)
-        times = {name: seconds(work, repeats) for name, work in stages.items()}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
+            times = {name: seconds(work, repeats) for name, work in stages.items()}
         views = {
             "further view, canonical": seconds(lambda: portrait.render(camera, None, side), repeats),
             "further view, posed": seconds(lambda: portrait.render(camera, pose, side), repeats),
         }
 
         def first() -> RenderOutput:
-            new = generator.scene(generator.map(z, camera, None, 0.7))
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
+                new = generator.scene(generator.map(z, camera, None, 0.7))
             find_matter(generator, new)  # it has no head, but reading the densities takes the same time
-            return Portrait(generator, dataclasses.replace(new, tri_grid=scene.tri_grid), occupied).render(
-                camera, pose, side
-            )
+            new = dataclasses.replace(new, tri_grid=scene.tri_grid)
+            return Portrait(generator, new, occupied, portrait.bf16).render(camera, pose, side)
 
         views["first view, posed"] = seconds(first, repeats)
         peak = peak_megabytes()
@@ -121,14 +129,14 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
     return {"stages": times, "views": views, "peak_mib": peak, "peak_with_discriminator_mib": peak_megabytes()}
 
 
-def _exact(portrait: Portrait, camera: Any, pose: Any, side: int) -> dict[str, Any]:
+def _exact(portrait: Portrait, scene: Scene, camera: Any, pose: Any, side: int) -> dict[str, Any]:
     """The plain twins: layers fold only where gradients are off, so leaving them on keeps the plain ones."""
     generator = portrait.generator
     views, quality = {}, {}
 
     def plain(body_pose: Any) -> RenderOutput:
         draws = RenderDraws()
-        return generator.render(portrait.scene, camera, body_pose, resolution=side, draws=draws, plain=True)
+        return generator.render(scene, camera, body_pose, resolution=side, draws=draws, plain=True)
 
     with torch.no_grad():
         fast = {name: portrait.render(camera, p, side) for name, p in (("canonical", None), ("posed", pose))}

@@ -20,27 +20,37 @@ from torch import Tensor
 from portrait360.kernels.fir import add_upsampled, smooth_phases
 from portrait360.model.layers import SQRT2, SynthesisBlock, SynthesisLayer
 
+Precision = torch.dtype | None
+"""Type of the numbers in folded convolutions; None stands for the plain layers."""
 
-def can_fold(x: Tensor) -> bool:
-    """Whether the folded forms can stand in: inference, float32 on the CPU."""
-    return not torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+def fold_precision(x: Tensor) -> Precision:
+    """float32 where the folded forms can stand in (inference on the CPU), bf16 there inside of `torch.autocast`."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return None
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def one_by_one(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """`function` of every sample of the batches on its own, joined."""
-    samples = [function(*(b[i : i + 1] for b in batches)) for i in range(len(batches[0]))]
+    """`function` of every sample of the batches on its own, joined; types of numbers are as the function says."""
+    with torch.autocast("cpu", enabled=False):
+        samples = [function(*(b[i : i + 1].float() for b in batches)) for i in range(len(batches[0]))]
     return samples[0] if len(samples) == 1 else torch.cat(samples)
 
 
 def _rows(x: Float[Tensor, "1 C H W"]):
-    """The sample as a numpy array (H, W, C)."""
-    return x[0].permute(1, 2, 0).contiguous().numpy()
+    """The sample as a float32 numpy array (H, W, C)."""
+    return x[0].permute(1, 2, 0).float().contiguous().numpy()
 
 
 def folded_layer(
-    layer: SynthesisLayer, x: Float[Tensor, "1 I H W"], w: Float[Tensor, "1 S"], noise_mode: str
+    layer: SynthesisLayer,
+    x: Float[Tensor, "1 I H W"],
+    w: Float[Tensor, "1 S"],
+    noise_mode: str,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "1 O H2 W2"]:
-    """`layer(x, w, noise_mode)` for one sample; x and the result are channels-last."""
+    """`layer(x, w, noise_mode)` for one sample; x and the result are channels-last. `dtype`: of the convolution."""
     style = layer.affine(w)[0]
     kernel = layer.weight.permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I): what follows runs along the channels
     styled = kernel * style
@@ -60,12 +70,12 @@ def folded_layer(
     elif layer.noise and noise_mode == "const":
         noise = layer.noise_const * (layer.noise_strength * SQRT2)
     if layer.up:
-        return _up(x, kernel, gain, bias, noise, clamp)
-    weight = kernel.permute(0, 3, 1, 2)
+        return _up(x.to(dtype), kernel.to(dtype), gain, bias, noise, clamp)
+    x, weight = x.to(dtype), kernel.permute(0, 3, 1, 2).to(dtype)
     if scale_maps:
         y = F.conv2d(x, weight, padding=1).mul_(gain[:, None, None]).add_(bias[:, None, None])
     else:
-        y = F.conv2d(x, weight, bias, padding=1)
+        y = F.conv2d(x, weight, bias.to(dtype), padding=1)
     if noise is not None:
         y.add_(noise)
     F.leaky_relu_(y, 0.2)
@@ -104,25 +114,25 @@ def run_block(
     styles: list[Tensor],
     noise_mode: str,
     *,
-    folded: bool,
+    precision: Precision,
     last: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`block(x, image, styles, noise_mode)`, folded (then for one sample) or plain.
 
     `last`: nobody needs the block's features; they may be missing (a tensor without elements).
     """
-    if not folded:
+    if precision is None:
         return block(x, image, styles, noise_mode)
     if x is None:
-        x = folded_layer(block.conv1, _channels_last(block.const[None]), styles[-2], noise_mode)
+        x = folded_layer(block.conv1, _channels_last(block.const[None]), styles[-2], noise_mode, precision)
     elif last and block.up and noise_mode == "none" and x.shape[-1] >= 2 * BAND:
-        return _run_in_bands(block, _channels_last(x), image, styles)
+        return _run_in_bands(block, _channels_last(x), image, styles, precision)
     else:
-        x = folded_layer(block.conv0, _channels_last(x), styles[0], noise_mode)
-        x = folded_layer(block.conv1, x, styles[-2], noise_mode)
+        x = folded_layer(block.conv0, _channels_last(x), styles[0], noise_mode, precision)
+        x = folded_layer(block.conv1, x, styles[-2], noise_mode, precision)
     if not hasattr(block, "torgb"):
         return x, image
-    rgb = block.torgb(x, styles[-1])
+    rgb = block.torgb(x.float(), styles[-1])
     if image is None:
         return x, rgb
     return x, folded_skip(image, rgb) if block.up else image + rgb
@@ -138,7 +148,7 @@ _HALO = 2
 """More rows of input on either side: one for each of the block's two convolutions."""
 
 
-def _run_in_bands(block: SynthesisBlock, x: Tensor, image: Tensor | None, styles: list[Tensor]):
+def _run_in_bands(block: SynthesisBlock, x: Tensor, image: Tensor | None, styles: list[Tensor], dtype: torch.dtype):
     """The block by bands of rows, which keeps its feature maps small; they are not returned.
 
     At a band's edges zero padding is wrong, unless it is the picture's edge: those rows are computed and dropped.
@@ -148,8 +158,8 @@ def _run_in_bands(block: SynthesisBlock, x: Tensor, image: Tensor | None, styles
     for top in range(0, height, BAND):
         bottom = min(top + BAND, height)
         above, below = min(top, _HALO), min(height - bottom, _HALO)
-        y = folded_layer(block.conv0, x[:, :, top - above : bottom + below], styles[0], "none")
-        y = folded_layer(block.conv1, y, styles[-2], "none")
-        parts.append(block.torgb(y[:, :, 2 * above : y.shape[-2] - 2 * below], styles[-1]))
+        y = folded_layer(block.conv0, x[:, :, top - above : bottom + below], styles[0], "none", dtype)
+        y = folded_layer(block.conv1, y, styles[-2], "none", dtype)
+        parts.append(block.torgb(y[:, :, 2 * above : y.shape[-2] - 2 * below].float(), styles[-1]))
     rgb = torch.cat(parts, dim=2)
     return x[:0], rgb if image is None else folded_skip(image, rgb)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from portrait360.config import SuperResolutionConfig
-from portrait360.model.folded import can_fold, one_by_one, run_block
+from portrait360.model.folded import Precision, fold_precision, one_by_one, run_block
 from portrait360.model.layers import SynthesisBlock, fir_kernel, resize
 
 
@@ -41,9 +41,10 @@ class SuperResolution(nn.Module):
         if self._resizes(features):
             wanted = self.config.input_resolution
             raw, features = resize(raw, wanted), resize(features, wanted)
-        if self.config.resample == "fir" and can_fold(features):
-            return one_by_one(partial(self._blocks, noise_mode=noise_mode, folded=True), raw, features, w)
-        return self._blocks(raw, features, w, noise_mode)
+        precision = fold_precision(features) if self.config.resample == "fir" else None
+        if precision is None:
+            return self._blocks(raw, features, w, noise_mode, None)
+        return one_by_one(partial(self._blocks, noise_mode=noise_mode, precision=precision), raw, features, w)
 
     def _resizes(self, features: Tensor) -> bool:
         side, wanted = features.shape[-1], self.config.input_resolution
@@ -62,8 +63,8 @@ class SuperResolution(nn.Module):
         _, image = self.block0(features, raw, [w, w, w], noise_mode)
         return image
 
-    def _blocks(self, raw: Tensor, features: Tensor, w: Tensor, noise_mode: str, folded: bool = False) -> Tensor:
-        x, image = run_block(self.block0, features, raw, [w, w, w], noise_mode, folded=folded)
-        _, image = run_block(self.block1, x, image, [w, w, w], noise_mode, folded=folded, last=True)
+    def _blocks(self, raw: Tensor, features: Tensor, w: Tensor, noise_mode: str, precision: Precision) -> Tensor:
+        x, image = run_block(self.block0, features, raw, [w, w, w], noise_mode, precision=precision)
+        _, image = run_block(self.block1, x, image, [w, w, w], noise_mode, precision=precision, last=True)
         assert image is not None
         return image

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from portrait360.config import SynthesisConfig
-from portrait360.model.folded import can_fold, one_by_one, run_block
+from portrait360.model.folded import Precision, fold_precision, one_by_one, run_block
 from portrait360.model.layers import SynthesisBlock
 
 
@@ -41,17 +41,18 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, ws: Float[Tensor, "B L S"], noise_mode: str) -> Float[Tensor, "B C R R"]:
         """`ws`: at least `num_ws` rows. A block's toRGB shares its row with the next block's first layer."""
-        if self.resample == "fir" and can_fold(ws):
-            return one_by_one(partial(self._run, noise_mode=noise_mode, folded=True), ws)
-        return self._run(ws, noise_mode)
+        precision = fold_precision(ws) if self.resample == "fir" else None
+        if precision is None:
+            return self._run(ws, noise_mode, None)
+        return one_by_one(partial(self._run, noise_mode=noise_mode, precision=precision), ws)
 
-    def _run(self, ws: Tensor, noise_mode: str, folded: bool = False) -> Tensor:
+    def _run(self, ws: Tensor, noise_mode: str, precision: Precision) -> Tensor:
         x: Tensor | None = None
         image: Tensor | None = None
         for k, side in enumerate(self.resolutions):
             rows = (0, 1) if k == 0 else (2 * k - 1, 2 * k, 2 * k + 1)
             block, styles = self.get_submodule(f"b{side}"), [ws[:, r] for r in rows]
             assert isinstance(block, SynthesisBlock)
-            x, image = run_block(block, x, image, styles, noise_mode, folded=folded)
+            x, image = run_block(block, x, image, styles, noise_mode, precision=precision)
         assert image is not None
         return image
