@@ -264,7 +264,7 @@ class Bench:
     """Time every stage of every preset on this machine, and how much memory it takes.
 
     Weights are random, with a density shaped like a head. Original presets are also drawn by the exact renderer, as
-    the baseline, and the fast pictures are compared with its own. All presets take about ten minutes.
+    the baseline, and the fast pictures are compared with its own. All presets take some minutes.
 
     Example: portrait360 bench --out bench.json --quick
     """

@@ -20,7 +20,7 @@ RENDER_RESOLUTION = 256
 """Rays per side of pictures from models without super-resolution: the field is sampled finer than in training."""
 
 
-OCCUPANCY_SHAPE = (24, 36, 32)
+OCCUPANCY_SHAPE = (36, 54, 48)
 """Cells (nz, ny, nx) of the grid that says where a portrait has matter."""
 
 
@@ -30,7 +30,7 @@ def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx
     if can_render_midpoints(scene.tri_grid, generator.decoder, render):
         return cells_for_midpoints(scene.tri_grid, generator.decoder, render)
     if render.quadrature == "point" and can_fuse(scene.tri_grid, None):
-        return occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE, 2)
+        return occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE)
     return None
 
 
