@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from portrait360 import cli
-from portrait360.cli import Convert, DatasetInspect, DatasetSynth, Generate, Pose, Train, main, parse
+from portrait360.cli import Bench, Convert, DatasetInspect, DatasetSynth, Generate, Pose, Train, main, parse
 from portrait360.types import InputError
 
 COMMANDS = {
@@ -23,6 +23,7 @@ COMMANDS = {
     "train": Train,
     "pose": Pose,
     "convert": Convert,
+    "bench": Bench,
 }
 
 
@@ -41,6 +42,10 @@ def test_flags_arrive_as_values():
     assert parse("dataset inspect a.zip --out d".split()) == DatasetInspect(Path("a.zip"), Path("d"))
     words = "train --data a.zip --preset cpu-64 --out r --resume --max-minutes 1.5 --kimg 2 --device cpu"
     assert parse(words.split()) == Train(Path("a.zip"), "cpu-64", Path("r"), True, 1.5, 2.0, "cpu")
+    assert parse("bench --out b.json".split()) == Bench(Path("b.json"))
+    assert parse("bench --out b.json --quick --presets tiny cpu-64".split()) == Bench(
+        Path("b.json"), True, ("tiny", "cpu-64")
+    )
     words = "pose a.png b.zip --out p.json --weights w.safetensors"
     assert parse(words.split()) == Pose((Path("a.png"), Path("b.zip")), Path("p.json"), Path("w.safetensors"))
 
@@ -188,11 +193,11 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "a command is missing: generate or dataset or train or pose or convert.", "portrait360 --help"),
+        ("", "a command is missing: generate or dataset or train or pose or convert or bench.", "portrait360 --help"),
         (
             "bake",
             "there is no bake here.",
-            "portrait360 --help`. Perhaps you meant generate or dataset or train or pose or convert.",
+            "portrait360 --help`. Perhaps you meant generate or dataset or train or pose or convert or bench.",
         ),
         ("dataset bake", "there is no bake here.", "dataset --help`. Perhaps you meant synth or inspect."),
         (f"{SYNTH} --count x", "--count takes a whole number, not 'x'.", "portrait360 dataset synth --help"),

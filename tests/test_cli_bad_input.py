@@ -466,3 +466,19 @@ def test_a_broken_checkpoint_is_not_resumed(capfd, tmp_path, run_folder, tiny_da
 def test_the_source_of_synth_is_the_real_one():
     # The tests above that replace it by a quick one depend on its name.
     assert callable(PortraitSource().draw)
+
+
+# ---- bench ----
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--out {0}/b.json --presets huge", "no preset 'huge'"),
+        ("--out {0}/file/b.json --presets tiny", "file"),
+        ("--out {0} --presets tiny", "is a folder"),
+    ],
+)
+def test_bad_arguments_for_bench(capfd, tmp_path, words, sentence):
+    (tmp_path / "file").write_text("mine")
+    check(capfd, tmp_path, ["bench", *words.format(tmp_path).split()], sentence)
