@@ -169,7 +169,7 @@ def load_weights(path: Path | None = None) -> Weights:
 def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]:
     """The generator of a weights file alone, and the file's `info`, as `load_weights` gives them.
 
-    The discriminator, as large again in the original's weights, is not read.
+    The discriminator, as large again in the original's weights, is not made.
 
     Raises:
         CheckpointError: missing, damaged, or not this project's weights.

@@ -30,20 +30,13 @@ def smooth_phases(even_even, even_odd, odd_even, odd_odd, gain, bias, noise, cla
                 continue
             share = QUARTER if tap == 0 or tap == 3 else THREE_QUARTERS
             half = r // 2
-            if r % 2 == 0:
-                for q in range(width // 2 + 1):
-                    for c in range(channels):
-                        rows[2 * q + 1, c] += share * even_even[half, q, c]
-                for q in range(width // 2):
-                    for c in range(channels):
-                        rows[2 * q + 2, c] += share * even_odd[half, q, c]
-            else:
-                for q in range(width // 2 + 1):
-                    for c in range(channels):
-                        rows[2 * q + 1, c] += share * odd_even[half, q, c]
-                for q in range(width // 2):
-                    for c in range(channels):
-                        rows[2 * q + 2, c] += share * odd_odd[half, q, c]
+            left, right = (even_even, even_odd) if r % 2 == 0 else (odd_even, odd_odd)
+            for q in range(width // 2 + 1):
+                for c in range(channels):
+                    rows[2 * q + 1, c] += share * left[half, q, c]
+            for q in range(width // 2):
+                for c in range(channels):
+                    rows[2 * q + 2, c] += share * right[half, q, c]
         for j in range(width):
             offset = noise[i, j] if has_noise else np.float32(0)
             for c in range(channels):

@@ -93,13 +93,20 @@ def plane_taps(base: int, resolution: int, plane: int, depth: int, channels: int
 
 
 @numba.njit(fastmath=True, forceinline=True)
-def gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, channels: int, depth: int):
-    """Mean feature of the three planes at q into f[at : at + channels]."""
+def tri_grid_taps(base: int, resolution: int, q: Any, channels: int, depth: int):
+    """Offsets and weights of the eight taps in each of the three planes at q."""
     x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
     sx, sy, sz = axis_taps(q[0], depth), axis_taps(q[1], depth), axis_taps(q[2], depth)
     o0, w0 = plane_taps(base, resolution, 0, depth, channels, x, y, sz)
     o1, w1 = plane_taps(base, resolution, 1, depth, channels, x, z, sy)
     o2, w2 = plane_taps(base, resolution, 2, depth, channels, y, z, sx)
+    return o0, w0, o1, w1, o2, w2
+
+
+@numba.njit(fastmath=True, forceinline=True)
+def gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, channels: int, depth: int):
+    """Mean feature of the three planes at q into f[at : at + channels]."""
+    o0, w0, o1, w1, o2, w2 = tri_grid_taps(base, resolution, q, channels, depth)
     for c in range(0, channels, 8):
         total = taps8(planes, o0, w0, c, splat8(ZERO))
         total = taps8(planes, o1, w1, c, total)

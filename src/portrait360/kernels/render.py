@@ -31,6 +31,7 @@ from portrait360.kernels.lookup import (
     plane_taps,
     softplus,
     taps8,
+    tri_grid_taps,
 )
 from portrait360.kernels.simd import axpy8, fma8, leaky_gradient8, load8, splat8, store8, sum8
 
@@ -69,11 +70,7 @@ def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
 @numba.njit(fastmath=True, forceinline=True)
 def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Adjoint of `gather` in the planes."""
-    x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
-    sx, sy, sz = axis_taps(q[0], depth), axis_taps(q[1], depth), axis_taps(q[2], depth)
-    o0, w0 = plane_taps(base, resolution, 0, depth, channels, x, y, sz)
-    o1, w1 = plane_taps(base, resolution, 1, depth, channels, x, z, sy)
-    o2, w2 = plane_taps(base, resolution, 2, depth, channels, y, z, sx)
+    o0, w0, o1, w1, o2, w2 = tri_grid_taps(base, resolution, q, channels, depth)
     for c in range(0, channels, 8):
         v = load8(g, c)
         _scatter8(grad, o0, w0, c, v)
