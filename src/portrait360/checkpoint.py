@@ -23,6 +23,7 @@ from portrait360.config import ModelConfig, Preset, from_json, to_json
 from portrait360.files import atomic_write
 from portrait360.geometry.body import BodyTemplate, body_from_tensors, body_tensors
 from portrait360.model.discriminator import Discriminator
+from portrait360.model.encoder import EncoderConfig, PortraitEncoder
 from portrait360.model.generator import Generator
 from portrait360.types import CheckpointError
 
@@ -30,6 +31,7 @@ FORMAT = "portrait360"
 _BODY = "body/"
 M = TypeVar("M", bound=nn.Module)
 DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "default.safetensors"
+DEFAULT_ENCODER = Path(__file__).parent / "assets" / "encoder.safetensors"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -210,6 +212,40 @@ def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Bo
         except ValueError as error:
             raise CheckpointError(f"{path} holds a damaged body: {error}.", "Convert the original again.") from error
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, info, body
+
+
+# ---- portrait encoder ----
+
+
+def save_encoder(path: Path, encoder: PortraitEncoder, about: dict[str, Any]) -> None:
+    """A portrait encoder; its convolutions and matrices in float16."""
+    tensors = module_tensors(encoder, "encoder")
+    tensors = {k: v.half() if v.dtype == torch.float32 and v.dim() >= 2 else v for k, v in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "kind": "encoder",
+        "version": portrait360.__version__,
+        "config": to_json(encoder.config),
+        "about": json.dumps(about, sort_keys=True),
+    }
+    write_tensors(path, tensors, metadata)
+
+
+def load_encoder(path: Path | None = None) -> tuple[PortraitEncoder, dict[str, Any]]:
+    """The portrait encoder of a file (default: the packaged one), in eval mode on the CPU; `path`, `sha256`, `about`.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a portrait encoder.
+    """
+    path = DEFAULT_ENCODER if path is None else Path(path)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != "encoder":
+        raise CheckpointError(f"{path} is not a portrait encoder.", "Leave the option out to use the packaged one.")
+    encoder = PortraitEncoder(from_json(EncoderConfig, metadata.get("config", "")))
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    encoder = _filled(encoder, tensors, "encoder", path)
+    info = {"path": str(path), "sha256": file_sha256(path), "about": metadata_json(metadata, "about", path)}
+    return encoder, info
 
 
 # ---- training checkpoints ----

@@ -111,8 +111,12 @@ class DatasetSynth:
     """Processes that draw. Default: one per core."""
     depth: Annotated[bool, _PLAIN] = False
     """Also write depth pictures."""
+    views: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Pictures of each person, each with a camera, pose, expression and light of its own."""
 
     def run(self) -> None:
+        from functools import partial
+
         from portrait360.data.synth_job import draw_dataset
         from portrait360.data.synthetic import PortraitSource
 
@@ -124,7 +128,8 @@ class DatasetSynth:
             label_noise=self.label_noise,
             workers=self.workers,
             depth=self.depth,
-            source_factory=PortraitSource,
+            views=self.views,
+            source_factory=PortraitSource if self.views == 1 else partial(PortraitSource, views=self.views),
         )
 
     def resume_hint(self) -> str:

@@ -67,6 +67,14 @@ def test_draws_what_the_source_gives(whole: Path) -> None:
     assert {key: dataset.meta[key] for key in wanted} == wanted
 
 
+def test_views_are_noted_and_belong_to_the_dataset(tmp_path: Path, whole: Path) -> None:
+    draw(tmp_path / "views.zip", count=6, views=3)
+    assert PortraitDataset(tmp_path / "views.zip").meta["views_per_subject"] == 3
+    assert PortraitDataset(whole).meta["views_per_subject"] == 1
+    with pytest.raises(DatasetError, match="exists already with views per subject 3, not 1"):
+        draw(tmp_path / "views.zip", count=6)
+
+
 def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen:
     """The same drawing in a process of its own that can be killed."""
     code = (

@@ -246,3 +246,28 @@ def test_pictures_of_two_sizes_show_the_same(source: PortraitSource) -> None:
     halved = large.image.reshape(64, 2, 64, 2, 3).mean((1, 3))
     assert np.abs(halved - small.image.astype(float)).mean() < 6
     assert np.array_equal(large.camera, small.camera)
+
+
+def test_views_show_one_person_in_other_poses(source: PortraitSource, tiny_parts: Path) -> None:
+    views = PortraitSource(tiny_parts, views=3)
+    assert digest(views.draw(5, 6, 40)) == digest(source.draw(5, 2, 40))
+    first, second, third = (views.describe(5, index) for index in (6, 7, 8))
+    for other in (second, third):
+        assert (other.phenotype, other.local, other.garment.name) == (first.phenotype, first.local, first.garment.name)
+        assert other.skin == first.skin
+        assert other.info == first.info
+        assert other.hair is first.hair
+        assert not np.allclose(other.head, first.head)
+        assert other.yaw != first.yaw
+        assert not np.allclose(other.lighting.directions, first.lighting.directions)
+    assert second.yaw != third.yaw
+    assert views.describe(5, 9).phenotype != first.phenotype
+
+
+def test_overrides_hold_in_every_view(tiny_parts: Path) -> None:
+    views = PortraitSource(tiny_parts, views=2)
+    for index in (0, 1):
+        subject = views.describe(5, index, overrides={**STRAIGHT, "yaw": 0.5, "pitch": 0.1})
+        assert not np.any(subject.neck)
+        assert not np.any(subject.head)
+        assert (subject.yaw, subject.pitch) == (0.5, 0.1)

@@ -54,6 +54,7 @@ def draw_dataset(
     label_noise: float | None = None,
     workers: int | None = None,
     depth: bool = False,
+    views: int = 1,
     source_factory: SourceFactory,
     progress: bool = True,
 ) -> None:
@@ -72,6 +73,7 @@ def draw_dataset(
             writes exact ones only.
         workers: processes; one per available core when None.
         depth: also write 16-bit depth pictures.
+        views: pictures of each person, one after the other, as `source_factory` draws them; noted in meta.json.
         source_factory: makes the source of the pictures in each worker.
         progress: show pictures done, per second and time left on standard error.
 
@@ -80,11 +82,11 @@ def draw_dataset(
         DatasetError: `out` is something else, or a worker failed (finished parts are kept).
         KeyboardInterrupt: after saying how to continue.
     """
-    _check_arguments(out, count, resolution, seed, label_noise, workers)
+    _check_arguments(out, count, resolution, seed, label_noise, workers, views)
     # By the count alone, as the number of workers may change on resuming.
     chunk_size = max(1, min(_LARGEST_CHUNK, count // 32))
     job = Job(out.with_name(out.name + ".parts"), count, resolution, seed, depth, chunk_size)
-    meta = _meta(job, label_noise)
+    meta = _meta(job, label_noise, views)
     if out.exists():
         _check_finished(out, meta)
         shutil.rmtree(job.parts, ignore_errors=True)  # left when the run was killed at its very end
@@ -105,7 +107,7 @@ def draw_dataset(
 
 
 def _check_arguments(
-    out: Path, count: int, resolution: int, seed: int, label_noise: float | None, workers: int | None
+    out: Path, count: int, resolution: int, seed: int, label_noise: float | None, workers: int | None, views: int
 ) -> None:
     if count < 1:
         raise InputError(f"the count must be at least 1, not {count}.", "Give for instance --count 1000.")
@@ -123,6 +125,8 @@ def _check_arguments(
         )
     if workers is not None and workers < 1:
         raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core.")
+    if not 1 <= views <= count:
+        raise InputError(f"there must be 1 to {count} views of each person, not {views}.", "Try --views 4.")
     if out.suffix != ".zip":
         raise InputError(f"the output must be a zip, not {out}.", "Give a name that ends in .zip.")
     if out.is_dir():
@@ -136,7 +140,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _meta(job: Job, label_noise: float | None) -> dict:
+def _meta(job: Job, label_noise: float | None, views: int) -> dict:
     """meta.json; it also tells whether a job or a finished zip is the same as the one asked for."""
     meta: dict = {
         "generator": "portrait360 dataset synth",
@@ -146,6 +150,7 @@ def _meta(job: Job, label_noise: float | None) -> dict:
         "resolution": job.resolution,
         "seed": job.seed,
         "depth": job.depth,
+        "views_per_subject": views,
         "label_kind": "exact",
         "label_noise": 0.0,
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from portrait360.data.synthetic_subject import OVERRIDES, Subject, sample_subject
+from portrait360.data.synthetic_subject import OVERRIDES, Subject, another_view, sample_subject
 from portrait360.geometry.cameras import camera_label
 
 
@@ -43,11 +43,13 @@ class PortraitSource:
     """Draws synthetic portraits. Loads the body model and the parts on first use, once per object.
 
     `assets` is an installed asset folder; by default the parts are fetched into the user's cache
-    (`data.assets`).
+    (`data.assets`). With `views` above 1, pictures index * views to index * views + views - 1 show one person
+    (`synthetic_subject.another_view`).
     """
 
-    def __init__(self, assets: Path | None = None) -> None:
+    def __init__(self, assets: Path | None = None, views: int = 1) -> None:
         self._assets = assets
+        self._views = views
         self._loaded: tuple[Any, Any, Any, Any] | None = None
 
     def _load(self):
@@ -64,12 +66,14 @@ class PortraitSource:
         return self._loaded
 
     def describe(self, seed: int, index: int, *, overrides: Mapping[str, Any] | None = None) -> Subject:
-        """What subject `index` of `seed` is, before any mesh is built."""
+        """What picture `index` of `seed` shows, before any mesh is built."""
         body, parts, _, _ = self._load()
-        return sample_subject(seed, index, body, parts, overrides)
+        person, view = divmod(index, self._views)
+        subject = sample_subject(seed, person, body, parts, overrides)
+        return another_view(subject, seed, person, view, overrides)
 
     def subject(self, seed: int, index: int, *, overrides: Mapping[str, Any] | None = None):
-        """Scene of subject `index` of `seed`, to be drawn from any camera with `render`.
+        """Scene of picture `index` of `seed`, to be drawn from any camera with `render`.
 
         `overrides` fixes any of `synthetic_subject.OVERRIDES`; all else stays as it would be without.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ _HAIR_LIKING = {
 }
 """How often a cut is worn, by (name, male); 1 unless listed. Cuts that hide an eye are kept rarer."""
 BEARDS = ("full", "goatee", "moustache")
+_VIEW_STREAM = 0x76696577
+"""Fourth word of the random seed of further views: keeps them apart from whatever is drawn from [seed, index]."""
 _FACE_PARTS = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck", "nose")
 
 
@@ -164,8 +166,7 @@ def sample_subject(
     brow = str(look.choice(parts.available("eyebrows", names.BROWS)))
     lash = str(look.choice(parts.available("eyelashes", names.LASHES)))
     eye_colour = _sample_eyes(look, parts, race)
-    yaw = float(view.uniform(-math.pi, math.pi))
-    pitch = float(np.clip(view.normal(0, 0.2), -0.52, 0.52))
+    yaw, pitch = _sample_view(view)
     lighting = _sample_lighting(light, yaw)
     return Subject(
         male=male,
@@ -205,6 +206,38 @@ def sample_subject(
             "eyebrows": brow,
         },
     )
+
+
+def another_view(
+    subject: Subject, seed: int, index: int, view: int, overrides: Mapping[str, Any] | None = None
+) -> Subject:
+    """Subject `index` of `seed` again in picture `view` of several: the same person, hair and clothes with another
+    expression, body pose, light, background and camera. View 0 is the subject itself. What `overrides` fixes stays."""
+    if view == 0:
+        return subject
+    given = overrides or {}
+    face, pose, light, camera = np.random.default_rng([seed, index, view, _VIEW_STREAM]).spawn(4)
+    neck, head, arms = _sample_pose(pose)
+    yaw, pitch = _sample_view(camera)
+    return replace(
+        subject,
+        facial=_sample_expression(face),
+        neck=subject.neck if "neck" in given else neck,
+        head=subject.head if "head" in given else head,
+        arms=arms,
+        yaw=subject.yaw if "yaw" in given else yaw,
+        pitch=subject.pitch if "pitch" in given else pitch,
+        lighting=_sample_lighting(light, yaw),
+        exposure=float(light.uniform(0.8, 1.2)),
+        noise=float(light.uniform(0, 0.01)),
+        background_seed=int(camera.integers(1 << 31)),
+        noise_seed=int(camera.integers(1 << 31)),
+    )
+
+
+def _sample_view(rng: np.random.Generator) -> tuple[float, float]:
+    """Yaw and pitch of the camera, radians."""
+    return float(rng.uniform(-math.pi, math.pi)), float(np.clip(rng.normal(0, 0.2), -0.52, 0.52))
 
 
 def _sample_phenotype(rng: np.random.Generator, male: bool, age: str, race_mix: dict[str, float]) -> dict[str, float]:

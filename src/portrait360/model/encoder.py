@@ -1,0 +1,222 @@
+"""The portrait encoder: what one picture of a person, seen from any side, says about camera, pose, outline and person.
+
+A small residual network trained on synthetic portraits (`training/encoder.py`). It is the measuring instrument of
+`portrait360 evaluate`: generated pictures have no labels, and face detectors fail on side and rear views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from portrait360.geometry.cameras import FOCAL, camera_label
+
+POSE_UNIT = 0.2
+"""Body poses are predicted in units of so many radians, about their standard deviation."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of a portrait encoder."""
+
+    resolution: int = 128
+    stem: int = 24
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    """Channels at 1/4, 1/8, 1/16 and 1/32 of the resolution."""
+    blocks: int = 2
+    mask_channels: int = 24
+    hidden: int = 320
+    identity: int = 128
+
+    @property
+    def features(self) -> int:
+        """Width of the feature vector: the means of all stages but the first."""
+        return sum(self.channels[1:])
+
+
+@dataclass(frozen=True)
+class CameraEstimate:
+    """Where a picture was taken from, against the crop of the datasets: angles in radians, (B,) each.
+
+    The crop is that of `camera_label(yaw, pitch, roll)`, enlarged `scale` times about its centre and then moved by
+    `offset` (B, 2), in units of the picture's side, right and down.
+    """
+
+    yaw: Float[Tensor, " B"]
+    pitch: Float[Tensor, " B"]
+    roll: Float[Tensor, " B"]
+    scale: Float[Tensor, " B"]
+    offset: Float[Tensor, "B 2"]
+
+    def label(self) -> Float[Tensor, "B 25"]:
+        """The camera as a label of 25 numbers: the scale is in the focal length, the offset in the principal point."""
+        label = camera_label(self.yaw, self.pitch, self.roll).clone()
+        label[:, 16] = label[:, 20] = FOCAL * self.scale
+        label[:, 18] = 0.5 + self.offset[:, 0]
+        label[:, 21] = 0.5 + self.offset[:, 1]
+        return label
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder sees in pictures."""
+
+    camera: CameraEstimate
+    body_pose: Float[Tensor, "B 6"]
+    """Neck, then head axis-angle, radians."""
+    mask_logits: Float[Tensor, "B 1 M M"]
+    """At half of the encoder's resolution."""
+    identity: Float[Tensor, "B I"]
+    """Unit vectors; the cosine of two says how alike the persons are, clothes and hair included."""
+    features: Float[Tensor, "B F"]
+    """For distances between distributions of pictures; each number has unit variance over the training pictures."""
+    blur: Float[Tensor, " B"]
+    """Standard deviation of the blur, in pixels of the encoder's resolution."""
+
+    def mask(self, side: int) -> Float[Tensor, "B 1 S S"]:
+        """Share of each pixel that shows the person, at `side` pixels."""
+        logits = F.interpolate(self.mask_logits, size=(side, side), mode="bilinear", align_corners=False)
+        return logits.sigmoid()
+
+
+class _Block(nn.Module):
+    """Residual block of two 3x3 convolutions with batch normalisation (He 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.skip = None
+        if stride != 1 or inputs != outputs:
+            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(y + (x if self.skip is None else self.skip(x)))
+
+
+class PortraitEncoder(nn.Module):
+    """forward(pictures (B,3,R,R) in [-1, 1]) -> `Encoded`; pictures of other sizes go through `encode`."""
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, config.stem, 3, 2, 1, bias=False), nn.BatchNorm2d(config.stem), nn.ReLU()
+        )
+        stages, inputs = [], config.stem
+        for outputs in config.channels:
+            blocks = [_Block(inputs, outputs, 2)]
+            blocks += [_Block(outputs, outputs, 1) for _ in range(config.blocks - 1)]
+            stages.append(nn.Sequential(*blocks))
+            inputs = outputs
+        self.stages = nn.ModuleList(stages)
+        cells = (config.resolution // 2 ** (len(config.channels) + 1)) ** 2
+        self.squeeze = nn.Sequential(nn.Conv2d(inputs, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        self.hidden = nn.Linear(64 * cells, config.hidden)
+        # cos and sin of yaw; pitch, roll, log scale, offset; pose; log2 of blur
+        self.numbers = nn.Linear(config.hidden, 2 + 3 + 2 + 6 + 1)
+        self.identity = nn.Linear(64 * cells + sum(config.channels[1:]), config.identity)
+        width = config.mask_channels
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in (config.stem, *config.channels))
+        self.smooth = nn.Conv2d(width, width, 3, 1, 1)
+        self.outline = nn.Conv2d(width, 1, 3, 1, 1)
+        self.register_buffer("feature_mean", torch.zeros(config.features))
+        self.register_buffer("feature_scale", torch.ones(config.features))
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
+
+    def forward(self, pictures: Float[Tensor, "B 3 R R"]) -> Encoded:
+        x = self.stem(pictures.contiguous(memory_format=torch.channels_last))
+        maps = [x]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        means = torch.cat([m.mean(dim=(2, 3)) for m in maps[2:]], dim=1)
+        places = self.squeeze(maps[-1]).flatten(1)
+        numbers = self.numbers(F.relu(self.hidden(places)))
+        camera = CameraEstimate(
+            yaw=torch.atan2(numbers[:, 1], numbers[:, 0]),
+            pitch=numbers[:, 2],
+            roll=numbers[:, 3],
+            scale=numbers[:, 4].exp(),
+            offset=numbers[:, 5:7],
+        )
+        return Encoded(
+            camera=camera,
+            body_pose=numbers[:, 7:13] * POSE_UNIT,
+            mask_logits=self._mask_logits(maps),
+            identity=F.normalize(self.identity(torch.cat([places, means], dim=1)), dim=1),
+            features=self.standardised(means),
+            blur=torch.exp2(numbers[:, 13]),
+        )
+
+    def standardised(self, means: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
+        """Stage means less their mean over the training pictures, in units of their deviation there."""
+        return (means - self.feature_mean) * self.feature_scale
+
+    def _mask_logits(self, maps: list[Tensor]) -> Float[Tensor, "B 1 M M"]:
+        """From coarse to fine, each map added to the up-sampled coarser ones (feature pyramid, Lin 2017)."""
+        x = self.lateral[-1](maps[-1])
+        for lateral, finer in zip(list(self.lateral)[-2::-1], maps[-2::-1], strict=True):
+            x = F.interpolate(F.relu(x), scale_factor=2.0, mode="nearest") + lateral(finer)
+        return self.outline(F.relu(self.smooth(F.relu(x))))
+
+    @torch.no_grad()
+    def encode(self, pictures: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
+        """Pictures of any size, some at a time; larger ones are averaged down, smaller ones bilinearly enlarged."""
+        parts = []
+        for some in pictures.split(batch):
+            parts.append(self(resample(some, self.config.resolution)))
+        return _joined(parts)
+
+
+def resample(pictures: Float[Tensor, "B C H H"], side: int) -> Float[Tensor, "B C S S"]:
+    """Pictures at `side` pixels: the mean over each pixel's area when shrinking, bilinear when enlarging."""
+    if pictures.shape[-1] == side:
+        return pictures
+    if pictures.shape[-1] > side:
+        return F.interpolate(pictures, size=(side, side), mode="area")
+    return F.interpolate(pictures, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def _joined(parts: list[Encoded]) -> Encoded:
+    def cat(get) -> Tensor:
+        return torch.cat([get(part) for part in parts])
+
+    camera = CameraEstimate(
+        cat(lambda e: e.camera.yaw),
+        cat(lambda e: e.camera.pitch),
+        cat(lambda e: e.camera.roll),
+        cat(lambda e: e.camera.scale),
+        cat(lambda e: e.camera.offset),
+    )
+    return Encoded(
+        camera,
+        cat(lambda e: e.body_pose),
+        cat(lambda e: e.mask_logits),
+        cat(lambda e: e.identity),
+        cat(lambda e: e.features),
+        cat(lambda e: e.blur),
+    )
+
+
+def crop_grid(camera: CameraEstimate, side: int) -> Float[Tensor, "B S S 2"]:
+    """Where each pixel of the crop that `camera` describes lies in the plain crop (roll 0, scale 1, offset 0).
+
+    For `torch.nn.functional.grid_sample` (align_corners=False): x right and y down, [-1, 1] across the picture.
+    """
+    centres = (torch.arange(side, device=camera.yaw.device) + 0.5) / side - 0.5
+    v, u = torch.meshgrid(centres, centres, indexing="ij")
+    x = (u[None] - camera.offset[:, 0, None, None]) / camera.scale[:, None, None]
+    y = (v[None] - camera.offset[:, 1, None, None]) / camera.scale[:, None, None]
+    cosine, sine = camera.roll.cos()[:, None, None], camera.roll.sin()[:, None, None]
+    # a rolled camera's right axis is cos right + sin down, its down axis cos down - sin right
+    return 2.0 * torch.stack([cosine * x - sine * y, sine * x + cosine * y], dim=-1)

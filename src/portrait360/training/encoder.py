@@ -1,0 +1,237 @@
+"""Train the portrait encoder on synthetic portraits that show each person several times.
+
+    portrait360 dataset synth --count 32000 --resolution 128 --seed 20002 --views 4 --out train.zip
+    python -m portrait360.training.encoder train.zip --out encoder.safetensors
+
+Every step is a function of the seed, its number and the state before it, so a stopped run continues exactly (on one
+thread to the last bit: sums over several may differ there).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import tyro
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from portrait360.checkpoint import fill_module, module_tensors, read_tensors, save_encoder, write_tensors
+from portrait360.data.dataset import PortraitDataset
+from portrait360.data.progress import show_progress
+from portrait360.data.sampling import mirrored
+from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder
+from portrait360.threads import settle_threads
+from portrait360.training.photo_augment import PhotoBatch, photo_batch
+from portrait360.types import DatasetError
+
+_FORMAT = {"format": "portrait360", "kind": "encoder-checkpoint"}
+
+
+@dataclass(frozen=True)
+class EncoderTraining:
+    """The recipe."""
+
+    steps: int = 6000
+    people: int = 32
+    """Persons per batch, with two pictures each."""
+    rate: float = 2e-3
+    warm_up: int = 300
+    weight_decay: float = 1e-2
+    temperature: float = 0.1
+    seed: int = 0
+    save_every: int = 250
+
+
+@dataclass(frozen=True)
+class EncoderData:
+    """Pictures in memory; rows i * views to i * views + views - 1 show one person."""
+
+    images: Tensor
+    masks: Tensor
+    cameras: Float[Tensor, "N 25"]
+    body_poses: Float[Tensor, "N 6"]
+    views: int
+
+    @classmethod
+    def load(cls, path: Path, resolution: int) -> EncoderData:
+        """Read a dataset with exact labels and several pictures of each person.
+
+        Raises:
+            DatasetError: it has one picture of each person, or no exact labels.
+        """
+        data = PortraitDataset(path, labels="exact")
+        views = data.meta.get("views_per_subject", 1)
+        if not isinstance(views, int) or views < 2 or len(data) % views:
+            raise DatasetError(f"{path} does not show each person several times.", "Draw it with --views 4.")
+        with show_progress("loading", len(data), "pictures") as bar:
+            images, masks = data.load_arrays(resolution, progress=lambda done, _: bar.advance(done - bar.done))
+        return cls(images, masks, data.cameras, data.body_poses, views)
+
+
+def batch_rows(step: int, people: int, data: EncoderData, seed: int) -> Int[Tensor, " B"]:
+    """Rows of a step: two pictures each of so many persons, everyone once per epoch."""
+    everyone = len(data.images) // data.views
+    steps_per_epoch = max(1, everyone // people)
+    epoch, place = divmod(step, steps_per_epoch)
+    order = torch.randperm(everyone, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    chosen = order[place * people : (place + 1) * people]
+    draws = torch.Generator().manual_seed((seed + 1) * 1_000_003 + step)
+    first = torch.randint(data.views, (len(chosen),), generator=draws)
+    second = (first + torch.randint(1, data.views, (len(chosen),), generator=draws)) % data.views
+    return torch.stack([chosen * data.views + first, chosen * data.views + second], dim=1).flatten()
+
+
+def batch_of(step: int, data: EncoderData, recipe: EncoderTraining) -> tuple[PhotoBatch, Float[Tensor, "B 6"]]:
+    """Pictures like photos for a step, and their body poses; half of the persons are mirrored."""
+    rows = batch_rows(step, recipe.people, data, recipe.seed)
+    samples = (data.images[rows], data.masks[rows], data.cameras[rows], data.body_poses[rows])
+    draws = torch.Generator().manual_seed((recipe.seed + 2) * 1_000_003 + step)
+    flags = (torch.rand(len(rows) // 2, generator=draws) < 0.5).repeat_interleave(2)
+    chosen = [
+        torch.where(flags.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+        for a, b in zip(mirrored(*samples), samples, strict=True)
+    ]
+    return photo_batch(chosen[0], chosen[1], chosen[2], draws), chosen[3]
+
+
+def contrastive_loss(identity: Float[Tensor, "B I"], temperature: float) -> Float[Tensor, ""]:
+    """InfoNCE (van den Oord 2018): rows 2i and 2i + 1 show one person, all others are other people."""
+    logits = identity @ identity.T / temperature
+    logits = logits - torch.eye(len(logits)) * 1e4
+    partner = torch.arange(len(logits)) ^ 1
+    return F.cross_entropy(logits, partner)
+
+
+def encoder_losses(
+    encoder: PortraitEncoder, photos: PhotoBatch, poses: Float[Tensor, "B 6"], temperature: float
+) -> dict[str, Float[Tensor, ""]]:
+    """What the encoder is trained on, each term about 1 at the start."""
+    seen = encoder(photos.image)
+    camera, truth = seen.camera, photos.camera
+
+    def robust(error: Tensor) -> Tensor:
+        return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.3)
+
+    directions = [torch.stack([yaw.cos(), yaw.sin()], dim=1) for yaw in (camera.yaw, truth.yaw)]
+    side = seen.mask_logits.shape[-1]
+    mask = F.interpolate(photos.mask, size=(side, side), mode="area")
+    return {
+        "yaw": 2.0 * robust((directions[0] - directions[1]) / 0.5),
+        "pitch": robust((camera.pitch - truth.pitch) / 0.2),
+        "roll": robust((camera.roll - truth.roll) / 0.2),
+        "scale": robust((camera.scale / truth.scale).log() / 0.3),
+        "offset": robust((camera.offset - truth.offset) / 0.08),
+        "pose": 3.0 * robust((seen.body_pose - poses) / POSE_UNIT),
+        "mask": 4.0 * F.binary_cross_entropy_with_logits(seen.mask_logits, mask),
+        "identity": 0.5 * contrastive_loss(seen.identity, temperature),
+        "blur": 0.5 * robust((seen.blur / photos.blur).log2()),
+    }
+
+
+def learning_rate(step: int, recipe: EncoderTraining) -> float:
+    """Linear warm-up, then a cosine down to zero."""
+    if step < recipe.warm_up:
+        return recipe.rate * (step + 1) / recipe.warm_up
+    done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
+    return recipe.rate * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+
+
+def train_encoder(
+    data: EncoderData,
+    out: Path,
+    config: EncoderConfig,
+    recipe: EncoderTraining,
+    *,
+    stop_after: int | None = None,
+) -> PortraitEncoder:
+    """Train and write `out`; continue from the checkpoint beside it, if one is there, and remove it at the end.
+
+    Args:
+        data: from `EncoderData.load`.
+        out: the encoder's file.
+        config, recipe: sizes and recipe; they must be those of the checkpoint.
+        stop_after: stop at this step, with a checkpoint and without the final file.
+    """
+    torch.manual_seed(recipe.seed)
+    encoder = PortraitEncoder(config)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+    checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
+    step = _resume(checkpoint, encoder, optimizer) if checkpoint.exists() else 0
+    last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
+    means: dict[str, float] = {}
+    with show_progress("training", recipe.steps, "steps") as bar:
+        bar.skip(step)
+        start = time.monotonic()
+        while step < last:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, recipe)
+            photos, poses = batch_of(step, data, recipe)
+            losses = encoder_losses(encoder, photos, poses, recipe.temperature)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(losses.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            bar.advance(1)
+            for name, value in losses.items():
+                means[name] = 0.98 * means.get(name, value.item()) + 0.02 * value.item()
+            if step % recipe.save_every == 0 or step == last:
+                text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+                print(f"step {step}  {(time.monotonic() - start) / 60:.1f} min  {text}", flush=True)
+                _save(checkpoint, encoder, optimizer, step)
+    if step == recipe.steps:
+        _fit_features(encoder, data, recipe)
+        save_encoder(out, encoder.eval(), {"steps": step, "pictures": len(data.images)})
+        checkpoint.unlink()
+    return encoder
+
+
+@torch.no_grad()
+def _fit_features(encoder: PortraitEncoder, data: EncoderData, recipe: EncoderTraining, steps: int = 60) -> None:
+    """Give every feature mean 0 and deviation 1 over pictures like photos."""
+    encoder.eval()
+    pictures = [batch_of(recipe.steps + i, data, recipe)[0].image for i in range(steps)]
+    features = torch.cat([encoder(some).features for some in pictures])
+    encoder.feature_mean.copy_(features.mean(0))
+    encoder.feature_scale.copy_(1.0 / features.std(0).clamp_min(1e-3))
+
+
+def _save(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer, step: int) -> None:
+    tensors = module_tensors(encoder, "encoder")
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam/{index}/{name}": value for name, value in state.items()}
+    write_tensors(path, tensors, _FORMAT | {"step": str(step)})
+
+
+def _resume(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer) -> int:
+    tensors, metadata = read_tensors(path)
+    fill_module(encoder, {k: v for k, v in tensors.items() if k.startswith("encoder/")}, "encoder", path)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return int(metadata["step"])
+
+
+def main(
+    data: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    config: EncoderConfig = EncoderConfig(),  # noqa: B008 - frozen
+    recipe: EncoderTraining = EncoderTraining(),
+) -> None:
+    """Train a portrait encoder on a dataset drawn with --views."""
+    settle_threads()
+    train_encoder(EncoderData.load(data, config.resolution), out, config, recipe)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

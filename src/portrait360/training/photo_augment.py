@@ -1,0 +1,192 @@
+"""What happens to a portrait on its way to being a photo: crops, backgrounds, light, blur, noise and JPEG.
+
+The portrait encoder is trained on synthetic portraits so changed. Every draw comes from the given generator.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from portrait360.geometry.cameras import yaw_pitch
+from portrait360.model.encoder import CameraEstimate, crop_grid
+from portrait360.training.augment import blur
+
+MIN_BLUR = 0.25
+"""Blur, in pixels, of a picture that nothing has blurred."""
+
+
+@dataclass(frozen=True)
+class PhotoRanges:
+    """How far each change goes, and how often it comes."""
+
+    plain_crop: float = 0.15
+    """Share of pictures cropped exactly as the datasets are."""
+    roll_degrees: float = 12.0
+    smallest_scale: float = 0.7
+    largest_scale: float = 2.0
+    offset: float = 0.06
+    plain_background: float = 0.35
+    other_background: float = 0.2
+    grey: float = 0.05
+    colour: float = 0.8
+    shrink: float = 0.4
+    smallest_side: float = 0.3
+    blur: float = 0.35
+    largest_blur: float = 2.5
+    noise: float = 0.35
+    largest_noise: float = 0.12
+    jpeg: float = 0.35
+    cover: float = 0.15
+
+
+@dataclass(frozen=True)
+class PhotoBatch:
+    """Changed pictures and what is true of them. `blur` as in `Encoded`, in pixels of these pictures."""
+
+    image: Float[Tensor, "B 3 R R"]
+    mask: Float[Tensor, "B 1 R R"]
+    camera: CameraEstimate
+    blur: Float[Tensor, " B"]
+
+
+class _Draws:
+    """Random numbers from one generator."""
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self.count, self.generator = count, generator
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
+
+    def normal(self, spread: float, *shape: int) -> Tensor:
+        return spread * torch.randn(self.count, *shape, generator=self.generator)
+
+    def chance(self, share: float) -> Tensor:
+        return torch.rand(self.count, generator=self.generator) < share
+
+
+def photo_batch(
+    images: UInt8[Tensor, "B 3 R R"],
+    masks: UInt8[Tensor, "B 1 R R"],
+    cameras: Float[Tensor, "B 25"],
+    generator: torch.Generator,
+    ranges: PhotoRanges | None = None,
+) -> PhotoBatch:
+    """Turn synthetic portraits into pictures like photos.
+
+    Args:
+        images, masks, cameras: synthetic portraits in the plain crop, with the labels' cameras.
+        generator: where every random number comes from.
+        ranges: how far the changes go.
+    """
+    ranges = ranges or PhotoRanges()
+    draws = _Draws(len(images), generator)
+    image, mask = images.float() / 127.5 - 1.0, masks.float() / 255.0
+    camera = _draw_crop(cameras, draws, ranges)
+    grid = crop_grid(camera, image.shape[-1])
+    person = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    mask = F.grid_sample(mask, grid, align_corners=False)
+    image = _colours(person * mask + _backgrounds(person, draws, ranges) * (1.0 - mask), draws, ranges)
+    image = _covers(image, draws, ranges)
+    image, amount = _blurs(image, camera, draws, ranges)
+    noise = draws.uniform(0.0, ranges.largest_noise) * draws.chance(ranges.noise)
+    image = (image + torch.randn(image.shape, generator=generator) * noise[:, None, None, None]).clamp(-1.0, 1.0)
+    return PhotoBatch(_jpegs(image, draws, ranges), mask, camera, amount)
+
+
+def _draw_crop(cameras: Tensor, draws: _Draws, ranges: PhotoRanges) -> CameraEstimate:
+    yaw, pitch = yaw_pitch(cameras)
+    changed = (~draws.chance(ranges.plain_crop)).float()
+    limit = math.radians(2.5 * ranges.roll_degrees)
+    roll = draws.normal(math.radians(ranges.roll_degrees)).clamp(-limit, limit)
+    scale = torch.exp(draws.uniform(math.log(ranges.smallest_scale), math.log(ranges.largest_scale)) * changed)
+    # larger crops move further, so that the middle of the head, which is where cameras look, still stays inside
+    offset = draws.normal(ranges.offset, 2).clamp(-2.5 * ranges.offset, 2.5 * ranges.offset)
+    offset = offset * (scale.clamp_min(1.0) * changed)[:, None]
+    return CameraEstimate(yaw, pitch, roll * changed, scale, offset)
+
+
+def _backgrounds(person: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
+    """Behind the person: what was there, one colour (half the time the models' grey), or another picture, blurred."""
+    behind = person
+    kind = draws.uniform(0.0, 1.0)
+    other = blur(F.avg_pool2d(person.roll(1, dims=0), 4), 1.5)
+    other = F.interpolate(other, size=person.shape[-2:], mode="bilinear", align_corners=False)
+    share = ranges.plain_background
+    behind = torch.where((kind < share + ranges.other_background)[:, None, None, None], other, behind)
+    colour = draws.uniform(-1.0, 1.0, 3) * draws.chance(0.5)[:, None]
+    return torch.where((kind < share)[:, None, None, None], colour[:, :, None, None].expand_as(person), behind)
+
+
+def _colours(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
+    """Exposure, gamma, contrast, colour cast and saturation; some pictures lose their colour."""
+    on = draws.chance(ranges.colour).float()[:, None, None, None]
+    x = image.add(1.0).mul(0.5).clamp(0.0, 1.0)
+    gamma = torch.exp(draws.normal(0.2))[:, None, None, None]
+    gain = torch.exp(draws.normal(0.15)[:, None] + draws.normal(0.06, 3))[:, :, None, None]
+    changed = x.pow(gamma) * gain
+    contrast = torch.exp(draws.normal(0.15))[:, None, None, None]
+    middle = changed.mean(dim=(1, 2, 3), keepdim=True)
+    changed = (changed - middle) * contrast + middle
+    luma = (changed * changed.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
+    saturation = torch.exp(draws.normal(0.25))[:, None, None, None]
+    saturation = saturation * (~draws.chance(ranges.grey)).float()[:, None, None, None]
+    changed = luma + (changed - luma) * saturation
+    return (x + on * (changed - x)).clamp(0.0, 1.0) * 2.0 - 1.0
+
+
+def _covers(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
+    """A rectangle of one colour in front of some pictures: hands, microphones, other people."""
+    side = image.shape[-1]
+    centre, half = draws.uniform(0.0, 1.0, 2), draws.uniform(0.05, 0.18, 2)
+    centres = (torch.arange(side) + 0.5) / side
+    inside = ((centres[None, None] - centre[..., None]).abs() < half[..., None]).float()
+    cover = inside[:, 1, :, None] * inside[:, 0, None, :] * draws.chance(ranges.cover).float()[:, None, None]
+    colour = draws.uniform(-1.0, 1.0, 3)[:, :, None, None]
+    return image + cover[:, None] * (colour - image)
+
+
+def _blurs(
+    image: Tensor, camera: CameraEstimate, draws: _Draws, ranges: PhotoRanges
+) -> tuple[Tensor, Float[Tensor, " B"]]:
+    """Fewer pixels and a soft lens; also how much blur there is then, with that of the enlarged crop."""
+    side = image.shape[-1]
+    share = torch.where(draws.chance(ranges.shrink), draws.uniform(ranges.smallest_side, 1.0), torch.ones(()))
+    soft = torch.where(draws.chance(ranges.blur), draws.uniform(0.0, ranges.largest_blur), torch.zeros(()))
+    out = []
+    for one, part, sigma in zip(image.split(1), share.tolist(), soft.tolist(), strict=True):
+        pixels = round(side * part)
+        if pixels < side:
+            small = F.interpolate(one, size=(pixels, pixels), mode="area")
+            one = F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
+        # `blur` takes the width of powers of two: 2^-(i/s)^2 is a Gaussian of standard deviation s / 1.1774
+        out.append(blur(one, sigma * math.sqrt(2.0 * math.log(2.0))))
+    # a pixel is a box of variance 1/12, and enlarging spreads it by a tent of variance 1/6
+    pixel = 0.25 * ((1.0 / share).square() - 1.0)
+    enlarged = 0.25 * (camera.scale.clamp_min(1.0).square() - 1.0)
+    return torch.cat(out), (MIN_BLUR**2 + soft.square() + pixel + enlarged).sqrt()
+
+
+def _jpegs(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
+    on, quality = draws.chance(ranges.jpeg), draws.uniform(20.0, 95.0)
+    out = []
+    for one, chosen, level in zip(image, on.tolist(), quality.tolist(), strict=True):
+        out.append(_jpeg(one, round(level)) if chosen else one)
+    return torch.stack(out)
+
+
+def _jpeg(image: Tensor, quality: int) -> Tensor:
+    pixels = image.add(1.0).mul(127.5).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    decoded = np.asarray(Image.open(buffer)).transpose(2, 0, 1)
+    return torch.from_numpy(decoded.astype(np.float32)) / 127.5 - 1.0

@@ -1,0 +1,110 @@
+"""The portrait encoder's network: crops, cameras, and pictures one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from portrait360.checkpoint import load_encoder, save_encoder
+from portrait360.geometry.cameras import camera_label, project
+from portrait360.model.encoder import CameraEstimate, EncoderConfig, PortraitEncoder, crop_grid, resample
+from portrait360.types import CheckpointError
+
+SMALL = EncoderConfig(resolution=64, stem=8, channels=(8, 8, 12, 16), blocks=1, mask_channels=8, hidden=16, identity=8)
+
+
+def some_cameras(count: int = 5) -> CameraEstimate:
+    g = torch.Generator().manual_seed(0)
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=g)
+
+    return CameraEstimate(
+        uniform(-3, 3), uniform(-0.4, 0.4), uniform(-0.5, 0.5), uniform(0.7, 2.0), uniform(-0.1, 0.1, 2)
+    )
+
+
+def small_encoder() -> PortraitEncoder:
+    torch.manual_seed(0)
+    return PortraitEncoder(SMALL).eval()
+
+
+def test_crops_show_what_their_camera_label_sees():
+    camera, side = some_cameras(), 16
+    points = torch.randn(5, 40, 3, generator=torch.Generator().manual_seed(1)) * 0.1
+    plain, _ = project(camera_label(camera.yaw, camera.pitch), points)
+    cropped, _ = project(camera.label(), points)
+    grid = crop_grid(camera, side).permute(0, 3, 1, 2)
+    # where the crop shows a point, the grid must lead back to it in the plain crop
+    found = F.grid_sample(
+        grid, cropped[:, :, None] * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    half = 0.5 / side
+    inside = ((cropped > half) & (cropped < 1 - half)).all(-1)
+    assert inside.sum() > 50
+    assert torch.allclose(found[..., 0].transpose(1, 2)[inside], (plain * 2 - 1)[inside], atol=1e-4)
+
+
+def test_a_plain_crop_leaves_pictures_alone():
+    zero = torch.zeros(1)
+    camera = CameraEstimate(zero, zero, zero, torch.ones(1), torch.zeros(1, 2))
+    picture = torch.randn(1, 3, 16, 16)
+    assert torch.allclose(F.grid_sample(picture, crop_grid(camera, 16), align_corners=False), picture, atol=1e-5)
+    assert torch.allclose(camera.label(), camera_label(0.0))
+
+
+def test_what_comes_out():
+    seen = small_encoder()(torch.randn(3, 3, 64, 64))
+    assert seen.camera.label().shape == (3, 25)
+    assert seen.body_pose.shape == (3, 6)
+    assert seen.mask_logits.shape == (3, 1, 32, 32)
+    assert seen.mask(128).shape == (3, 1, 128, 128)
+    assert torch.allclose(seen.identity.norm(dim=1), torch.ones(3))
+    assert seen.features.shape == (3, SMALL.features) == (3, 8 + 12 + 16)
+    assert (seen.blur > 0).all()
+    assert (seen.camera.scale > 0).all()
+
+
+def test_pictures_do_not_depend_on_their_neighbours():
+    encoder, pictures = small_encoder(), torch.randn(5, 3, 64, 64).clamp(-1, 1)
+    whole = encoder.encode(pictures, batch=2)
+    for i in range(5):
+        one = encoder.encode(pictures[i : i + 1])
+        for a, b in ((whole.features, one.features), (whole.identity, one.identity), (whole.body_pose, one.body_pose)):
+            assert torch.allclose(a[i], b[0], atol=1e-5)
+        assert torch.allclose(whole.camera.label()[i], one.camera.label()[0], atol=1e-5)
+
+
+def test_sizes_are_averaged_down_and_enlarged():
+    picture = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert torch.equal(resample(picture, 4), picture)
+    assert resample(picture, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert resample(picture, 8).shape == (1, 1, 8, 8)
+    assert small_encoder().encode(torch.zeros(1, 3, 200, 200)).features.shape == (1, 36)
+
+
+def test_files_keep_the_network(tmp_path):
+    encoder = small_encoder()
+    encoder.feature_mean.fill_(0.25)
+    save_encoder(tmp_path / "e.safetensors", encoder, {"steps": 3})
+    again, info = load_encoder(tmp_path / "e.safetensors")
+    assert again.config == SMALL
+    assert info["about"] == {"steps": 3}
+    assert not again.training
+    pictures = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        a, b = encoder(pictures), again(pictures)
+    assert torch.allclose(a.features, b.features, atol=2e-2)
+    assert torch.allclose(a.identity, b.identity, atol=2e-2)
+
+
+def test_other_files_are_refused(tmp_path, tiny_weights):
+    with pytest.raises(CheckpointError, match="not a portrait encoder"):
+        load_encoder(tiny_weights)
+    with pytest.raises(CheckpointError, match="no weights file"):
+        load_encoder(tmp_path / "none.safetensors")
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="not written by portrait360"):
+        load_encoder(tmp_path / "a.safetensors")

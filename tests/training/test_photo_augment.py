@@ -1,0 +1,87 @@
+"""From synthetic portraits to pictures like photos."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from portrait360.geometry.cameras import camera_label
+from portrait360.training.photo_augment import MIN_BLUR, PhotoRanges, photo_batch
+
+NOTHING = PhotoRanges(
+    plain_crop=1.0, plain_background=0.0, other_background=0.0, grey=0.0, colour=0.0,
+    shrink=0.0, blur=0.0, noise=0.0, jpeg=0.0, cover=0.0,
+)  # fmt: skip
+
+
+def portraits(count: int = 8, side: int = 32):
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, side, side), generator=g, dtype=torch.uint8)
+    masks = torch.zeros(count, 1, side, side, dtype=torch.uint8)
+    masks[:, :, 8:24, 8:24] = 255
+    return images, masks, camera_label(torch.linspace(-3, 3, count), 0.1)
+
+
+def changed(seed: int = 0, **ranges):
+    images, masks, cameras = portraits()
+    recipe = dataclasses.replace(NOTHING, **ranges)
+    return images, masks, photo_batch(images, masks, cameras, torch.Generator().manual_seed(seed), recipe)
+
+
+def test_without_changes_pictures_stay():
+    images, masks, photos = changed()
+    # tested off the border of the mask: colours there pass through the mask twice
+    assert torch.allclose(photos.image, images / 127.5 - 1.0, atol=1e-4)
+    assert torch.allclose(photos.mask, masks / 255.0, atol=1e-5)
+    assert torch.allclose(photos.camera.label(), portraits()[2], atol=1e-5)
+    assert torch.allclose(photos.blur, torch.full((8,), MIN_BLUR))
+
+
+def test_the_generator_decides_everything():
+    everything = {f.name: getattr(PhotoRanges(), f.name) for f in dataclasses.fields(PhotoRanges)}
+    first, again, other = (changed(seed, **everything)[2] for seed in (1, 1, 2))
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.camera.label(), again.camera.label())
+    assert not torch.equal(first.image, other.image)
+    assert first.image.abs().max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        {"plain_crop": 0.0},
+        {"colour": 1.0},
+        {"grey": 1.0, "colour": 1.0},
+        {"shrink": 1.0},
+        {"blur": 1.0},
+        {"noise": 1.0},
+        {"jpeg": 1.0},
+        {"cover": 1.0},
+        {"plain_background": 1.0},
+        {"other_background": 1.0},
+    ],
+)
+def test_every_change_changes_pictures(ranges):
+    images, _, photos = changed(**ranges)
+    assert ((photos.image - (images / 127.5 - 1.0)).abs().amax(dim=(1, 2, 3)) > 0.01).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("ranges", [{"plain_background": 1.0}, {"other_background": 1.0}])
+def test_backgrounds_leave_the_person_alone(ranges):
+    images, masks, photos = changed(**ranges)
+    person = (masks == 255).expand_as(images)
+    assert torch.allclose(photos.image[person], (images / 127.5 - 1.0)[person], atol=1e-4)
+
+
+def test_blur_is_known():
+    _, _, sharp = changed()
+    _, _, soft = changed(blur=1.0)
+    spread = (soft.image.std(dim=(1, 2, 3)), sharp.image.std(dim=(1, 2, 3)))
+    assert (soft.blur > sharp.blur).all()
+    strong = soft.blur > 1.0
+    assert strong.any()
+    assert (spread[0] < 0.8 * spread[1])[strong].all()
+    _, _, small = changed(shrink=1.0)
+    assert (small.blur > sharp.blur).all()
