@@ -29,6 +29,8 @@ from portrait360.data.synthetic import PortraitSource
         ("--workers 0", "at least 1 worker"),
         ("--label-noise -1", "label noise must be"),
         ("--label-noise nan", "label noise must be"),
+        ("--views 0", "views of each person"),
+        ("--views 1000000", "views of each person"),
         ("--out {0}/folder.txt", r"must be a zip"),
         ("--out {0}/file/a.zip", "expected a folder"),
         ("--out {0}/other.zip", "exists already"),

@@ -256,7 +256,7 @@ def test_views_show_one_person_in_other_poses(source: PortraitSource, tiny_parts
         assert (other.phenotype, other.local, other.garment.name) == (first.phenotype, first.local, first.garment.name)
         assert other.skin == first.skin
         assert other.info == first.info
-        assert other.hair is first.hair
+        assert (other.hair.name, other.hair.colour.tolist()) == (first.hair.name, first.hair.colour.tolist())
         assert not np.allclose(other.head, first.head)
         assert other.yaw != first.yaw
         assert not np.allclose(other.lighting.directions, first.lighting.directions)
