@@ -11,12 +11,13 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
 	then echo $$python; break; fi; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test clean
+.PHONY: help demo test results clean
 
 help:
-	@echo "make demo   install into $(VENV), then make four portraits in out/demo"
-	@echo "make test   install into $(VENV), then run every check"
-	@echo "make clean  remove $(VENV) and out"
+	@echo "make demo     install into $(VENV), then make four portraits in out/demo"
+	@echo "make test     install into $(VENV), then run every check"
+	@echo "make results  rewrite the tables of docs/results.md from docs/measurements"
+	@echo "make clean    remove $(VENV) and out"
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/portrait360 generate --seeds 0-3 --out out/demo
@@ -26,6 +27,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
 	@$(BIN)/python -m pytest -q
+
+results: $(VENV)/.installed-demo
+	$(BIN)/python -m portrait360.evaluation.results
 
 clean:
 	rm -rf $(VENV) out

@@ -1,0 +1,1 @@
+"""Measuring models, and the tables of what was measured."""

@@ -1,0 +1,144 @@
+"""The tables of docs/results.md: a renderer makes lines of Markdown from a parsed JSON file.
+
+To add one, write a function from the parsed JSON to lines (`table` draws them) and name it in `RENDERERS`. It need not
+check its input: what it raises when something is missing or of another type becomes a sentence (`results.render`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Renderer = Callable[[Any], list[str]]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Markdown of a table. Cells are Markdown, numbers or None (empty); pipes are escaped, line breaks become spaces.
+
+    Raises:
+        ValueError: a row has another number of cells than there are columns.
+        TypeError: a cell is something else.
+    """
+    lines = [_line(columns), "|" + "---|" * len(columns)]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise ValueError(f"row {number} has {len(row)} cells, not {len(columns)}")
+        lines.append(_line(row))
+    return lines
+
+
+def _line(cells: Sequence[object]) -> str:
+    if isinstance(cells, str):
+        raise TypeError(f"expected a list of cells, not {cells!r}")
+    texts = [_cell(cell) for cell in cells]
+    return "".join(f"| {text} " if text else "| " for text in texts) + "|"
+
+
+def _cell(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, str | int | float):
+        return " ".join(str(cell).splitlines()).strip().replace("|", r"\|")
+    raise TypeError(f"a cell is text or a number, not {cell!r}")
+
+
+def plain(content: Any) -> list[str]:
+    """{"about": {"machine", "command", "date"}, "columns": [...], "rows": [[...], ...]}."""
+    for key in ("machine", "command", "date"):
+        if not content["about"][key]:
+            raise ValueError(f"{key!r} of 'about' is empty")
+    return table(content["columns"], content["rows"])
+
+
+_VIEWS = {
+    "first view, posed": "first view, posed",
+    "further, canonical": "further view, canonical",
+    "further, posed": "further view, posed",
+}
+_STAGES = {
+    "tri-grid": "tri-grid",
+    "background": "background",
+    "matter": "occupancy",
+    "deformation": "deformation",
+    "rendering, canonical": "rendering, canonical",
+    "posed": "rendering, posed",
+    "super-resolution": "super-resolution",
+    "discriminator": "discriminator",
+}
+
+
+def bench_views(bench: Any) -> list[str]:
+    """What `portrait360 bench` wrote: seconds for each view, each exact renderer below the fast one."""
+    rows: list[list[str]] = []
+    for name, found in _presets_in_use(bench).items():
+        rays, fast, exact = f"{found['rays']}²", found["views"], found.get("exact")
+        times = [f"{fast[view]:.2f} s" for view in _VIEWS.values()]
+        rows.append([f"`{name}`", rays, *times, f"{found['peak_mib']:.0f} MiB", _quality(exact) if exact else ""])
+        if exact:
+            slow = exact["views"]
+            times = [f"{slow[view]:.1f} s ({slow[view] / fast[view]:.0f}x)" for view in _VIEWS.values()]
+            rows.append(["exact renderer", rays, *times, f"{exact['peak_mib']:.0f} MiB", ""])
+    return table(["preset", "rays", *_VIEWS, "peak memory", "PSNR, canonical / posed"], rows)
+
+
+def _quality(exact: Any) -> str:
+    return f"{exact['psnr_db']['canonical']:.0f} / {exact['psnr_db']['posed']:.0f} dB"
+
+
+def bench_stages(bench: Any) -> list[str]:
+    """What `portrait360 bench` wrote: milliseconds for each stage; empty where a preset has no such stage."""
+    rows: list[list[str]] = []
+    for name, found in _presets_in_use(bench).items():
+        times = [found["stages"].get(stage) for stage in _STAGES.values()]
+        rows.append([f"`{name}`", *("" if time is None else f"{1000 * time:.0f}" for time in times)])
+    return table(["milliseconds", *_STAGES], rows)
+
+
+def _presets_in_use(bench: Any) -> dict[str, Any]:
+    """Without the tiny ones, which are for tests."""
+    return {name: found for name, found in bench["presets"].items() if not name.startswith("tiny")}
+
+
+def parity(content: Any) -> list[str]:
+    """What `official.parity --out` wrote: the largest error of each stage in each file; bold where it is too far."""
+    files = list(dict.fromkeys(row["file"] for row in content["rows"]))
+    stages: dict[str, list[Any]] = {}
+    for row in content["rows"]:
+        stages.setdefault(row["stage"], []).append(row)
+    rows: list[list[str]] = []
+    for stage, of_stage in stages.items():
+        allowed = ", ".join(dict.fromkeys(_allowed(row) for row in of_stage))
+        rows.append([stage, allowed, *(_worst([r for r in of_stage if r["file"] == file]) for file in files)])
+    rows += [[f"**not compared**: {name}", "", *("" for _ in files)] for name in content["not_compared"]]
+    return table(["stage", "tolerance", *(file.removesuffix(".npz") for file in files)], rows)
+
+
+def _worst(rows: list[Any]) -> str:
+    if not rows:
+        return ""
+    worst = _scientific(max(row["max_error"] for row in rows))
+    return worst if all(row["ok"] for row in rows) else f"**{worst}**"
+
+
+def _allowed(row: Any) -> str:
+    mean = row["mean_tolerance"]
+    limits = [_scientific(row["tolerance"]), *([] if mean is None else [f"mean {_scientific(mean)}"])]
+    return ", ".join(limits).replace(".0e", "e")
+
+
+def _scientific(value: float) -> str:
+    """As 4.2e-7, and 0."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+RENDERERS: dict[str, Renderer] = {
+    "plain": plain,
+    "bench-views": bench_views,
+    "bench-stages": bench_stages,
+    "parity": parity,
+}
+"""By the name that a marker gives after `#`; `plain` where it gives none."""
