@@ -32,7 +32,7 @@ def run_folder(tmp_path_factory, tiny_dataset) -> Path:
         ("--kimg 0", "--kimg must be above 0"),
         ("--kimg inf", "--kimg must be above 0"),
         ("--device warp", "'warp' is not a device"),
-        ("--device meta", "does not run on 'meta'"),
+        ("--device meta", "do not run on 'meta'"),
         ("--device cuda", "no usable CUDA GPU"),
         ("--out {0}/file", "is a file"),
         ("--resume", "no checkpoint to resume"),

@@ -82,6 +82,12 @@ def makehuman_folder(cache: Path | None = None) -> Path:
     return target
 
 
+def installed_makehuman_folder() -> Path | None:
+    """The folder of `makehuman_folder` if it is there already; nothing is fetched."""
+    target = cache_folder() / _FOLDER
+    return target if is_installed(target) else None
+
+
 def is_installed(folder: Path) -> bool:
     """Whether `folder` holds every file of its manifest with the recorded size."""
     try:

@@ -77,6 +77,10 @@ class PortraitDataset:
         """Whether every picture has a mask."""
         return self._mask_store is not None
 
+    def fingerprint(self) -> str:
+        """Changes when any file of the dataset does; see `Store.fingerprint`."""
+        return self._store.fingerprint()
+
     def name(self, index: int) -> str:
         """The path of a picture inside the dataset, with '/' between folders."""
         return self._images[index]

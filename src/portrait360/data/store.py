@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
@@ -32,6 +34,11 @@ class Store(Protocol):
 
     def read(self, name: str) -> bytes:
         """The content of a file of `names()`. Raises DatasetError when it is broken."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest that changes with the content, without reading it: names and sizes, and checksums (of a zip) or
+        times of change (of a folder)."""
         ...
 
 
@@ -72,6 +79,10 @@ class FolderStore:
             raise DatasetError(
                 f"{self.path / name} could not be read: {error.strerror}.", "Check its permissions."
             ) from error
+
+    def fingerprint(self) -> str:
+        states = ((name, (self.path / name).stat()) for name in self._names)
+        return _digest((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
 
 class ZipStore:
@@ -143,6 +154,9 @@ class ZipStore:
             raise self._broken(f"{name} does not match its checksum")
         return content
 
+    def fingerprint(self) -> str:
+        return _digest((name, info.file_size, info.CRC) for name, info in sorted(self._members.items()))
+
     def _open(self) -> IO[bytes]:
         """This thread's open file; opened anew after a fork, as the parent would move its position."""
         handle = getattr(self._local, "handle", None)
@@ -152,6 +166,13 @@ class ZipStore:
 
     def _broken(self, what: str) -> DatasetError:
         return DatasetError(f"the zip {self.path} is broken: {what}.", "Copy or download it again, or make it anew.")
+
+
+def _digest(entries: Iterable[tuple[str, int, int]]) -> str:
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(repr(entry).encode())
+    return digest.hexdigest()
 
 
 class _Handle:

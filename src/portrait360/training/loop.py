@@ -72,7 +72,7 @@ def train(
     """
     out = Path(out)
     chosen = _preset(preset, kimg)
-    target = _device(device)
+    target = choose_device(device)
     if resume and init is not None:
         raise InputError("--resume and --init exclude each other.", "--resume goes on from the run's own checkpoint.")
     found = _found_checkpoints(out, resume)
@@ -187,20 +187,6 @@ def _preset(name: str, kimg: float | None) -> Preset:
     if not (math.isfinite(kimg) and kimg > 0):
         raise InputError(f"--kimg must be above 0, not {kimg}.", "It is the length of training in thousand images.")
     return dataclasses.replace(preset, training=dataclasses.replace(preset.training, total_kimg=float(kimg)))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"{name!r} is not a device.", "Use cpu, cuda or cuda:0.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"training does not run on {name!r}.", "Use cpu, cuda or cuda:0.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("this machine has no usable CUDA GPU.", "Use --device cpu.")
-    return device
 
 
 def _found_checkpoints(out: Path, resume: bool) -> list[Path]:

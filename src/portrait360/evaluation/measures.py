@@ -1,0 +1,232 @@
+"""The numbers of `portrait360 evaluate`: each a function of sets of pictures, with its name, unit and direction.
+
+Every function takes a `SampleSet` in the role of the generated pictures and, where it compares, one of real pictures.
+Real pictures in the first role give the noise floor, changed ones the table of corruptions.
+docs/evaluation.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from portrait360.evaluation.metrics import (
+    diversity,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    sliced_wasserstein,
+    wasserstein_1d,
+)
+from portrait360.evaluation.samples import SampleSet
+from portrait360.geometry.cameras import yaw_pitch
+from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
+
+Better = Literal["lower", "higher", "as data"]
+
+SECTORS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
+"""Eight sectors of 45 degrees, centred at yaw 0, 45, ... degrees (positive towards the subject's left)."""
+
+BEHIND = math.radians(135.0)
+"""Pictures taken from beyond this yaw show the back of the head."""
+
+FRONTAL = math.radians(60.0)
+"""Seen from less than this yaw, a person shows the face."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a number is. `group` orders the table."""
+
+    group: str
+    better: Better
+    unit: str
+    title: str
+
+
+def _fidelity(suffix: str, how: str) -> dict[str, Measure]:
+    group = "fidelity"
+    return {
+        f"frechet{suffix}": Measure(group, "lower", "", f"Fréchet distance{how}"),
+        f"kernel{suffix}": Measure(group, "lower", "x1000", f"kernel distance{how}"),
+        f"frechet_head{suffix}": Measure(group, "lower", "", f"Fréchet distance of heads{how}"),
+        f"precision{suffix}": Measure(group, "higher", "", f"precision{how}"),
+        f"recall{suffix}": Measure(group, "higher", "", f"recall{how}"),
+        f"sliced_wasserstein{suffix}": Measure(group, "lower", "x1000", f"sliced Wasserstein distance{how}"),
+        f"inception_frechet{suffix}": Measure(group, "lower", "", f"Fréchet distance, Inception{how}"),
+        f"inception_kernel{suffix}": Measure(group, "lower", "x1000", f"kernel distance, Inception{how}"),
+    }
+
+
+MEASURES: dict[str, Measure] = {
+    **_fidelity("", ""),
+    **_fidelity("_random", ", rendered independently"),
+    "yaw_error": Measure("camera", "lower", "degrees", "yaw, median error"),
+    "pitch_error": Measure("camera", "lower", "degrees", "pitch, median error"),
+    "back_faces": Measure("camera", "lower", "share", "faces on the back of the head"),
+    "d_neck_error": Measure("body pose", "lower", "degrees", "discriminator: neck"),
+    "d_head_error": Measure("body pose", "lower", "degrees", "discriminator: head"),
+    "d_neck_error_real": Measure("body pose", "lower", "degrees", "discriminator, real pictures: neck"),
+    "d_head_error_real": Measure("body pose", "lower", "degrees", "discriminator, real pictures: head"),
+    "coarse_neck_error_real": Measure("body pose", "lower", "degrees", "coarse labels, real pictures: neck"),
+    "coarse_head_error_real": Measure("body pose", "lower", "degrees", "coarse labels, real pictures: head"),
+    "mean_neck_error_real": Measure("body pose", "lower", "degrees", "always the mean pose, real pictures: neck"),
+    "mean_head_error_real": Measure("body pose", "lower", "degrees", "always the mean pose, real pictures: head"),
+    "encoder_neck_error": Measure("body pose", "lower", "degrees", "encoder against the rendered pose: neck"),
+    "encoder_head_error": Measure("body pose", "lower", "degrees", "encoder against the rendered pose: head"),
+    "pose_distribution": Measure("body pose", "lower", "degrees", "distribution of poses, Wasserstein-1"),
+    "coarse_pose_distribution": Measure("body pose", "lower", "degrees", "the same of the coarse labels"),
+    "identity_similarity": Measure("consistency", "higher", "cosine", "same person from another side"),
+    "identity_retrieval": Measure("consistency", "higher", "share", "found again from another side"),
+    "reprojection_colour": Measure("consistency", "lower", "of 255", "colour, 20 degrees further"),
+    "reprojection_depth": Measure("consistency", "lower", "units", "depth, 20 degrees further"),
+    "reprojection_agreement": Measure("consistency", "higher", "share", "surface confirmed 20 degrees further"),
+    "whole_meshes": Measure("geometry", "higher", "share", "watertight meshes of one piece"),
+    "floating_matter": Measure("geometry", "lower", "share", "volume outside of the largest piece"),
+    "back_of_head": Measure("geometry", "as data", "units", "back of the head behind the neck joint"),
+    "head_depth": Measure("geometry", "as data", "units", "head from front to back"),
+    "head_width": Measure("geometry", "as data", "units", "head from side to side"),
+    "identity_distance": Measure("diversity", "as data", "1 - cosine", "distance of two persons, mean"),
+    "nearest_identity": Measure("diversity", "as data", "1 - cosine", "distance to the most similar person, mean"),
+}
+"""Every key of the `measures` of m.json, in the order of the table."""
+
+
+def fidelity(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]:
+    """Distances between two sets of pictures. Sets should be of one size, as most values fall with it."""
+    a, b = real.features.numpy(), samples.features.numpy()
+    coverage = precision_recall(a, b)
+    values = {
+        "frechet": frechet_distance(a, b),
+        "kernel": 1000.0 * kernel_distance(a, b, seed=seed).mean,
+        "precision": coverage.precision,
+        "recall": coverage.recall,
+        "sliced_wasserstein": sliced_wasserstein(real.images.numpy(), samples.images.numpy(), seed=seed).mean,
+    }
+    if real.head_features is not None and samples.head_features is not None:
+        values["frechet_head"] = frechet_distance(real.head_features.numpy(), samples.head_features.numpy())
+    if real.further_features is not None and samples.further_features is not None:
+        a, b = real.further_features.numpy(), samples.further_features.numpy()
+        values["inception_frechet"] = frechet_distance(a, b)
+        values["inception_kernel"] = 1000.0 * kernel_distance(a, b, seed=seed).mean
+    return values
+
+
+def angle_between(a: Float[Tensor, " N"], b: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Unsigned difference of two directions, 0 to pi radians."""
+    return torch.remainder(a - b + math.pi, 2.0 * math.pi).sub(math.pi).abs()
+
+
+def camera_truth(samples: SampleSet) -> dict[str, float]:
+    """What the encoder says about where pictures were taken from, against where they were."""
+    yaw, pitch = yaw_pitch(samples.camera)
+    error = angle_between(yaw, samples.seen_yaw)
+    values = {
+        "yaw_error": _degrees(error.median()),
+        "pitch_error": _degrees((pitch - samples.seen_pitch).abs().median()),
+    }
+    behind = yaw.abs() > BEHIND
+    if behind.any():
+        values["back_faces"] = (samples.seen_yaw[behind].abs() < FRONTAL).float().mean().item()
+    return values
+
+
+def yaw_sector(yaw: Float[Tensor, " N"]) -> Tensor:
+    """Index into SECTORS of each yaw, radians."""
+    return torch.remainder(torch.round(yaw / (math.pi / 4.0)), 8).long()
+
+
+def sector_errors(samples: SampleSet) -> dict[str, dict[str, float | int | None]]:
+    """Per sector: pictures, median error of the yaw and of the pitch in degrees (None of no pictures)."""
+    yaw, pitch = yaw_pitch(samples.camera)
+    sector = yaw_sector(yaw)
+    error = angle_between(yaw, samples.seen_yaw)
+    tilt = (pitch - samples.seen_pitch).abs()
+    out: dict[str, dict[str, float | int | None]] = {}
+    for index, name in enumerate(SECTORS):
+        inside = sector == index
+        count = int(inside.sum())
+        out[name] = {
+            "pictures": count,
+            "yaw_error": _degrees(error[inside].median()) if count else None,
+            "pitch_error": _degrees(tilt[inside].median()) if count else None,
+        }
+    return out
+
+
+def rotation_errors(a: Float[Tensor, "N 6"], b: Float[Tensor, "N 6"]) -> Float[Tensor, "N 2"]:
+    """Angle of the rotation between two poses' necks and heads, radians."""
+    first, second = (axis_angle_to_matrix(p.double().unflatten(1, (2, 3))) for p in (a, b))
+    return geodesic_angle(first, second).float()
+
+
+def pose_errors(name: str, guess: Float[Tensor, "N 6"], truth: Float[Tensor, "N 6"]) -> dict[str, float]:
+    """Mean angle of neck and head between two sets of poses, degrees."""
+    neck, head = rotation_errors(guess, truth).mean(0)
+    return {f"{name}_neck_error": _degrees(neck), f"{name}_head_error": _degrees(head)}
+
+
+def pose_truth(samples: SampleSet) -> dict[str, float]:
+    """Body poses that the discriminator and the encoder see, against the true ones; nothing where those are unknown."""
+    if samples.body_pose is None:
+        return {}
+    return pose_errors("d", samples.predicted_pose, samples.body_pose) | pose_errors(
+        "encoder", samples.seen_pose, samples.body_pose
+    )
+
+
+def real_pose_truth(real: SampleSet) -> dict[str, float]:
+    """The discriminator's poses of real pictures against the exact ones, and those it has to beat."""
+    if real.body_pose is None:
+        return {}
+    values = pose_errors("d", real.predicted_pose, real.body_pose)
+    values |= pose_errors("mean", real.body_pose.mean(0, keepdim=True).expand_as(real.body_pose), real.body_pose)
+    if real.coarse_pose is not None:
+        values |= pose_errors("coarse", real.coarse_pose, real.body_pose)
+        values["coarse_pose_distribution"] = pose_distance(real.coarse_pose, real.body_pose)
+    return {name if name == "coarse_pose_distribution" else f"{name}_real": v for name, v in values.items()}
+
+
+def pose_distance(a: Float[Tensor, "N 6"], b: Float[Tensor, "M 6"]) -> float:
+    """Wasserstein-1 distance of the six numbers of body poses, each on its own, mean in degrees."""
+    return math.degrees(float(wasserstein_1d(a.numpy(), b.numpy()).mean()))
+
+
+def variety(samples: SampleSet) -> dict[str, float]:
+    """How different the persons are from each other."""
+    found = diversity(samples.identity.numpy())
+    return {"identity_distance": found.pairwise, "nearest_identity": found.nearest}
+
+
+def set_measures(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]:
+    """Everything that two sets of single pictures tell."""
+    values = fidelity(real, samples, seed) | camera_truth(samples) | pose_truth(samples) | variety(samples)
+    if real.body_pose is not None and samples.body_pose is not None:
+        values["pose_distribution"] = pose_distance(samples.body_pose, real.body_pose)
+    return values
+
+
+def finite(values: dict[str, float]) -> dict[str, float]:
+    """Only the numbers."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def mean_where(values: Float[Tensor, " N"], chosen: Bool[Tensor, " N"] | None = None) -> float:
+    """Mean of the finite values; NaN of none."""
+    kept = values[torch.isfinite(values)] if chosen is None else values[chosen & torch.isfinite(values)]
+    return kept.mean().item() if len(kept) else math.nan
+
+
+def _degrees(angle: Tensor) -> float:
+    return math.degrees(angle.item())
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Mean, and standard deviation (n - 1) of some values; of one value the latter is 0."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,0 +1,315 @@
+"""Sets of pictures as the measurements see them: what the encoder and the discriminator say about each one.
+
+Real and generated pictures go the same way: at the model's resolution, before plain grey where the model has no
+background of its own, as bytes, then through the same networks. `evaluation/measures.py` compares such sets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from portrait360.config import ModelConfig
+from portrait360.data.dataset import PortraitDataset
+from portrait360.geometry.cameras import zoom_camera
+from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.encoder import PortraitEncoder
+from portrait360.model.generator import Generator, RenderDraws, Scene
+from portrait360.model.rendering import Occupancy
+from portrait360.portrait import find_matter
+from portrait360.pose import network_pictures
+
+HEAD_WINDOW = 0.5
+"""Side of the middle part of the picture that shows the head, for the measures of heads."""
+
+KEPT_SIDE = 256
+"""Pictures are kept at most at this side, as bytes."""
+
+_AT_ONCE = 32
+
+Extractor = Callable[[Float[Tensor, "B 3 H H"]], Float[Tensor, "B D"]]
+"""Further features of pictures in [-1, 1], for instance Inception's."""
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """N pictures and what is known, and seen, about them. Angles in radians; None = not known."""
+
+    pictures: UInt8[Tensor, "N 3 P P"]
+    camera: Float[Tensor, "N 25"]
+    """Where they were taken from."""
+    features: Float[Tensor, "N F"]
+    identity: Float[Tensor, "N I"]
+    seen_yaw: Float[Tensor, " N"]
+    seen_pitch: Float[Tensor, " N"]
+    seen_pose: Float[Tensor, "N 6"]
+    """Yaw, pitch and body pose as the encoder sees them."""
+    predicted_pose: Float[Tensor, "N 6"]
+    """The body pose as the discriminator sees it, told the camera."""
+    body_pose: Float[Tensor, "N 6"] | None = None
+    """The true one: exact labels, or what the picture was rendered with."""
+    coarse_pose: Float[Tensor, "N 6"] | None = None
+    head_features: Float[Tensor, "N F"] | None = None
+    """Features of the middle of the picture, seen by a camera of its own."""
+    further_features: Float[Tensor, "N D"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(self, rows: Int[Tensor, " M"]) -> SampleSet:
+        """Some of the pictures."""
+        return _each(lambda name: None if getattr(self, name) is None else getattr(self, name)[rows])
+
+    @property
+    def images(self) -> Float[Tensor, "N 3 P P"]:
+        """The pictures in [-1, 1]."""
+        return self.pictures.float() / 127.5 - 1.0
+
+
+def _each(get: Callable[[str], Tensor | None]) -> SampleSet:
+    return SampleSet(**{field.name: get(field.name) for field in dataclasses.fields(SampleSet)})  # pyright: ignore
+
+
+def join(parts: Sequence[SampleSet]) -> SampleSet:
+    """Sets one after the other; what one of them lacks, the whole lacks."""
+
+    def get(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if any(v is None for v in values) else torch.cat(values)
+
+    return _each(get)
+
+
+def as_bytes(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
+    """Pictures in [-1, 1] as the bytes that a viewer gets."""
+    return images.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The networks that look at pictures of one model."""
+
+    encoder: PortraitEncoder
+    discriminator: Discriminator
+    further: Extractor | None = None
+
+    @torch.no_grad()
+    def look(
+        self,
+        pictures: Pictures,
+        camera: Float[Tensor, "B 25"],
+        heads: Float[Tensor, "B 3 H H"] | None,
+        *,
+        body_pose: Float[Tensor, "B 6"] | None = None,
+        coarse_pose: Float[Tensor, "B 6"] | None = None,
+        known: dict[str, Tensor] | None = None,
+    ) -> SampleSet:
+        """What is seen in pictures at the model's sizes.
+
+        Args:
+            pictures, camera: what to look at, on the networks' device.
+            heads: pictures of the middle parts.
+            body_pose, coarse_pose: what is known about them.
+            known: what `encodings` gave for these pictures before; else the encoder looks at them.
+        """
+        stored = as_bytes(pictures.image)
+        shown = stored.float() / 127.5 - 1.0
+        encodings = self.encodings(shown, heads) if known is None else known
+        if stored.shape[-1] > KEPT_SIDE:
+            stored = as_bytes(F.interpolate(shown, size=(KEPT_SIDE, KEPT_SIDE), mode="area"))
+        # one part per picture: the deviation over the minibatch must not depend on the neighbours
+        predicted = self.discriminator.predict_pose(pictures, camera, parts=len(stored))
+        return SampleSet(
+            pictures=stored.cpu(),
+            camera=camera.cpu(),
+            predicted_pose=predicted.cpu(),
+            body_pose=None if body_pose is None else body_pose.cpu(),
+            coarse_pose=None if coarse_pose is None else coarse_pose.cpu(),
+            **encodings,
+        )
+
+    def encodings(self, shown: Float[Tensor, "B 3 H H"], heads: Float[Tensor, "B 3 H H"] | None) -> dict[str, Tensor]:
+        """What does not depend on the model that is measured, by the names of `SampleSet`."""
+        seen = self.encoder.encode(shown)
+        out = {
+            "features": seen.features,
+            "identity": seen.identity,
+            "seen_yaw": seen.camera.yaw,
+            "seen_pitch": seen.camera.pitch,
+            "seen_pose": seen.body_pose,
+        }
+        if heads is not None:
+            out["head_features"] = self.encoder.encode(as_bytes(heads).float() / 127.5 - 1.0).features
+        if self.further is not None:
+            out["further_features"] = self.further(shown)
+        return {name: value.cpu() for name, value in out.items()}
+
+
+# ---- real pictures ----
+
+
+def has_heads(data: PortraitDataset, resolution: int) -> bool:
+    """Whether the middle of the dataset's pictures still has `resolution` pixels."""
+    return data.resolution * HEAD_WINDOW >= resolution
+
+
+class RealPictures:
+    """Pictures of a dataset, looked at by row."""
+
+    def __init__(self, data: PortraitDataset, exact: PortraitDataset | None, model: ModelConfig) -> None:
+        self.data, self.exact, self.model = data, exact, model
+        self.with_heads = has_heads(data, model.resolution)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def look(
+        self,
+        rows: Int[Tensor, " M"],
+        judge: Judge,
+        advance: Callable[[int], None],
+        known: dict[str, Tensor] | None = None,
+    ) -> SampleSet:
+        """What the judge sees in the pictures of these rows; `known` as in `Judge.look`, for all rows."""
+        device = next(judge.encoder.parameters()).device
+        parts = []
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            shown, heads = self._pictures(some)
+            parts.append(
+                judge.look(
+                    _to(shown, device),
+                    self.data.cameras[some].to(device),
+                    None if heads is None else heads.to(device),
+                    body_pose=None if self.exact is None else self.exact.body_poses[some],
+                    coarse_pose=self.data.body_poses[some] if self.data.label_kind == "coarse" else None,
+                    known=None if known is None else {k: v[start : start + _AT_ONCE] for k, v in known.items()},
+                )
+            )
+            advance(len(some))
+        return join(parts)
+
+    def read(self, row: int) -> tuple[UInt8[ndarray, "H W 3"], UInt8[ndarray, "H W"]]:
+        """A picture and its mask."""
+        return self.data.image(row), self.data.mask(row)
+
+    def _pictures(self, rows: Int[Tensor, " M"]) -> tuple[Pictures, Tensor | None]:
+        """Pictures at the model's sizes, and their middle parts."""
+        images, masks = (
+            torch.stack([torch.from_numpy(v.copy()) for v in column])
+            for column in zip(*(self.read(row) for row in rows.tolist()), strict=True)
+        )
+        image, mask = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0, masks[:, None].float() / 255.0
+        shown = network_pictures(self.model, image, mask)
+        if not self.with_heads:
+            return shown, None
+        margin = round(self.data.resolution * (1.0 - HEAD_WINDOW) / 2.0)
+        middle = slice(margin, self.data.resolution - margin)
+        return shown, network_pictures(self.model, image[..., middle, middle], mask[..., middle, middle]).image
+
+
+def _to(pictures: Pictures, device: torch.device) -> Pictures:
+    return pictures.map(lambda t: t.to(device))
+
+
+# ---- generated pictures ----
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Generated portraits seen in two ways.
+
+    `same`: the camera and pose that the person was drawn for. `random`: others, drawn independently; what counts
+    for a person that can be looked at from everywhere.
+    """
+
+    same: SampleSet
+    random: SampleSet
+
+
+@dataclass(frozen=True)
+class People:
+    """Scenes of some persons, the cameras and poses they were drawn for, and where they have matter."""
+
+    scene: Scene
+    camera: Float[Tensor, "B 25"]
+    body_pose: Float[Tensor, "B 6"]
+    draws: RenderDraws
+
+
+@torch.no_grad()
+def draw_people(generator: Generator, cameras: Float[Tensor, "N 25"], count: int, draws: torch.Generator) -> People:
+    """New persons as training draws them: untruncated, conditioned on a camera of the data and a pose of the branch.
+
+    The pose belongs to the camera and a latent of its own (official_model 10.15, `G_predict`).
+    """
+    camera = cameras[torch.randint(len(cameras), (count,), generator=draws)]
+    z, other = torch.randn(2, count, generator.config.z_dim, generator=draws)
+    device = next(generator.parameters()).device
+    camera, z, other = camera.to(device), z.to(device), other.to(device)
+    pose = generator.pose_branch(other, camera)
+    seed = int(torch.randint(1 << 31, (1,), generator=draws))
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
+        torch.manual_seed(seed)  # of the noise in synthesis layers
+        scene = generator.scene(generator.map(z, camera, pose), noise_mode="random")
+    matter = find_matter(generator, scene)
+    return People(scene, camera, pose, RenderDraws(occupancy=None if matter is None else Occupancy(matter, 0)))
+
+
+def head_camera(camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 25"]:
+    """The camera that sees the middle part of the picture."""
+    return zoom_camera(camera, 1.0 / HEAD_WINDOW)
+
+
+@torch.no_grad()
+def draw_generated(
+    generator: Generator,
+    judge: Judge,
+    cameras: Float[Tensor, "N 25"],
+    count: int,
+    seed: int,
+    advance: Callable[[int], None],
+    *,
+    heads: bool = True,
+    batch: int = 16,
+) -> Drawn:
+    """Draw `count` persons and look at each in both ways.
+
+    Args:
+        generator, judge: the model and what looks at it.
+        cameras: the data's, from which cameras are drawn.
+        count, seed: how many persons, and which.
+        advance: told how many persons are done.
+        heads: also render the middle parts.
+        batch: persons at a time.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    has_raw = generator.config.superresolution is not None
+    same, random = [], []
+    for start in range(0, count, batch):
+        people = draw_people(generator, cameras, min(batch, count - start), draws)
+        others = draw_views(generator, cameras, len(people.camera), draws)
+        for (camera, pose), parts in (((people.camera, people.body_pose), same), (others, random)):
+            out = generator.render(people.scene, camera, pose, draws=people.draws)
+            closer = generator.render(people.scene, head_camera(camera), pose, draws=people.draws) if heads else None
+            pictures = Pictures(out.image, out.raw if has_raw else None, out.mask)
+            parts.append(judge.look(pictures, camera, None if closer is None else closer.image, body_pose=pose))
+        advance(len(people.camera))
+    return Drawn(join(same), join(random))
+
+
+def draw_views(
+    generator: Generator, cameras: Float[Tensor, "N 25"], count: int, draws: torch.Generator
+) -> tuple[Float[Tensor, "B 25"], Float[Tensor, "B 6"]]:
+    """Cameras of the data and poses of the branch that have to do with nobody."""
+    device = next(generator.parameters()).device
+    camera = cameras[torch.randint(len(cameras), (count,), generator=draws)].to(device)
+    z = torch.randn(count, generator.config.z_dim, generator=draws).to(device)
+    return camera, generator.pose_branch(z, camera)
