@@ -34,3 +34,46 @@ def tiny_dataset(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "tiny.zip"
     write_fake_dataset(path, coarse=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def body():
+    """Anny's body; loads once (a minute on a fresh machine)."""
+    from portrait360.data.anny_body import AnnyBody
+
+    return AnnyBody()
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(body, tmp_path_factory) -> Path:
+    """A small set of hair, clothes and skins that needs no npm."""
+    from tiny_parts import write_tiny_parts
+
+    return write_tiny_parts(tmp_path_factory.mktemp("parts"), body)
+
+
+@pytest.fixture(scope="session")
+def source(tiny_parts: Path):
+    """Draws synthetic portraits from the small set."""
+    from portrait360.data.synthetic import PortraitSource
+
+    return PortraitSource(tiny_parts)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> Path:
+    """The file of a small portrait encoder, untrained."""
+    import torch
+
+    from portrait360.checkpoint import save_encoder
+    from portrait360.model.encoder import EncoderConfig, PortraitEncoder
+
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    config = EncoderConfig(
+        resolution=32, stem=8, channels=(8, 8, 8, 8), blocks=1, mask_channels=8, hidden=16, identity=8
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = PortraitEncoder(config).eval()
+    save_encoder(path, encoder, {"trained": "not at all"})
+    return path

@@ -56,7 +56,6 @@ def test_frechet_is_the_formula_with_a_root_of_a_matrix(n, m):
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`:UserWarning")  # that it keeps all features
 def test_frechet_and_kernel_distance_are_those_of_torchmetrics():
-    pytest.importorskip("torchmetrics", reason="compared where torchmetrics is installed")
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance

@@ -9,7 +9,15 @@ from safetensors.torch import save_file
 
 from portrait360.checkpoint import load_encoder, save_encoder
 from portrait360.geometry.cameras import camera_label, project
-from portrait360.model.encoder import CameraEstimate, EncoderConfig, PortraitEncoder, crop_grid, resample
+from portrait360.model.encoder import (
+    CameraEstimate,
+    EncoderConfig,
+    PortraitEncoder,
+    crop_grid,
+    resample,
+    to_body,
+    to_view,
+)
 from portrait360.types import CheckpointError
 
 SMALL = EncoderConfig(resolution=64, stem=8, channels=(8, 8, 12, 16), blocks=1, mask_channels=8, hidden=16, identity=8)
@@ -108,3 +116,17 @@ def test_other_files_are_refused(tmp_path, tiny_weights):
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="not written by portrait360"):
         load_encoder(tmp_path / "a.safetensors")
+
+
+def test_poses_in_camera_coordinates():
+    camera, pose = some_cameras(), torch.randn(5, 6) * 0.3
+    assert torch.allclose(to_body(to_view(pose, camera), camera), pose, atol=1e-5)
+    # a nod (about X, the subject's left) seen from the left is a turn about the viewing direction, from the front not
+    zero = torch.zeros(2)
+    two = CameraEstimate(torch.tensor([torch.pi / 2, 0.0]), zero, zero, zero + 1, torch.zeros(2, 2))
+    nod = torch.tensor([[0.3, 0.0, 0.0, 0.0, 0.0, 0.0]]).expand(2, -1)
+    seen = to_view(nod, two)
+    assert seen[0, 2].abs() == pytest.approx(0.3, abs=1e-2)
+    assert seen[1, 2].abs() < 0.01
+    output = small_encoder()(torch.randn(2, 3, 64, 64))
+    assert torch.allclose(to_view(output.body_pose, output.camera), output.view_pose, atol=1e-5)

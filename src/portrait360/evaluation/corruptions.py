@@ -30,7 +30,7 @@ from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
 from portrait360.data.synthetic import PortraitSource
 from portrait360.evaluation import measures
-from portrait360.evaluation.evaluate import SEEDS, geometry_measures
+from portrait360.evaluation.evaluate import COARSE_STEP, SEEDS, geometry_measures
 from portrait360.evaluation.geometry import against_bodies, portrait_geometry
 from portrait360.evaluation.pairs import Pairs, synthetic_pairs
 from portrait360.evaluation.samples import Judge, RealPictures, SampleSet
@@ -188,7 +188,7 @@ def mesh_scores(portraits: list[Portrait], advance: Callable[[int], None]) -> Sc
     for name, change in changes.items():
         found = []
         for portrait in portraits:
-            found.append(portrait_geometry(Changed(portrait, change)))
+            found.append(portrait_geometry(Changed(portrait, change), COARSE_STEP))
             advance(1)
         out[name] = geometry_measures(against_bodies(found))[0]
     return out

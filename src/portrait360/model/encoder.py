@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from portrait360.geometry.cameras import FOCAL, camera_label
+from portrait360.geometry.cameras import FOCAL, cam2world, camera_label
 
 POSE_UNIT = 0.2
 """Body poses are predicted in units of so many radians, about their standard deviation."""
@@ -68,6 +68,8 @@ class Encoded:
     camera: CameraEstimate
     body_pose: Float[Tensor, "B 6"]
     """Neck, then head axis-angle, radians."""
+    view_pose: Float[Tensor, "B 6"]
+    """The same with the axes in camera coordinates (right, down, forward)."""
     mask_logits: Float[Tensor, "B 1 M M"]
     """At half of the encoder's resolution."""
     identity: Float[Tensor, "B I"]
@@ -151,7 +153,8 @@ class PortraitEncoder(nn.Module):
         )
         return Encoded(
             camera=camera,
-            body_pose=numbers[:, 7:13] * POSE_UNIT,
+            body_pose=to_body(numbers[:, 7:13] * POSE_UNIT, camera),
+            view_pose=numbers[:, 7:13] * POSE_UNIT,
             mask_logits=self._mask_logits(maps),
             identity=F.normalize(self.identity(torch.cat([places, means], dim=1)), dim=1),
             features=self.standardised(means),
@@ -187,6 +190,22 @@ def resample(pictures: Float[Tensor, "B C H H"], side: int) -> Float[Tensor, "B 
     return F.interpolate(pictures, size=(side, side), mode="bilinear", align_corners=False)
 
 
+def to_view(pose: Float[Tensor, "B 6"], camera: CameraEstimate) -> Float[Tensor, "B 6"]:
+    """The axes of a body pose in camera coordinates.
+
+    That is how pictures show turns: a nod is a turn in the picture when seen from the side, and a foreshortening when
+    seen from the front. A network that had to say which, for every yaw, learned next to nothing about poses.
+    """
+    rotation = cam2world(camera.label())[:, :3, :3]
+    return torch.einsum("bji,bpj->bpi", rotation, pose.unflatten(1, (2, 3))).flatten(1)
+
+
+def to_body(view_pose: Float[Tensor, "B 6"], camera: CameraEstimate) -> Float[Tensor, "B 6"]:
+    """The inverse of `to_view`."""
+    rotation = cam2world(camera.label())[:, :3, :3]
+    return torch.einsum("bij,bpj->bpi", rotation, view_pose.unflatten(1, (2, 3))).flatten(1)
+
+
 def _joined(parts: list[Encoded]) -> Encoded:
     def cat(get) -> Tensor:
         return torch.cat([get(part) for part in parts])
@@ -201,6 +220,7 @@ def _joined(parts: list[Encoded]) -> Encoded:
     return Encoded(
         camera,
         cat(lambda e: e.body_pose),
+        cat(lambda e: e.view_pose),
         cat(lambda e: e.mask_logits),
         cat(lambda e: e.identity),
         cat(lambda e: e.features),

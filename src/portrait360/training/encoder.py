@@ -25,7 +25,7 @@ from portrait360.checkpoint import fill_module, module_tensors, read_tensors, sa
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
 from portrait360.data.sampling import mirrored
-from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder
+from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder, to_view
 from portrait360.threads import settle_threads
 from portrait360.training.photo_augment import PhotoBatch, photo_batch
 from portrait360.types import DatasetError
@@ -127,7 +127,7 @@ def encoder_losses(
         "roll": robust((camera.roll - truth.roll) / 0.2),
         "scale": robust((camera.scale / truth.scale).log() / 0.3),
         "offset": robust((camera.offset - truth.offset) / 0.08),
-        "pose": 3.0 * robust((seen.body_pose - poses) / POSE_UNIT),
+        "pose": 3.0 * robust((seen.view_pose - to_view(poses, truth)) / POSE_UNIT),
         "mask": 4.0 * F.binary_cross_entropy_with_logits(seen.mask_logits, mask),
         "identity": 0.5 * contrastive_loss(seen.identity, temperature),
         "blur": 0.5 * robust((seen.blur / photos.blur).log2()),

@@ -1,0 +1,135 @@
+"""Real and generated pictures on their way to the networks that judge them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fake_portraits import write_fake_dataset
+from portrait360.checkpoint import load_encoder, load_weights
+from portrait360.data.dataset import PortraitDataset
+from portrait360.evaluation.samples import (
+    HEAD_WINDOW,
+    Judge,
+    RealPictures,
+    draw_generated,
+    draw_people,
+    has_heads,
+    head_camera,
+)
+from portrait360.geometry.cameras import camera_label, project
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_weights):
+    return load_weights(tiny_weights)
+
+
+@pytest.fixture(scope="module")
+def judge(weights, tiny_encoder) -> Judge:
+    return Judge(load_encoder(tiny_encoder)[0], weights.discriminator)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "d.zip"
+    write_fake_dataset(path, count=40, resolution=64, coarse=True)
+    return path
+
+
+def nothing(_: int) -> None:
+    pass
+
+
+def test_real_pictures_are_brought_to_the_model(data, weights, judge):
+    dataset = PortraitDataset(data)
+    model = dataclasses.replace(weights.generator.config, background=None, plain_background=0.0)
+    exact = PortraitDataset(data, labels="exact")
+    real = RealPictures(dataset, exact, model)
+    rows = torch.tensor([3, 0, 35])
+    seen = real.look(rows, judge, nothing)
+    for place, row in enumerate(rows.tolist()):
+        image = torch.from_numpy(dataset.image(row).copy()).permute(2, 0, 1).float()
+        mask = torch.from_numpy(dataset.mask(row).copy()).float() / 255.0
+        whole = image * mask + 127.5 * (1.0 - mask)
+        expected = F.interpolate(whole[None], size=(32, 32), mode="area")[0]
+        assert (seen.pictures[place].float() - expected).abs().max() <= 1.0
+    assert torch.equal(seen.camera, dataset.cameras[rows])
+    assert torch.equal(seen.body_pose, exact.body_poses[rows])
+    assert torch.equal(seen.coarse_pose, dataset.body_poses[rows])
+    middle = as_images(dataset, rows)[:, :, 16:48, 16:48]
+    expected = judge.encoder.encode((middle * 127.5 + 127.5).round() / 127.5 - 1.0).features
+    assert torch.allclose(seen.head_features, expected, atol=0.05)
+
+
+def as_images(dataset: PortraitDataset, rows: torch.Tensor) -> torch.Tensor:
+    """Pictures before grey, [-1, 1]."""
+    out = []
+    for row in rows.tolist():
+        image = torch.from_numpy(dataset.image(row).copy()).permute(2, 0, 1).float() / 127.5 - 1.0
+        out.append(image * (torch.from_numpy(dataset.mask(row).copy()).float() / 255.0))
+    return torch.stack(out)
+
+
+def test_pictures_are_judged_one_by_one(data, weights, judge):
+    real = RealPictures(PortraitDataset(data), None, weights.generator.config)
+    whole, one = real.look(torch.arange(35), judge, nothing), real.look(torch.tensor([34]), judge, nothing)
+    for name in ("features", "identity", "seen_yaw", "predicted_pose"):
+        assert torch.allclose(getattr(whole, name)[34], getattr(one, name)[0], atol=1e-5), name
+
+
+def test_known_encodings_are_taken(data, weights, judge):
+    real = RealPictures(PortraitDataset(data), None, weights.generator.config)
+    rows = torch.arange(5)
+    seen = real.look(rows, judge, nothing)
+    names = ("features", "identity", "seen_yaw", "seen_pitch", "seen_pose", "head_features")
+    known = {name: getattr(seen, name) + 1.0 for name in names}
+    again = real.look(rows, judge, nothing, known)
+    assert torch.equal(again.features, seen.features + 1.0)
+    assert torch.equal(again.predicted_pose, seen.predicted_pose)
+
+
+def test_heads_want_enough_pixels(data):
+    dataset = PortraitDataset(data)
+    assert has_heads(dataset, 32)
+    assert not has_heads(dataset, 33)
+
+
+def test_the_head_camera_sees_the_middle():
+    label = camera_label(torch.tensor([0.4]), 0.1)
+    points = torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0)) * 0.03
+    whole, _ = project(label, points)
+    closer, _ = project(head_camera(label), points)
+    assert torch.allclose(closer - 0.5, (whole - 0.5) / HEAD_WINDOW, atol=1e-5)
+
+
+def test_generated_pictures_come_from_the_seed(weights, judge):
+    cameras = camera_label(torch.linspace(-3, 3, 12), 0.1)
+    first, again, other = (
+        draw_generated(weights.generator, judge, cameras, 5, seed, nothing, batch=3) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.random.pictures, again.random.pictures)
+    assert not torch.equal(first.random.pictures, other.random.pictures)
+    assert first.same.pictures.shape == (5, 3, 32, 32)
+    for samples in (first.same, first.random):
+        for camera in samples.camera:
+            assert (cameras == camera).all(1).any()
+        assert samples.body_pose.shape == (5, 6)
+    assert not torch.equal(first.same.camera, first.random.camera)
+    assert not torch.equal(first.same.body_pose, first.random.body_pose)
+    assert draw_generated(weights.generator, judge, cameras, 2, 0, nothing, heads=False).same.head_features is None
+
+
+def test_people_are_rendered_for_the_camera_that_conditioned_them(weights, judge):
+    """The tiny preset conditions its mapping: the same latent under another camera is another person."""
+    camera = camera_label(0.3)
+    people = draw_people(weights.generator, camera, 2, torch.Generator().manual_seed(3))
+    turned = draw_people(weights.generator, camera_label(2.0), 2, torch.Generator().manual_seed(3))
+    assert torch.equal(people.camera, camera.expand(2, -1))
+    assert not torch.allclose(people.scene.w, turned.scene.w)
+    state = torch.get_rng_state()
+    draw_people(weights.generator, camera, 2, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.get_rng_state(), state)
