@@ -13,7 +13,7 @@ import dataclasses
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ from portrait360.data.progress import show_progress
 from portrait360.data.synthetic import PortraitSource
 from portrait360.evaluation import measures
 from portrait360.evaluation.evaluate import COARSE_STEP, SEEDS, geometry_measures
-from portrait360.evaluation.geometry import against_bodies, portrait_geometry
+from portrait360.evaluation.geometry import Solid, against_bodies, portrait_geometry
 from portrait360.evaluation.pairs import Pairs, synthetic_pairs
 from portrait360.evaluation.samples import Judge, RealPictures, SampleSet
 from portrait360.files import write_json
@@ -150,7 +150,7 @@ def _flat_distance(pairs: Pairs) -> float:
 class Changed:
     """A portrait whose density is changed on the way: (points, density) to density."""
 
-    portrait: Portrait
+    portrait: Solid
     change: Callable[[Tensor, Tensor], Tensor]
 
     @property
@@ -177,7 +177,7 @@ def _flat_back(points: Tensor, density: Tensor) -> Tensor:
     return torch.where((points[:, 2] < _FLAT) & (points[:, 1] > 0.06), torch.zeros_like(density), density)
 
 
-def mesh_scores(portraits: list[Portrait], advance: Callable[[int], None]) -> Scores:
+def mesh_scores(portraits: Sequence[Solid], advance: Callable[[int], None]) -> Scores:
     """What the measures of geometry say about the packaged model's portraits, as they are and changed."""
     changes: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         NOTHING: lambda _, density: density,

@@ -41,7 +41,7 @@ _OUTLINE = (235, 45, 150)
 _SIDE = 256
 
 
-def outline_overlap(seen: Float[Tensor, "N 1 R R"], true: Float[Tensor, "N 1 R R"]) -> Float[Tensor, " N"]:
+def outline_overlap(seen: Float[Tensor, "N 1 H W"], true: Float[Tensor, "N 1 H W"]) -> Float[Tensor, " N"]:
     """Intersection over union of two masks, cut at a half."""
     a, b = (m.flatten(1) > 0.5 for m in (seen, true))
     return (a & b).sum(1) / (a | b).sum(1).clamp_min(1)
@@ -49,7 +49,7 @@ def outline_overlap(seen: Float[Tensor, "N 1 R R"], true: Float[Tensor, "N 1 R R
 
 def sector_table(
     seen: Encoded, camera: CameraEstimate, poses: Float[Tensor, "N 6"], masks: Float[Tensor, "N 1 R R"]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | int]]:
     """Per sector of yaw, and for `all`: median errors in degrees (scale in per cent, offset in per cent of the side),
     and the mean overlap of the mask."""
     rotations = rotation_errors(seen.body_pose, poses).rad2deg()

@@ -103,6 +103,11 @@ class _Block(nn.Module):
         return F.relu(y + (x if self.skip is None else self.skip(x)))
 
 
+def _squeeze(inputs: int, outputs: int) -> nn.Sequential:
+    """Fewer channels, so that what is where can be read by a matrix."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
 class PortraitEncoder(nn.Module):
     """forward(pictures (B,3,R,R) in [-1, 1]) -> `Encoded`; pictures of other sizes go through `encode`."""
 
@@ -123,8 +128,9 @@ class PortraitEncoder(nn.Module):
             inputs = outputs
         self.stages = nn.ModuleList(stages)
         cells = (config.resolution // 2 ** (len(config.channels) + 1)) ** 2
-        self.squeeze = nn.Sequential(nn.Conv2d(inputs, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-        self.hidden = nn.Linear(64 * cells, config.hidden)
+        self.squeeze = _squeeze(inputs, 64)
+        self.squeeze_finer = _squeeze(config.channels[-2], 24)
+        self.hidden = nn.Linear(64 * cells + 24 * 4 * cells, config.hidden)
         # cos and sin of yaw; pitch, roll, log scale, offset; pose; log2 of blur
         self.numbers = nn.Linear(config.hidden, 2 + 3 + 2 + 6 + 1)
         self.identity = nn.Linear(64 * cells + sum(config.channels[1:]), config.identity)
@@ -143,7 +149,8 @@ class PortraitEncoder(nn.Module):
             maps.append(stage(maps[-1]))
         means = torch.cat([m.mean(dim=(2, 3)) for m in maps[2:]], dim=1)
         places = self.squeeze(maps[-1]).flatten(1)
-        numbers = self.numbers(F.relu(self.hidden(places)))
+        finer = self.squeeze_finer(maps[-2]).flatten(1)
+        numbers = self.numbers(F.relu(self.hidden(torch.cat([places, finer], dim=1))))
         camera = CameraEstimate(
             yaw=torch.atan2(numbers[:, 1], numbers[:, 0]),
             pitch=numbers[:, 2],

@@ -129,7 +129,7 @@ def encoder_losses(
         "offset": robust((camera.offset - truth.offset) / 0.08),
         "pose": 3.0 * robust((seen.view_pose - to_view(poses, truth)) / POSE_UNIT),
         "mask": 4.0 * F.binary_cross_entropy_with_logits(seen.mask_logits, mask),
-        "identity": 0.5 * contrastive_loss(seen.identity, temperature),
+        "identity": contrastive_loss(seen.identity, temperature),
         "blur": 0.5 * robust((seen.blur / photos.blur).log2()),
     }
 

@@ -37,7 +37,7 @@ class PhotoRanges:
     plain_background: float = 0.35
     other_background: float = 0.2
     grey: float = 0.05
-    colour: float = 0.8
+    colour: float = 0.5
     shrink: float = 0.4
     smallest_side: float = 0.3
     blur: float = 0.35

@@ -1,0 +1,146 @@
+"""Spoilt pictures and portraits, with small networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ball_portrait import BallPortrait
+from fake_portraits import write_fake_dataset
+from portrait360.checkpoint import load_encoder, load_weights
+from portrait360.config import PRESETS
+from portrait360.data.dataset import PortraitDataset
+from portrait360.data.synth_job import draw_dataset
+from portrait360.evaluation import corruptions as module
+from portrait360.evaluation.corruptions import (
+    NOTHING,
+    blurred,
+    collected,
+    faces_behind,
+    hairless,
+    measure_corruptions,
+    mesh_scores,
+    noisy,
+    pair_scores,
+    picture_scores,
+)
+from portrait360.evaluation.measures import BEHIND
+from portrait360.evaluation.pairs import synthetic_pairs
+from portrait360.evaluation.samples import Judge, RealPictures
+from portrait360.geometry.cameras import yaw_pitch
+from portrait360.types import DatasetError
+
+MODEL = dataclasses.replace(PRESETS["cpu-64"].model, resolution=64, raw_resolution=64)
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_weights, tiny_encoder) -> Judge:
+    return Judge(load_encoder(tiny_encoder)[0], load_weights(tiny_weights).discriminator)
+
+
+@pytest.fixture(scope="module")
+def drawn(source, tmp_path_factory) -> Path:
+    """48 synthetic portraits from the small set of parts, drawn in this process."""
+    from portrait360.data.writer import open_writer
+
+    path = tmp_path_factory.mktemp("drawn") / "drawn.zip"
+    with open_writer(path, resolution=64, meta={"label_kind": "exact", "seed": 4}) as writer:
+        for index in range(48):
+            sample = source.draw(4, index, 64)
+            writer.add(sample.image, sample.mask, sample.camera, sample.body_pose, None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(drawn) -> RealPictures:
+    return RealPictures(PortraitDataset(drawn), PortraitDataset(drawn, labels="exact"), PRESETS["tiny"].model)
+
+
+def nothing(_: int) -> None:
+    pass
+
+
+def test_blur_and_noise(real):
+    image, mask = real.read(3)
+    soft, same = blurred(real, 3, 1.0)
+    assert np.array_equal(mask, same)
+    inner = (slice(8, -8), slice(8, -8))
+    assert (
+        np.abs(np.diff(soft[inner].astype(int), axis=0)).mean()
+        < 0.7 * np.abs(np.diff(image[inner].astype(int), axis=0)).mean()
+    )
+    rough, _ = noisy(real, 3, 12.0)
+    assert 6 < (rough.astype(int) - image).std() < 13
+    assert np.array_equal(rough, noisy(real, 3, 12.0)[0])
+
+
+def test_hair_is_gone_and_the_person_stays(real, source):
+    changed = [np.abs(hairless(source, real, row)[0].astype(int) - real.read(row)[0]).mean() for row in range(12)]
+    assert max(changed) > 2.0  # hair of some
+    bald = source.draw(4, 5, 64, overrides={"hair": None})
+    assert np.array_equal(hairless(source, real, 5)[0], bald.image)
+
+
+def test_faces_come_where_backs_were(real):
+    rows = torch.arange(48)
+    changed = faces_behind(real, rows, 0)
+    yaw, _ = yaw_pitch(real.data.cameras)
+    behind = yaw.abs() > BEHIND
+    assert behind.any()
+    assert (yaw[changed[behind]].abs() < 0.8).all()
+    assert torch.equal(changed[~behind], rows[~behind])
+
+
+def test_spoilt_pictures_are_scored(real, source, judge):
+    scores = picture_scores(real, source, judge, 20, 0, nothing)
+    assert NOTHING in scores
+    for name, found in scores.items():
+        # few persons may leave no picture from behind
+        assert set(found) | {"back_faces"} == set(scores[NOTHING]) | {"back_faces"}, name
+    plain = scores[NOTHING]
+    assert scores["cameras shuffled"]["frechet"] == plain["frechet"]
+    assert scores["poses halved"]["pose_distribution"] > plain["pose_distribution"]
+    assert scores["a tenth of the persons"]["recall"] < plain["recall"]
+    assert scores["a tenth of the persons"]["nearest_identity"] < plain["nearest_identity"]
+    assert scores["blur of 1 pixel"]["sliced_wasserstein"] != plain["sliced_wasserstein"]
+
+
+def test_persons_who_change_are_found(source, judge):
+    scores = pair_scores(synthetic_pairs(source, MODEL, 4, 5, nothing), judge)
+    plain = scores[NOTHING]
+    assert scores["pictures that follow the camera"]["reprojection_colour"] > 1.3 * plain["reprojection_colour"]
+    assert scores["a nearer second surface"]["reprojection_agreement"] < plain["reprojection_agreement"]
+    assert scores["another person from the other side"]["identity_similarity"] <= plain["identity_similarity"]
+
+
+def test_meshes_that_are_wrong_are_found(monkeypatch):
+    monkeypatch.setattr(module, "COARSE_STEP", 0.008)
+    scores = mesh_scores([BallPortrait()], nothing)
+    assert scores["a floating ball"]["floating_matter"] > scores[NOTHING]["floating_matter"] + 0.001
+    assert scores["a flat back of the head"]["back_of_head"] < scores[NOTHING]["back_of_head"] - 0.02
+
+
+def test_means_over_the_seeds():
+    table = collected([{"a": {"x": 1.0}}, {"a": {"x": 3.0, "y": float("nan")}}])
+    assert table == {"a": {"x": [2.0, pytest.approx(2.0**0.5)]}}
+
+
+def test_other_data_are_refused(tmp_path, tiny_weights, tiny_encoder, monkeypatch):
+    write_fake_dataset(tmp_path / "d.zip", count=40)
+    monkeypatch.setattr(module, "load_weights", lambda: load_weights(tiny_weights))
+    monkeypatch.setattr(module, "load_encoder", lambda: load_encoder(tiny_encoder))
+    with pytest.raises(DatasetError, match="which persons"):
+        measure_corruptions(tmp_path / "d.zip")
+
+
+def test_the_seed_stands_in_the_data(tmp_path):
+    from fake_portraits import FakeSource
+
+    draw_dataset(
+        tmp_path / "d.zip", count=4, resolution=32, seed=9, workers=1, source_factory=FakeSource, progress=False
+    )
+    assert PortraitDataset(tmp_path / "d.zip").meta["seed"] == 9
