@@ -172,6 +172,12 @@ def test_mean_and_deviation():
     assert math.isnan(measures.mean_where(torch.tensor([math.nan])))
 
 
+def test_numbers_have_three_digits():
+    texts = [measures.rounded(v) for v in (123.4, 12.34, 1.234, 0.1234, 0.01234, 0.0, -4.567)]
+    assert texts == ["123", "12.3", "1.23", "0.123", "0.0123", "0.0000", "-4.57"]
+    assert measures.with_spread(12.34, 0.056) == "12.3 ± 0.1"
+
+
 def test_every_measure_is_documented():
     text = DOCUMENT.read_text()
     documented = set(re.findall(r"`([a-z_]+)`", text))

@@ -230,3 +230,18 @@ def _degrees(angle: Tensor) -> float:
 def spread(values: list[float]) -> tuple[float, float]:
     """Mean, and standard deviation (n - 1) of some values; of one value the latter is 0."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def rounded(value: float) -> str:
+    """Three digits, at most four of them behind the point."""
+    return f"{value:.{_places(value)}f}"
+
+
+def with_spread(value: float, deviation: float) -> str:
+    """Three digits of the value, and the deviation to as many places."""
+    places = _places(value)
+    return f"{value:.{places}f} ± {deviation:.{places}f}"
+
+
+def _places(value: float) -> int:
+    return min(4, max(0, 2 - math.floor(math.log10(max(abs(value), 1e-4)))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from portrait360.data.plots import FAINT, FIRST, INK, PAPER, SECOND, font
-from portrait360.evaluation.measures import MEASURES, SECTORS
+from portrait360.evaluation.measures import MEASURES, SECTORS, with_spread
 from portrait360.evaluation.samples import Drawn, SampleSet
 from portrait360.geometry.cameras import yaw_pitch
 
@@ -31,8 +30,8 @@ def table(result: dict[str, Any]) -> str:
         if about.group != group:
             group = about.group
             lines.append(group)
-        model = _number(record["value"], record["spread"])
-        floor = "" if record["floor"] is None else _number(record["floor"], record["floor_spread"])
+        model = with_spread(record["value"], record["spread"])
+        floor = "" if record["floor"] is None else with_spread(record["floor"], record["floor_spread"])
         lines.append(f"  {about.title:{width - 2}}{model:>19}{floor:>21}  {about.unit:11}{_ARROWS[about.better]}")
     lines.append("median error of the yaw that the encoder sees, degrees")
     for sector in SECTORS:
@@ -47,13 +46,6 @@ def table(result: dict[str, Any]) -> str:
         f" {about['weights']['model']}, {about['data']['file']}, {about['seconds']:.0f} s"
     )
     return "\n".join(lines)
-
-
-def _number(value: float, deviation: float) -> str:
-    """Three digits of the value, with the deviation to as many places."""
-    size = max(abs(value), 1e-9)
-    places = min(4, max(0, 2 - math.floor(math.log10(size))))
-    return f"{value:.{places}f} ± {deviation:.{places}f}"
 
 
 def sheet(real: SampleSet, generated: Drawn) -> Image.Image:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from portrait360.evaluation.measures import MEASURES, rounded, with_spread
+
 Renderer = Callable[[Any], list[str]]
 
 
@@ -135,8 +137,96 @@ def _scientific(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def evaluation(content: Any) -> list[str]:
+    """What `portrait360 evaluate` wrote: every measure of the model beside real pictures' own."""
+    rows: list[list[str]] = []
+    for name, record in content["measures"].items():
+        about = MEASURES[name]
+        floor = "" if record["floor"] is None else with_spread(record["floor"], record["floor_spread"])
+        model = with_spread(record["value"], record["spread"])
+        rows.append([about.group, f"{about.title} (`{name}`)", model, floor, about.unit, about.better])
+    return table(["", "measure", "model", "real pictures", "unit", "better"], _once(rows))
+
+
+def _once(rows: list[list[str]]) -> list[list[str]]:
+    """Groups are named in their first row only."""
+    return [[("" if k and rows[k - 1][0] == row[0] else row[0]), *row[1:]] for k, row in enumerate(rows)]
+
+
+def evaluation_sectors(content: Any) -> list[str]:
+    """What `portrait360 evaluate` wrote: errors of the yaw that the encoder sees, by sector."""
+    rows = [
+        [name, _degrees(entry["yaw_error"]), _degrees(entry["yaw_error_real"]), str(entry["pictures"])]
+        for name, entry in content["sectors"].items()
+    ]
+    return table(["seen from", "generated", "real", "generated pictures"], rows)
+
+
+def _degrees(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}°"
+
+
+def corruption(part: str) -> Renderer:
+    """A part of what `evaluation.corruptions` wrote: measures down, corruptions across.
+
+    Bold: worse than without corruption (or, where the data is the aim, different) by more than three times the larger
+    of both deviations over the seeds.
+    """
+
+    def render(content: Any) -> list[str]:
+        scores = content[part]
+        plain, *others = scores
+        rows = []
+        for name, about in MEASURES.items():
+            if name in scores[plain]:
+                base, *values = (scores[column].get(name) for column in (plain, *others))
+                cells = ["" if value is None else _noticed(base, value, about.better) for value in values]
+                rows.append([f"`{name}`", with_spread(*base), *cells])
+        return table(["measure", f"{plain} ± deviation", *others], rows)
+
+    return render
+
+
+def _noticed(base: Sequence[float], value: Sequence[float], better: str) -> str:
+    change = value[0] - base[0]
+    worse = {"lower": change, "higher": -change, "as data": abs(change)}[better]
+    text = rounded(value[0])
+    return f"**{text}**" if worse > 3.0 * max(base[1], value[1]) and worse > 1e-6 else text
+
+
+def encoder(kind: str) -> Renderer:
+    """What `evaluation.encoder_accuracy` wrote, of `plain` or `photo_like` pictures: median errors by sector."""
+
+    def render(content: Any) -> list[str]:
+        rows = []
+        for name, row in content[kind]["sectors"].items():
+            angles = [_degrees(row[key]) for key in ("yaw", "pitch", "roll", "neck", "head")]
+            rows.append([name, *angles, f"{row['scale']:.1f} %", f"{row['offset']:.1f} %", f"{row['overlap']:.3f}"])
+        columns = ["seen from", "yaw", "pitch", "roll", "neck", "head", "scale", "offset", "mask overlap"]
+        return table(columns, rows)
+
+    return render
+
+
+def encoder_photos(content: Any) -> list[str]:
+    """What `evaluation.encoder_accuracy` wrote about photos."""
+    rows = []
+    for photo in content["photos"]:
+        angles = [_degrees(photo[key]) for key in ("yaw", "pitch", "roll")]
+        rows.append([photo["photo"], *angles, *(", ".join(f"{a}°" for a in photo[part]) for part in ("neck", "head"))])
+    return table(["photo", "yaw", "pitch", "roll", "neck: nod, turn, tilt", "head: nod, turn, tilt"], rows)
+
+
 RENDERERS: dict[str, Renderer] = {
     "plain": plain,
+    "evaluation": evaluation,
+    "evaluation-sectors": evaluation_sectors,
+    "corruptions-pictures": corruption("pictures"),
+    "corruptions-consistency": corruption("consistency"),
+    "corruptions-geometry": corruption("geometry"),
+    "encoder-plain": encoder("plain"),
+    "encoder-photo-like": encoder("photo_like"),
+    "encoder-photos": encoder_photos,
     "bench-views": bench_views,
     "bench-stages": bench_stages,
     "parity": parity,

@@ -1,0 +1,55 @@
+"""Tables of evaluations, corruptions and the encoder, from files of their form."""
+
+from __future__ import annotations
+
+from portrait360.evaluation.result_tables import RENDERERS
+
+
+def record(value: float, floor: float | None = None) -> dict:
+    return {"value": value, "spread": 0.1, "floor": floor, "floor_spread": None if floor is None else 0.2}
+
+
+def test_evaluation():
+    content = {
+        "measures": {"frechet": record(12.0, 3.0), "kernel": record(1.0), "yaw_error": record(5.0, 4.0)},
+        "sectors": {
+            "front": {"yaw_error": 4.25, "yaw_error_real": None, "pictures": 7},
+            "back": {"yaw_error": None, "yaw_error_real": 3.0, "pictures": 0},
+        },
+    }
+    lines = RENDERERS["evaluation"](content)
+    assert lines[2] == "| fidelity | Fréchet distance (`frechet`) | 12.0 ± 0.1 | 3.00 ± 0.20 | | lower |"
+    assert lines[3] == "| | kernel distance (`kernel`) | 1.00 ± 0.10 | | x1000 | lower |"
+    assert lines[4].startswith("| camera | yaw, median error")
+    assert RENDERERS["evaluation-sectors"](content)[2:] == ["| front | 4.2° | | 7 |", "| back | | 3.0° | 0 |"]
+
+
+def test_what_a_corruption_spoils_is_bold():
+    content = {
+        "pictures": {
+            "nothing": {"frechet": [2.0, 0.1], "recall": [0.9, 0.01], "identity_distance": [0.5, 0.01]},
+            "blur": {"frechet": [2.2, 0.1], "recall": [0.5, 0.01], "identity_distance": [0.9, 0.01]},
+            "other": {"frechet": [9.0, 0.1], "recall": [0.99, 0.01]},
+        }
+    }
+    lines = RENDERERS["corruptions-pictures"](content)
+    assert lines[0] == "| measure | nothing ± deviation | blur | other |"
+    assert lines[2:] == [
+        "| `frechet` | 2.00 ± 0.10 | 2.20 | **9.00** |",
+        "| `recall` | 0.900 ± 0.010 | **0.500** | 0.990 |",
+        "| `identity_distance` | 0.500 ± 0.010 | **0.900** | |",
+    ]
+
+
+def test_encoder():
+    row = {"pictures": 3, "yaw": 4.0, "pitch": 3.0, "roll": 1.0, "neck": 6.0, "head": 7.0, "scale": 2.0, "offset": 1.0}
+    content = {
+        "plain": {"sectors": {"front": row | {"overlap": 0.97}}},
+        "photos": [
+            {"photo": "a.jpg", "yaw": 1.0, "pitch": -2.0, "roll": 0.0, "neck": [1, 2, 3], "head": [4, 5, 6]},
+        ],
+    }
+    assert RENDERERS["encoder-plain"](content)[2] == (
+        "| front | 4.0° | 3.0° | 1.0° | 6.0° | 7.0° | 2.0 % | 1.0 % | 0.970 |"
+    )
+    assert RENDERERS["encoder-photos"](content)[2] == ("| a.jpg | 1.0° | -2.0° | 0.0° | 1°, 2°, 3° | 4°, 5°, 6° |")
