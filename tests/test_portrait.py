@@ -10,7 +10,8 @@ import torch
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator
-from portrait360.portrait import OCCUPANCY_SHAPE, Portrait
+from portrait360.portrait import OCCUPANCY_SHAPE, Portrait, joined_outputs
+from portrait360.types import RenderOutput
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,18 @@ def test_skipping_empty_space_hardly_changes_pictures(generator):
     skipping, everything = portrait.render(camera, pose), whole.render(camera, pose)
     assert (skipping.mask - everything.mask).abs().max() < 0.06
     assert (skipping.mask - everything.mask).abs().mean() < 0.004
+
+
+def test_views_one_after_the_other_are_those_of_a_batch(generator):
+    """As GPUs draw them."""
+    portrait = Portrait.from_seed(generator, 5)
+    camera, pose = camera_label(torch.tensor([0.0, 1.5])), torch.full((2, 6), 0.1)
+    together = portrait.render(camera, pose)
+    parts = [portrait.render(camera[i : i + 1], pose[i : i + 1]) for i in range(2)]
+    joined = joined_outputs(parts)
+    for field in dataclasses.fields(RenderOutput):
+        a, b = getattr(together, field.name), getattr(joined, field.name)
+        assert (a is None and b is None) or torch.allclose(a, b, atol=1e-4), field.name
 
 
 def test_query_is_empty_outside_of_the_bounds(generator):

@@ -67,6 +67,8 @@ class Generate:
     """Leave out turntable.mp4."""
     mesh: Annotated[bool, _PLAIN] = True
     """Leave out portrait.glb."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "cpu"
+    """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
 
     def run(self) -> None:
         from portrait360.generate import generate, parse_seeds
@@ -80,6 +82,7 @@ class Generate:
             head=self.head,
             video=self.video,
             mesh=self.mesh,
+            device=self.device,
         )
 
     def resume_hint(self) -> str:

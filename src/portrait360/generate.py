@@ -17,6 +17,7 @@ from torch import Tensor
 import portrait360
 from portrait360.checkpoint import load_generator
 from portrait360.data.progress import show_progress
+from portrait360.device import choose_device
 from portrait360.export.sheet import grid, save_png
 from portrait360.files import atomic_folder, make_folder, remove_empty_folders, write_json
 from portrait360.geometry.body import BodyTemplate, bone_transforms
@@ -94,6 +95,7 @@ def generate(
     head: Vector3 = (0.0, 0.0, 0.0),
     video: bool = True,
     mesh: bool = True,
+    device: str = "cpu",
     progress: bool = True,
 ) -> list[Path]:
     """Write `out/seed0000/` for every seed: views.png, turntable.mp4, portrait.glb and portrait.json.
@@ -108,6 +110,7 @@ def generate(
         truncation_psi: 0 (the average person) to 1 (the full variety).
         neck, head: axis-angle in degrees; all zero is the canonical body.
         video, mesh: whether to write turntable.mp4 and portrait.glb.
+        device: where the networks run: cpu, cuda, cuda:1, or auto for the GPU if there is one.
         progress: show progress on standard error and a line per portrait on standard output.
 
     Returns:
@@ -123,14 +126,16 @@ def generate(
             "Try --truncation-psi 0.7.",
         )
     pose = body_pose_from_degrees(neck, head)
+    place = choose_device(device)
     settle_threads()
     keep_freed_memory()
     made = make_folder(out)
     folders = []
     try:
         generator, info = load_generator(weights)
+        generator.to(place)
         start = time.monotonic()
-        bf16 = worth_bf16(generator.config)
+        bf16 = place.type == "cpu" and worth_bf16(generator.config)
         # Logs get a line per portrait anyway; the bar is for people who watch.
         with show_progress("making", len(seeds), "portraits", visible=progress and sys.stderr.isatty()) as bar:
             for seed in seeds:

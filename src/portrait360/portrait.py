@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,10 @@ def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx
 
 @dataclass(frozen=True)
 class Portrait:
-    """A person: the scene is computed once, then rendered as often as wanted. Deterministic."""
+    """A person: the scene is computed once, then rendered as often as wanted. Deterministic.
+
+    Networks and scene may be on a GPU; what goes in and comes out is on the CPU.
+    """
 
     generator: Generator
     scene: Scene
@@ -49,10 +53,17 @@ class Portrait:
     @torch.no_grad()
     def from_seed(cls, generator: Generator, seed: int, truncation_psi: float = 0.7, *, bf16: bool = False) -> Portrait:
         """The person of a seed, mapped under the frontal camera and the canonical pose."""
-        w = generator.map(latent(seed, generator.config.z_dim), camera_label(0.0), None, truncation_psi)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        device = next(generator.parameters()).device
+        z = latent(seed, generator.config.z_dim).to(device)
+        w = generator.map(z, camera_label(0.0, device=device), None, truncation_psi)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             scene = generator.scene(w)
         return cls(generator, scene, find_matter(generator, scene), bf16)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self.scene.w.device
 
     @property
     def body(self) -> BodyTemplate:
@@ -88,15 +99,40 @@ class Portrait:
         `plain`: the slow exact renderer, with the exact deformation where the model has it.
         """
         side = self.default_resolution if resolution is None else resolution
+        # every sample of every ray at once, as GPUs draw them, takes gigabytes per view
+        together = len(camera) if self.device.type == "cpu" else 1
+        parts = []
+        for start in range(0, len(camera), together):
+            some = slice(start, start + together)
+            parts.append(self._render(camera[some], None if body_pose is None else body_pose[some], side, plain))
+        return parts[0] if len(parts) == 1 else joined_outputs(parts)
+
+    def _render(
+        self, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None, side: int, plain: bool
+    ) -> RenderOutput:
         draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied, 0))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16 and not plain):
-            return self.generator.render(self.scene, camera, body_pose, resolution=side, draws=draws, plain=plain)
+        pose = None if body_pose is None else body_pose.to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16 and not plain):
+            out = self.generator.render(
+                self.scene, camera.to(self.device), pose, resolution=side, draws=draws, plain=plain
+            )
+        return out if self.device.type == "cpu" else joined_outputs([out])
 
     @torch.no_grad()
     def query(
         self, points: Float[Tensor, "N 3"], body_pose: Float[Tensor, "6"] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Density per world unit and colour in [0, 1] at points of posed space."""
-        pose = None if body_pose is None else body_pose[None]
-        density, colour = self.generator.query(self.scene, points[None], pose)
-        return density[0, :, 0], colour[0]
+        pose = None if body_pose is None else body_pose[None].to(self.device)
+        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)
+        return density[0, :, 0].cpu(), colour[0].cpu()
+
+
+def joined_outputs(parts: list[RenderOutput]) -> RenderOutput:
+    """Pictures one after the other, on the CPU."""
+
+    def get(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat([v.cpu() for v in values])
+
+    return RenderOutput(**{field.name: get(field.name) for field in dataclasses.fields(RenderOutput)})  # pyright: ignore

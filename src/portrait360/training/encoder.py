@@ -111,7 +111,7 @@ def contrastive_loss(identity: Float[Tensor, "B I"], temperature: float) -> Floa
 def encoder_losses(
     encoder: PortraitEncoder, photos: PhotoBatch, poses: Float[Tensor, "B 6"], temperature: float
 ) -> dict[str, Float[Tensor, ""]]:
-    """What the encoder is trained on, each term about 1 at the start."""
+    """What the encoder is trained on; poses are the faintest in pictures and weigh the most."""
     seen = encoder(photos.image)
     camera, truth = seen.camera, photos.camera
 
@@ -127,7 +127,7 @@ def encoder_losses(
         "roll": robust((camera.roll - truth.roll) / 0.2),
         "scale": robust((camera.scale / truth.scale).log() / 0.3),
         "offset": robust((camera.offset - truth.offset) / 0.08),
-        "pose": 3.0 * robust((seen.view_pose - to_view(poses, truth)) / POSE_UNIT),
+        "pose": 8.0 * robust((seen.view_pose - to_view(poses, truth)) / POSE_UNIT),
         "mask": 4.0 * F.binary_cross_entropy_with_logits(seen.mask_logits, mask),
         "identity": contrastive_loss(seen.identity, temperature),
         "blur": 0.5 * robust((seen.blur / photos.blur).log2()),
