@@ -36,7 +36,7 @@ def ball(monkeypatch):
         def from_seed(generator, seed, truncation_psi=0.7, *, bf16=False):
             return BallPortrait(seed)
 
-    model = SimpleNamespace(config=SimpleNamespace(name="ball"))
+    model = SimpleNamespace(config=SimpleNamespace(name="ball"), to=lambda place: None)
     monkeypatch.setattr(module, "worth_bf16", lambda config: False)
     monkeypatch.setattr(module, "load_generator", lambda path: (model, {"sha256": "12" * 32}))
     monkeypatch.setattr(module, "Portrait", Balls)

@@ -54,7 +54,7 @@ def test_views_one_after_the_other_are_those_of_a_batch(generator):
     joined = joined_outputs(parts)
     for field in dataclasses.fields(RenderOutput):
         a, b = getattr(together, field.name), getattr(joined, field.name)
-        assert (a is None and b is None) or torch.allclose(a, b, atol=1e-4), field.name
+        assert (a is None and b is None) or torch.allclose(a, b, atol=5e-3), field.name
 
 
 def test_query_is_empty_outside_of_the_bounds(generator):
