@@ -37,7 +37,12 @@ def seen_right(count: int = 80) -> tuple[Encoded, CameraEstimate, torch.Tensor, 
     masks = (torch.rand(count, 1, 8, 8, generator=g) > 0.5).float()
     logits = (masks * 2.0 - 1.0) * 20.0
     identity = torch.nn.functional.normalize(torch.randn(count, 4, generator=g), dim=1)
-    return Encoded(camera, pose, pose, logits, identity, torch.zeros(count, 3), zero + 1.0), camera, pose, masks
+    return (
+        Encoded(camera, pose, pose, torch.zeros(count, 15, 2), logits, identity, torch.zeros(count, 3), zero + 1.0),
+        camera,
+        pose,
+        masks,
+    )
 
 
 def test_an_encoder_that_is_right_makes_no_errors():

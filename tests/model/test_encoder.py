@@ -8,13 +8,19 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from portrait360.checkpoint import load_encoder, save_encoder
+from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label, project
 from portrait360.model.encoder import (
+    HEAD,
+    LANDMARKS,
+    NECK,
     CameraEstimate,
     EncoderConfig,
     PortraitEncoder,
     crop_grid,
+    landmark_places,
     resample,
+    soft_places,
     to_body,
     to_view,
 )
@@ -67,6 +73,8 @@ def test_what_comes_out():
     seen = small_encoder()(torch.randn(3, 3, 64, 64))
     assert seen.camera.label().shape == (3, 25)
     assert seen.body_pose.shape == (3, 6)
+    assert seen.landmarks.shape == (3, len(LANDMARKS), 2)
+    assert 0 <= seen.landmarks.min() <= seen.landmarks.max() <= 1
     assert seen.mask_logits.shape == (3, 1, 32, 32)
     assert seen.mask(128).shape == (3, 1, 128, 128)
     assert torch.allclose(seen.identity.norm(dim=1), torch.ones(3))
@@ -130,3 +138,25 @@ def test_poses_in_camera_coordinates():
     assert seen[1, 2].abs() < 0.01
     output = small_encoder()(torch.randn(2, 3, 64, 64))
     assert torch.allclose(to_view(output.body_pose, output.camera), output.view_pose, atol=1e-5)
+
+
+def test_landmarks_move_with_their_bones():
+    body, camera = load_body(), camera_label(0.6, 0.1)
+    rest = landmark_places(body, camera, torch.zeros(1, 6))
+    points = torch.tensor([place for _, place in LANDMARKS])
+    assert torch.allclose(rest, project(camera, points[None])[0], atol=1e-6)
+    head = landmark_places(body, camera, torch.tensor([[0.0, 0.0, 0.0, 0.2, 0.3, 0.1]]))
+    neck = landmark_places(body, camera, torch.tensor([[0.2, 0.3, 0.1, 0.0, 0.0, 0.0]]))
+    for index, (bone, _) in enumerate(LANDMARKS):
+        moved = [(places - rest)[0, index].norm() > 1e-4 for places in (head, neck)]
+        assert moved == [bone == HEAD, bone in (HEAD, NECK)], index
+    mirrored = [LANDMARKS.index((b, (-x, y, z))) for b, (x, y, z) in LANDMARKS]
+    assert sorted(mirrored) == list(range(len(LANDMARKS)))
+
+
+def test_soft_places_are_means():
+    logits = torch.full((1, 2, 8, 8), -50.0)
+    logits[0, 0, 1, 6] = 50.0  # row 1, column 6
+    logits[0, 1, 4, 2] = logits[0, 1, 4, 4] = 50.0
+    places = soft_places(logits)
+    assert torch.allclose(places[0], torch.tensor([[6.5 / 8, 1.5 / 8], [3.5 / 8, 4.5 / 8]]), atol=1e-5)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fake_portraits import FakeSource, write_fake_dataset
 from portrait360.checkpoint import load_encoder
 from portrait360.data.writer import open_writer
+from portrait360.geometry.body import load_body
 from portrait360.model.encoder import EncoderConfig, PortraitEncoder
 from portrait360.training.encoder import (
     EncoderData,
@@ -111,9 +112,10 @@ def test_it_learns_a_batch_by_heart(data, one_thread):
     encoder = PortraitEncoder(SMALL)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-3)
     photos, poses = batch_of(0, data, RECIPE)
+    body = load_body()
     history: list[dict[str, float]] = []
     for _ in range(40):
-        losses = encoder_losses(encoder, photos, poses, 0.1)
+        losses = encoder_losses(encoder, photos, poses, 0.1, body)
         history.append({name: value.item() for name, value in losses.items()})
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()

@@ -13,7 +13,29 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from portrait360.geometry.cameras import FOCAL, cam2world, camera_label
+from portrait360.geometry.body import BodyTemplate, bone_transforms
+from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, project
+
+HEAD, NECK, TORSO = 4, 3, 0
+LANDMARKS: tuple[tuple[int, tuple[float, float, float]], ...] = (
+    (HEAD, (0.0, 0.075, 0.125)),  # nose
+    (HEAD, (0.0, 0.035, 0.1)),  # chin
+    (HEAD, (0.028, 0.095, 0.1)),  # eyes
+    (HEAD, (-0.028, 0.095, 0.1)),
+    (HEAD, (0.064, 0.079, 0.0125)),  # ears
+    (HEAD, (-0.064, 0.079, 0.0125)),
+    (HEAD, (0.0, 0.165, 0.028)),  # top
+    (HEAD, (0.0, 0.11, -0.05)),  # back
+    (NECK, (0.0, 0.0537, 0.0188)),  # where the head turns
+    (TORSO, (0.0, -0.05, 0.05)),  # throat
+    (TORSO, (0.0, -0.02, -0.055)),  # nape
+    (TORSO, (0.15, -0.1, -0.01)),  # shoulders
+    (TORSO, (-0.15, -0.1, -0.01)),
+    (TORSO, (0.0, -0.13, 0.08)),  # chest
+    (TORSO, (0.0, -0.13, -0.08)),  # back
+)
+"""Points of the packaged body: the bone (`geometry.body.BODY_BONES`) that each moves with, and its place at rest, world
+units. The encoder locates them, seen or hidden; their places tell how head, neck and shoulders stand to each other."""
 
 POSE_UNIT = 0.2
 """Body poses are predicted in units of so many radians, about their standard deviation."""
@@ -70,6 +92,8 @@ class Encoded:
     """Neck, then head axis-angle, radians."""
     view_pose: Float[Tensor, "B 6"]
     """The same with the axes in camera coordinates (right, down, forward)."""
+    landmarks: Float[Tensor, "B K 2"]
+    """Where the LANDMARKS are in the picture, right and down, 0 to 1; of points outside of it nothing is said."""
     mask_logits: Float[Tensor, "B 1 M M"]
     """At half of the encoder's resolution."""
     identity: Float[Tensor, "B I"]
@@ -130,7 +154,10 @@ class PortraitEncoder(nn.Module):
         cells = (config.resolution // 2 ** (len(config.channels) + 1)) ** 2
         self.squeeze = _squeeze(inputs, 64)
         self.squeeze_finer = _squeeze(config.channels[-2], 24)
-        self.hidden = nn.Linear(64 * cells + 24 * 4 * cells, config.hidden)
+        self.hidden = nn.Linear(64 * cells + 24 * 4 * cells + 2 * len(LANDMARKS), config.hidden)
+        self.hidden_further = nn.Sequential(
+            nn.Linear(config.hidden, 128), nn.ReLU(), nn.Linear(128, config.hidden), nn.ReLU()
+        )
         # cos and sin of yaw; pitch, roll, log scale, offset; pose; log2 of blur
         self.numbers = nn.Linear(config.hidden, 2 + 3 + 2 + 6 + 1)
         self.identity = nn.Linear(64 * cells + sum(config.channels[1:]), config.identity)
@@ -138,6 +165,7 @@ class PortraitEncoder(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in (config.stem, *config.channels))
         self.smooth = nn.Conv2d(width, width, 3, 1, 1)
         self.outline = nn.Conv2d(width, 1, 3, 1, 1)
+        self.points = nn.Conv2d(width, len(LANDMARKS), 1)
         self.register_buffer("feature_mean", torch.zeros(config.features))
         self.register_buffer("feature_scale", torch.ones(config.features))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
@@ -150,7 +178,10 @@ class PortraitEncoder(nn.Module):
         means = torch.cat([m.mean(dim=(2, 3)) for m in maps[2:]], dim=1)
         places = self.squeeze(maps[-1]).flatten(1)
         finer = self.squeeze_finer(maps[-2]).flatten(1)
-        numbers = self.numbers(F.relu(self.hidden(torch.cat([places, finer], dim=1))))
+        pyramid = self._pyramid(maps)
+        landmarks = soft_places(self.points(pyramid))
+        hidden = F.relu(self.hidden(torch.cat([places, finer, 4.0 * (landmarks - 0.5).flatten(1)], dim=1)))
+        numbers = self.numbers(hidden + self.hidden_further(hidden))
         camera = CameraEstimate(
             yaw=torch.atan2(numbers[:, 1], numbers[:, 0]),
             pitch=numbers[:, 2],
@@ -162,7 +193,8 @@ class PortraitEncoder(nn.Module):
             camera=camera,
             body_pose=to_body(numbers[:, 7:13] * POSE_UNIT, camera),
             view_pose=numbers[:, 7:13] * POSE_UNIT,
-            mask_logits=self._mask_logits(maps),
+            landmarks=landmarks,
+            mask_logits=self.outline(pyramid),
             identity=F.normalize(self.identity(torch.cat([places, means], dim=1)), dim=1),
             features=self.standardised(means),
             blur=torch.exp2(numbers[:, 13]),
@@ -172,12 +204,12 @@ class PortraitEncoder(nn.Module):
         """Stage means less their mean over the training pictures, in units of their deviation there."""
         return (means - self.feature_mean) * self.feature_scale
 
-    def _mask_logits(self, maps: list[Tensor]) -> Float[Tensor, "B 1 M M"]:
+    def _pyramid(self, maps: list[Tensor]) -> Float[Tensor, "B C M M"]:
         """From coarse to fine, each map added to the up-sampled coarser ones (feature pyramid, Lin 2017)."""
         x = self.lateral[-1](maps[-1])
         for lateral, finer in zip(list(self.lateral)[-2::-1], maps[-2::-1], strict=True):
             x = F.interpolate(F.relu(x), scale_factor=2.0, mode="nearest") + lateral(finer)
-        return self.outline(F.relu(self.smooth(F.relu(x))))
+        return F.relu(self.smooth(F.relu(x)))
 
     @torch.no_grad()
     def encode(self, pictures: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
@@ -195,6 +227,23 @@ def resample(pictures: Float[Tensor, "B C H H"], side: int) -> Float[Tensor, "B 
     if pictures.shape[-1] > side:
         return F.interpolate(pictures, size=(side, side), mode="area")
     return F.interpolate(pictures, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def soft_places(logits: Float[Tensor, "B K M M"]) -> Float[Tensor, "B K 2"]:
+    """Mean place under the softmax of each map: right and down, 0 to 1 (integral regression, Sun 2018)."""
+    side = logits.shape[-1]
+    weights = logits.flatten(2).softmax(dim=2).unflatten(2, (side, side))
+    centres = (torch.arange(side, device=logits.device) + 0.5) / side
+    return torch.stack([(weights.sum(2) * centres).sum(2), (weights.sum(3) * centres).sum(2)], dim=2)
+
+
+def landmark_places(
+    body: BodyTemplate, camera: Float[Tensor, "B 25"], pose: Float[Tensor, "B 6"]
+) -> Float[Tensor, "B K 2"]:
+    """Where the LANDMARKS of a posed body are in the picture of a camera."""
+    motions = bone_transforms(body, pose)
+    points = torch.stack([motions[:, b, :, :3] @ pose.new_tensor(x) + motions[:, b, :, 3] for b, x in LANDMARKS], dim=1)
+    return project(camera, points)[0]
 
 
 def to_view(pose: Float[Tensor, "B 6"], camera: CameraEstimate) -> Float[Tensor, "B 6"]:
@@ -228,6 +277,7 @@ def _joined(parts: list[Encoded]) -> Encoded:
         camera,
         cat(lambda e: e.body_pose),
         cat(lambda e: e.view_pose),
+        cat(lambda e: e.landmarks),
         cat(lambda e: e.mask_logits),
         cat(lambda e: e.identity),
         cat(lambda e: e.features),

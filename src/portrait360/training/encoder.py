@@ -25,7 +25,8 @@ from portrait360.checkpoint import fill_module, module_tensors, read_tensors, sa
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
 from portrait360.data.sampling import mirrored
-from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder, to_view
+from portrait360.geometry.body import BodyTemplate, load_body
+from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder, landmark_places, to_view
 from portrait360.threads import settle_threads
 from portrait360.training.photo_augment import PhotoBatch, photo_batch
 from portrait360.types import DatasetError
@@ -109,7 +110,11 @@ def contrastive_loss(identity: Float[Tensor, "B I"], temperature: float) -> Floa
 
 
 def encoder_losses(
-    encoder: PortraitEncoder, photos: PhotoBatch, poses: Float[Tensor, "B 6"], temperature: float
+    encoder: PortraitEncoder,
+    photos: PhotoBatch,
+    poses: Float[Tensor, "B 6"],
+    temperature: float,
+    body: BodyTemplate,
 ) -> dict[str, Float[Tensor, ""]]:
     """What the encoder is trained on; poses are the faintest in pictures and weigh the most."""
     seen = encoder(photos.image)
@@ -119,6 +124,8 @@ def encoder_losses(
         return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.3)
 
     directions = [torch.stack([yaw.cos(), yaw.sin()], dim=1) for yaw in (camera.yaw, truth.yaw)]
+    places = landmark_places(body, truth.label(), poses)
+    inside = ((places > 0.0) & (places < 1.0)).all(dim=2, keepdim=True)
     side = seen.mask_logits.shape[-1]
     mask = F.interpolate(photos.mask, size=(side, side), mode="area")
     return {
@@ -128,6 +135,7 @@ def encoder_losses(
         "scale": robust((camera.scale / truth.scale).log() / 0.3),
         "offset": robust((camera.offset - truth.offset) / 0.08),
         "pose": 8.0 * robust((seen.view_pose - to_view(poses, truth)) / POSE_UNIT),
+        "landmarks": 4.0 * robust((seen.landmarks - places) * inside / 0.05),
         "mask": 4.0 * F.binary_cross_entropy_with_logits(seen.mask_logits, mask),
         "identity": contrastive_loss(seen.identity, temperature),
         "blur": 0.5 * robust((seen.blur / photos.blur).log2()),
@@ -163,6 +171,7 @@ def train_encoder(
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     step = _resume(checkpoint, encoder, optimizer) if checkpoint.exists() else 0
+    body = load_body()
     last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
     means: dict[str, float] = {}
     with show_progress("training", recipe.steps, "steps") as bar:
@@ -172,7 +181,7 @@ def train_encoder(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, recipe)
             photos, poses = batch_of(step, data, recipe)
-            losses = encoder_losses(encoder, photos, poses, recipe.temperature)
+            losses = encoder_losses(encoder, photos, poses, recipe.temperature, body)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 10.0)
