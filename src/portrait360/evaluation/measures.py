@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from portrait360.evaluation.metrics import (
+    circular_error,
     diversity,
     frechet_distance,
     kernel_distance,
@@ -120,7 +121,7 @@ def fidelity(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]
 
 def angle_between(a: Float[Tensor, " N"], b: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Unsigned difference of two directions, 0 to pi radians."""
-    return torch.remainder(a - b + math.pi, 2.0 * math.pi).sub(math.pi).abs()
+    return torch.from_numpy(circular_error(a.numpy(), b.numpy())).float()
 
 
 def camera_truth(samples: SampleSet) -> dict[str, float]:
