@@ -114,6 +114,7 @@ def test_persons_who_change_are_found(source, judge):
     plain = scores[NOTHING]
     assert scores["pictures that follow the camera"]["reprojection_colour"] > 1.3 * plain["reprojection_colour"]
     assert scores["a nearer second surface"]["reprojection_agreement"] < plain["reprojection_agreement"]
+    assert scores["distances 0.005 too far"]["reprojection_depth"] == pytest.approx(0.005, rel=0.3)
     assert scores["another person from the other side"]["identity_similarity"] <= plain["identity_similarity"]
 
 
@@ -121,6 +122,8 @@ def test_meshes_that_are_wrong_are_found(monkeypatch):
     monkeypatch.setattr(module, "COARSE_STEP", 0.008)
     scores = mesh_scores([BallPortrait()], nothing)
     assert scores["a floating ball"]["floating_matter"] > scores[NOTHING]["floating_matter"] + 0.001
+    places = torch.tensor([[0.0, 0.1, 0.0], [0.06, 0.1, 0.0], [-0.06, 0.1, 0.0], [0.06, 0.0, 0.0]])
+    assert module._narrow(places, torch.ones(4)).tolist() == [1.0, 0.0, 0.0, 1.0]
     assert scores["a flat back of the head"]["back_of_head"] < scores[NOTHING]["back_of_head"] - 0.02
 
 

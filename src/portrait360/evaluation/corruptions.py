@@ -45,6 +45,8 @@ from portrait360.types import DatasetError, Portrait360Error
 NOTHING = "nothing"
 _BLOB_CENTRE, _BLOB_RADIUS = (0.15, 0.15, 0.0), 0.03
 _FLAT = -0.04
+_TOO_FAR = 0.005
+_NARROW = 0.045
 _NOSE_BEFORE_AXIS = math.radians(45.0)
 
 Scores = dict[str, dict[str, float]]
@@ -132,11 +134,13 @@ def pair_scores(pairs: Pairs, judge: Judge) -> Scores:
     """What the measures of consistency say about true persons, and about persons who change with the camera."""
     moved = dataclasses.replace(pairs.far, image=pairs.far.image.roll(1, dims=0))
     glued = dataclasses.replace(pairs.near, image=pairs.first.image)
+    far = dataclasses.replace(pairs.near, distance=pairs.near.distance + _TOO_FAR)
     flat = dataclasses.replace(pairs.near, distance=pairs.near.distance.clamp(max=_flat_distance(pairs)))
     return {
         NOTHING: pairs.measures(judge.encoder),
         "another person from the other side": dataclasses.replace(pairs, far=moved).measures(judge.encoder),
         "pictures that follow the camera": dataclasses.replace(pairs, near=glued).measures(judge.encoder),
+        "distances 0.005 too far": dataclasses.replace(pairs, near=far).measures(judge.encoder),
         "a nearer second surface": dataclasses.replace(pairs, near=flat).measures(judge.encoder),
     }
 
@@ -177,12 +181,17 @@ def _flat_back(points: Tensor, density: Tensor) -> Tensor:
     return torch.where((points[:, 2] < _FLAT) & (points[:, 1] > 0.06), torch.zeros_like(density), density)
 
 
+def _narrow(points: Tensor, density: Tensor) -> Tensor:
+    return torch.where((points[:, 0].abs() > _NARROW) & (points[:, 1] > 0.06), torch.zeros_like(density), density)
+
+
 def mesh_scores(portraits: Sequence[Solid], advance: Callable[[int], None]) -> Scores:
     """What the measures of geometry say about the packaged model's portraits, as they are and changed."""
     changes: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         NOTHING: lambda _, density: density,
         "a floating ball": _blob,
         "a flat back of the head": _flat_back,
+        "a narrow head": _narrow,
     }
     out = {}
     for name, change in changes.items():
@@ -232,7 +241,7 @@ def measure_corruptions(data: Path, *, count: int = 600, pairs: int = 32, meshes
     real = RealPictures(dataset, PortraitDataset(data, labels="exact"), networks.generator.config)
     source = PortraitSource(makehuman_folder())
     count = min(count, len(dataset) // 2)
-    work = len(SEEDS) * (6 * count + pairs + 3 * meshes)
+    work = len(SEEDS) * (6 * count + pairs + 4 * meshes)
     tables: dict[str, list[Scores]] = {"pictures": [], "consistency": [], "geometry": []}
     with show_progress("measuring", work, "pictures and meshes") as bar:
         for seed in SEEDS:

@@ -87,7 +87,7 @@ def render(name: str, measurements: Path) -> list[str]:
     try:
         return RENDERERS[renderer](content)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(f"{path} does not suit {renderer!r}: {reason}.", "Measure again, or mend the file.") from error
 
 
