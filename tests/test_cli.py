@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from portrait360 import cli
-from portrait360.cli import Bench, Convert, DatasetInspect, DatasetSynth, Generate, Pose, Train, main, parse
+from portrait360.cli import Bench, Convert, DatasetInspect, DatasetSynth, Evaluate, Generate, Pose, Train, main, parse
 from portrait360.types import InputError
 
 COMMANDS = {
@@ -21,10 +21,12 @@ COMMANDS = {
     "dataset synth": DatasetSynth,
     "dataset inspect": DatasetInspect,
     "train": Train,
+    "evaluate": Evaluate,
     "pose": Pose,
     "convert": Convert,
     "bench": Bench,
 }
+ALL = "generate or dataset or train or evaluate or pose or convert or bench"
 
 
 def test_flags_arrive_as_values():
@@ -193,11 +195,15 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "a command is missing: generate or dataset or train or pose or convert or bench.", "portrait360 --help"),
+        (
+            "",
+            "a command is missing: {ALL}.",
+            "portrait360 --help",
+        ),
         (
             "bake",
             "there is no bake here.",
-            "portrait360 --help`. Perhaps you meant generate or dataset or train or pose or convert or bench.",
+            f"portrait360 --help`. Perhaps you meant {ALL}.",
         ),
         ("dataset bake", "there is no bake here.", "dataset --help`. Perhaps you meant synth or inspect."),
         (f"{SYNTH} --count x", "--count takes a whole number, not 'x'.", "portrait360 dataset synth --help"),

@@ -132,16 +132,20 @@ def _photo_like(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:
 
 
 def align(
-    encoder: PortraitEncoder, photo: Float[Tensor, "3 H W"], rounds: int = 1
+    encoder: PortraitEncoder,
+    photo: Float[Tensor, "3 H W"],
+    rounds: int = 1,
+    start: tuple[float, float, float] | None = None,
 ) -> tuple[Float[Tensor, "1 3 R R"], Encoded]:
     """The datasets' crop of a photo: look, crop by what is seen, and look again.
 
-    Starts with a square around the middle of the photo's upper part, somewhat larger than the photo's shorter side, as
-    heads are larger in most portraits than in the datasets. More rounds only help where the encoder is sure: elsewhere
-    errors add up. Returns the last crop and what the encoder sees in it.
+    Starts with the square `start` (centre and half side in pixels), else with one around the middle of the photo's
+    upper part, somewhat larger than its shorter side, as heads are larger in most portraits than in the datasets. More
+    rounds only help where the encoder is sure: elsewhere errors add up. Returns the last crop and what the encoder sees in it.
     """
     side = min(photo.shape[1:])
-    centre, half, roll = torch.tensor([photo.shape[2] / 2.0, 0.45 * side]), 0.63 * side, torch.zeros(())
+    x, y, half = (photo.shape[2] / 2.0, 0.45 * side, 0.63 * side) if start is None else start
+    centre, roll = torch.tensor([x, y]), torch.zeros(())
     crop = _cut(photo, centre, half, roll, 2 * encoder.config.resolution)
     for _ in range(rounds):
         seen = encoder.encode(crop)

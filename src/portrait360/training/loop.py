@@ -21,6 +21,7 @@ from portrait360.checkpoint import (
 )
 from portrait360.config import PRESETS, Preset
 from portrait360.data.progress import show_progress
+from portrait360.device import choose_device
 from portrait360.memory import keep_freed_memory
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join
