@@ -197,7 +197,7 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
     [
         (
             "",
-            "a command is missing: {ALL}.",
+            f"a command is missing: {ALL}.",
             "portrait360 --help",
         ),
         (

@@ -125,7 +125,7 @@ def test_existing_run_is_never_overwritten(data, unbroken):
         ({"kimg": 0.0}, "above 0"),
         ({"kimg": float("nan")}, "above 0"),
         ({"device": "tpu9"}, "device"),
-        ({"device": "meta"}, "does not run"),
+        ({"device": "meta"}, "do not run"),
         ({"resume": True}, "no checkpoint"),
         ({"resume": True, "init": Path("w.safetensors")}, "--init"),
     ],

@@ -141,7 +141,8 @@ def align(
 
     Starts with the square `start` (centre and half side in pixels), else with one around the middle of the photo's
     upper part, somewhat larger than its shorter side, as heads are larger in most portraits than in the datasets. More
-    rounds only help where the encoder is sure: elsewhere errors add up. Returns the last crop and what the encoder sees in it.
+    rounds only help where the encoder is sure: elsewhere errors add up. Returns the last crop and what the encoder sees
+    in it.
     """
     side = min(photo.shape[1:])
     x, y, half = (photo.shape[2] / 2.0, 0.45 * side, 0.63 * side) if start is None else start
