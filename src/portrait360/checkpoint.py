@@ -111,6 +111,16 @@ def fill_module(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path
     module.load_state_dict(given)
 
 
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convolutions and matrices in float16, all else as it is."""
+    return {k: v.half() if v.dtype == torch.float32 and v.dim() >= 2 else v for k, v in tensors.items()}
+
+
+def _unhalved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Everything that is not whole numbers in float32."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
 # ---- weights for use ----
 
 
@@ -130,7 +140,7 @@ def save_weights(
     """
     tensors = module_tensors(generator, "G_ema") | module_tensors(discriminator, "D")
     if not exact:
-        tensors = {k: v.half() if v.dtype == torch.float32 and v.dim() >= 2 else v for k, v in tensors.items()}
+        tensors = _halved(tensors)
     metadata = {
         "format": FORMAT,
         "kind": "weights",
@@ -211,7 +221,7 @@ def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Bo
             body = body_from_tensors(parts, metadata_json(metadata, "body", path))
         except ValueError as error:
             raise CheckpointError(f"{path} holds a damaged body: {error}.", "Convert the original again.") from error
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, info, body
+    return _unhalved(tensors), info, body
 
 
 # ---- portrait encoder ----
@@ -219,8 +229,7 @@ def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Bo
 
 def save_encoder(path: Path, encoder: PortraitEncoder, about: dict[str, Any]) -> None:
     """A portrait encoder; its convolutions and matrices in float16."""
-    tensors = module_tensors(encoder, "encoder")
-    tensors = {k: v.half() if v.dtype == torch.float32 and v.dim() >= 2 else v for k, v in tensors.items()}
+    tensors = _halved(module_tensors(encoder, "encoder"))
     metadata = {
         "format": FORMAT,
         "kind": "encoder",
@@ -242,8 +251,7 @@ def load_encoder(path: Path | None = None) -> tuple[PortraitEncoder, dict[str, A
     if metadata.get("kind") != "encoder":
         raise CheckpointError(f"{path} is not a portrait encoder.", "Leave the option out to use the packaged one.")
     encoder = PortraitEncoder(from_json(EncoderConfig, metadata.get("config", "")))
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    encoder = _filled(encoder, tensors, "encoder", path)
+    encoder = _filled(encoder, _unhalved(tensors), "encoder", path)
     info = {"path": str(path), "sha256": file_sha256(path), "about": metadata_json(metadata, "about", path)}
     return encoder, info
 

@@ -14,8 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from portrait360.evaluation import measures
 from portrait360.evaluation.measures import MEASURES, SECTORS
-from portrait360.evaluation.samples import SampleSet, as_bytes, join
+from portrait360.evaluation.samples import SampleSet, join
 from portrait360.geometry.cameras import camera_label
+from portrait360.pictures import as_bytes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation.md"
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,10 +36,11 @@ from portrait360.evaluation.samples import Judge, RealPictures, SampleSet
 from portrait360.files import write_json
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.portrait import Portrait
+from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.augment import blur
 from portrait360.training.precision import processor_name
-from portrait360.types import DatasetError, Portrait360Error
+from portrait360.types import DatasetError
 
 NOTHING = "nothing"
 _BLOB_CENTRE, _BLOB_RADIUS = (0.15, 0.15, 0.0), 0.03
@@ -263,8 +263,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except Portrait360Error as problem:
-        print(f"error: {problem.message}\nhint: {problem.hint}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -7,7 +7,6 @@ python -m portrait360.evaluation.encoder_accuracy persons.zip --out encoder.json
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,11 +29,13 @@ from portrait360.files import atomic_write, write_json
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.encoder import CameraEstimate, Encoded, PortraitEncoder, resample
+from portrait360.pictures import to_bytes
+from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.encoder import EncoderData
 from portrait360.training.photo_augment import photo_batch
 from portrait360.training.precision import processor_name
-from portrait360.types import InputError, Portrait360Error
+from portrait360.types import InputError
 
 PEOPLE = 200
 _OUTLINE = (235, 45, 150)
@@ -216,7 +217,7 @@ def photo_sheet(encoder: PortraitEncoder, photos: Sequence[Path]) -> tuple[Image
 
 
 def _bytes(image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    return image.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return to_bytes(image[None])[0]
 
 
 def main(
@@ -237,8 +238,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except Portrait360Error as problem:
-        print(f"error: {problem.message}\nhint: {problem.hint}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -16,10 +16,11 @@ from portrait360.data.synthetic import PortraitSource, portrait_camera
 from portrait360.evaluation.consistency import View, ray_distance, reprojection_error
 from portrait360.evaluation.measures import mean_where
 from portrait360.evaluation.metrics import retrieval_top1
-from portrait360.evaluation.samples import as_bytes, draw_people
+from portrait360.evaluation.samples import draw_people
 from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.model.encoder import PortraitEncoder
 from portrait360.model.generator import Generator
+from portrait360.pictures import as_bytes, from_bytes
 from portrait360.pose import network_pictures
 
 STEP_DEGREES = 20.0
@@ -54,7 +55,7 @@ class Pairs:
 
 def _identity(encoder: PortraitEncoder, images: Float[Tensor, "N 3 H H"]) -> Float[Tensor, "N I"]:
     device = next(encoder.parameters()).device
-    return encoder.encode((as_bytes(images).float() / 127.5 - 1.0).to(device)).identity.cpu()
+    return encoder.encode(from_bytes(as_bytes(images)).to(device)).identity.cpu()
 
 
 def three_yaws(yaw: Float[Tensor, " N"], draws: torch.Generator) -> Float[Tensor, "3 N"]:

@@ -23,6 +23,7 @@ from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.encoder import PortraitEncoder
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
+from portrait360.pictures import as_bytes, from_bytes
 from portrait360.portrait import find_matter
 from portrait360.pose import network_pictures
 
@@ -70,7 +71,7 @@ class SampleSet:
     @property
     def images(self) -> Float[Tensor, "N 3 P P"]:
         """The pictures in [-1, 1]."""
-        return self.pictures.float() / 127.5 - 1.0
+        return from_bytes(self.pictures)
 
 
 def _each(get: Callable[[str], Tensor | None]) -> SampleSet:
@@ -85,11 +86,6 @@ def join(parts: Sequence[SampleSet]) -> SampleSet:
         return None if any(v is None for v in values) else torch.cat(values)
 
     return _each(get)
-
-
-def as_bytes(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Pictures in [-1, 1] as the bytes that a viewer gets."""
-    return images.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ class Judge:
             known: what `encodings` gave for these pictures before; else the encoder looks at them.
         """
         stored = as_bytes(pictures.image)
-        shown = stored.float() / 127.5 - 1.0
+        shown = from_bytes(stored)
         encodings = self.encodings(shown, heads) if known is None else known
         if stored.shape[-1] > KEPT_SIDE:
             stored = as_bytes(F.interpolate(shown, size=(KEPT_SIDE, KEPT_SIDE), mode="area"))
@@ -146,7 +142,7 @@ class Judge:
             "seen_pose": seen.body_pose,
         }
         if heads is not None:
-            out["head_features"] = self.encoder.encode(as_bytes(heads).float() / 127.5 - 1.0).features
+            out["head_features"] = self.encoder.encode(from_bytes(as_bytes(heads))).features
         if self.further is not None:
             out["further_features"] = self.further(shown)
         return {name: value.cpu() for name, value in out.items()}

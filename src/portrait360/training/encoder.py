@@ -27,6 +27,7 @@ from portrait360.data.progress import show_progress
 from portrait360.data.sampling import mirrored
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder, landmark_places, to_view
+from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.photo_augment import PhotoBatch, photo_batch
 from portrait360.types import DatasetError
@@ -243,4 +244,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_script(main)
