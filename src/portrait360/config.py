@@ -173,6 +173,12 @@ class TrainingConfig:
     coarse_pose_probability: float = 0.0
     """Share of pictures rendered with a coarse pose of the dataset instead of the pose branch's: keeps the range of
     poses wide while the branch learns (0 = the original)."""
+    pose_refine_kimg: float | None = None
+    """From then on, fading in over a quarter as long again, coarse poses are replaced by those that the discriminator
+    sees in real pictures (training/pose_memory.py), corrected for the tilt of the canonical heads
+    (training/canonical_tilt.py). None = the original: coarse poses stay what they are."""
+    pose_match_weight: float = 0.0
+    """Weight of the energy distance between the pose branch's poses and the refined ones (0 = the original)."""
     style_average_decay: float = 0.998
     mirror: bool = True
     zoom_probability: float = 0.0
@@ -256,7 +262,10 @@ _SMALL_TRAINING = TrainingConfig(
     density_noise=0.0,
     density_noise_fade_kimg=0.0,
     pose_loss_weight=10.0,
+    pose_preg_kimg=100.0,
     coarse_pose_probability=0.5,
+    pose_refine_kimg=160.0,
+    pose_match_weight=0.3,
     style_average_decay=0.995,
     zoom_probability=0.67,
     occupancy=True,

@@ -27,6 +27,7 @@ ranks.average_gradients([layer])
 assert layer.weight.grad.tolist() == [[0.5, 0.5]], layer.weight.grad
 assert layer.bias.grad.tolist() == [5.0]
 assert float(ranks.average({"a": torch.tensor(4.0 * ranks.rank), "b": torch.tensor(1.0)})["a"]) == 2.0
+assert ranks.gather(torch.full((2, 3), float(ranks.rank)))[:, 0].tolist() == [0.0, 0.0, 1.0, 1.0]
 torch.manual_seed(ranks.rank)
 states = ranks.random_states()
 assert len(states) == 2 and not torch.equal(states[0], states[1])
@@ -84,6 +85,7 @@ def test_one_process_is_alone(monkeypatch):
     assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
     values = {"a": torch.tensor(1.0)}
     assert ranks.average(values) is values
+    assert ranks.gather(values["a"][None]).tolist() == [1.0]
 
 
 def test_processes_must_divide_the_batch():

@@ -32,6 +32,13 @@ def test_pose_regularisation(images, expected):
     assert schedules.pose_regularisation(images, CONFIG) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("images", "expected"), [(0, 0.0), (100_000, 0.0), (112_500, 0.5), (900_000, 1.0)])
+def test_refined_share(images, expected):
+    config = dataclasses.replace(CONFIG, pose_refine_kimg=100.0)
+    assert schedules.refined_share(images, config) == pytest.approx(expected)
+    assert schedules.refined_share(images, CONFIG) == 0.0
+
+
 def test_average_ramps_up_to_its_half_life():
     """At 10 kimg half-life, 32 images keep 0.5^(32/10000); early the half-life is 5 % of the images shown."""
     assert schedules.ema_beta(10_000_000, CONFIG) == pytest.approx(0.5 ** (32 / 10_000))

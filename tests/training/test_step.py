@@ -10,8 +10,11 @@ import torch
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.rendering import occupied_cells
+from portrait360.training.distributed import Ranks
+from portrait360.training.pose_memory import CAPACITY
 from portrait360.training.state import new_state
 from portrait360.training.step import (
+    TILT_INTERVAL,
     Batch,
     generate,
     separate_gradients,
@@ -109,6 +112,65 @@ def test_coarse_poses_are_used_with_their_probability():
         state = new_state(dataclasses.replace(preset, training=training), 0, CPU)
         pose = generate(state, batch).body_pose
         assert torch.equal(pose, batch.coarse_pose) == (probability == 1.0)
+
+
+def refining(name="tiny", **changes):
+    """A state in which poses are refined, its memory filled with one pose."""
+    preset = shrunken(PRESETS[name])
+    training = dataclasses.replace(
+        preset.training, pose_refine_kimg=0.001, coarse_pose_probability=1.0, pose_match_weight=1.0, **changes
+    )
+    state = new_state(dataclasses.replace(preset, training=training), 0, CPU)
+    state.images = 1000
+    cameras = camera_label(torch.linspace(0, 6.28, CAPACITY))
+    state.memory.note(cameras, torch.full((CAPACITY, 6), 0.1), torch.zeros(CAPACITY, 6), torch.zeros(CAPACITY, 6))
+    state.memory.keep(Ranks())
+    return state
+
+
+def test_refined_poses_replace_the_labels_and_the_tilt_is_part_of_what_is_shown():
+    state = refining()
+    state.tilt = torch.tensor([0.05, 0.0, 0.0, -0.02, 0.0, 0.0])
+    shown = generate(state, random_batch(state.model, 4)).body_pose
+    torch.testing.assert_close(shown, (0.1 + state.tilt).expand(4, 6))
+
+
+def test_the_discriminator_learns_what_is_shown(monkeypatch):
+    """Its pose head is taught the rendered pose plus the tilt; what it says of real pictures is remembered."""
+    state = refining()
+    state.tilt = torch.full((6,), 0.07)
+    taught = []
+    monkeypatch.setattr("portrait360.training.step.pose_loss", lambda a, b: (taught.append(b), a.square().mean())[1])
+    before = state.memory.seen.added
+    training_step(state, random_batch(state.model, 4))
+    torch.testing.assert_close(taught[-1], torch.full((4, 6), 0.17))
+    assert state.memory.seen.added == before + 4
+    assert not torch.equal(state.memory.seen.rows[:4, -6:], torch.full((4, 6), 0.1))
+
+
+def test_the_tilt_is_followed_now_and_then():
+    state = refining()
+    state.step = TILT_INTERVAL - 1
+    measured = torch.tensor([0.1, 0.0, 0.0, 0.06, 0.0, 0.0])
+
+    class Fixed:
+        def measure(self, generator):
+            assert generator is state.average
+            return measured
+
+    state.alignment = Fixed()
+    metrics = training_step(state, random_batch(state.model, 4))
+    torch.testing.assert_close(state.tilt, 0.5 * measured)
+    assert float(metrics["tilt_neck"]) == pytest.approx(0.05 * 57.2958, rel=1e-4)
+    training_step(state, random_batch(state.model, 4))
+    torch.testing.assert_close(state.tilt, 0.5 * measured)
+
+
+def test_the_original_recipe_remembers_nothing():
+    preset = shrunken(PRESETS["original-128"])
+    state = new_state(preset, 0, CPU)
+    training_step(state, random_batch(preset.model, 4))
+    assert state.memory.seen.added == 0
 
 
 def test_empty_space_is_skipped_without_a_visible_difference(monkeypatch):

@@ -74,6 +74,14 @@ class Ranks:
             dist.all_reduce(tensor)
             tensor /= self.size
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes below each other, in their order; each must have equally many."""
+        if self.size == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
     def random_states(self) -> Tensor:
         """State of torch's CPU generator of every process, one row each (uint8)."""
         mine = torch.get_rng_state()

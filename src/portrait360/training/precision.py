@@ -21,10 +21,15 @@ MIN_GAIN = 1.2
 
 
 def processor_name() -> str:
-    """Name of this machine's processor."""
+    """Name of this machine's processor, and which of its bf16 instructions may be used: virtual machines differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name, flags = (
+            next(line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+            for key in ("model name", "flags")
+        )
+        units = sorted(set(flags.split()) & {"amx_bf16", "avx512_bf16"})
+        return f"{name} ({', '.join(units)})" if units else name
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

@@ -34,6 +34,14 @@ def pose_regularisation(images: int, config: TrainingConfig) -> float:
     return config.pose_preg_weight * min(max(2.0 - images / (1000.0 * config.pose_preg_kimg), 0.0), 1.0)
 
 
+def refined_share(images: int, config: TrainingConfig) -> float:
+    """Share of coarse poses that is replaced by refined ones: from 0 at `pose_refine_kimg` to 1 a quarter later."""
+    start = config.pose_refine_kimg
+    if start is None:
+        return 0.0
+    return min(max((images - 1000.0 * start) / max(250.0 * start, 1.0), 0.0), 1.0)
+
+
 def ema_beta(images: int, config: TrainingConfig) -> float:
     """Share of the old average that stays in one step (10.11)."""
     half_life = 1000.0 * config.ema_kimg

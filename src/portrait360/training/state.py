@@ -16,6 +16,7 @@ from portrait360.config import ModelConfig, Preset
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
+from portrait360.training.pose_memory import PoseMemory
 from portrait360.training.step import TrainingState
 from portrait360.types import CheckpointError
 
@@ -129,6 +130,8 @@ def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tens
     tensors |= module_tensors(state.average, "G_ema")
     tensors |= _optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
     tensors |= _optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
+    tensors |= state.memory.tensors()
+    tensors["poses/tilt"] = state.tilt
     tensors["random/cpu"] = random_states
     device = next(state.generator.parameters()).device
     if device.type == "cuda":
@@ -148,6 +151,8 @@ def fill_state(
     _fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
     _fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
     try:
+        state.memory = PoseMemory.from_tensors(tensors)
+        state.tilt = tensors.get("poses/tilt", state.tilt).clone()
         random_states = tensors["random/cpu"]
         if len(random_states) == ranks.size:
             torch.set_rng_state(random_states[ranks.rank].clone())

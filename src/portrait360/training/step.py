@@ -7,7 +7,7 @@ two networks one after the other; both give the same gradients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -20,11 +20,16 @@ from portrait360.model.layers import resize
 from portrait360.model.rendering import Occupancy, can_fuse, occupied_cells
 from portrait360.training import schedules
 from portrait360.training.augment import blur, swap_some
+from portrait360.training.canonical_tilt import CanonicalTilt, nod_degrees
 from portrait360.training.distributed import Ranks
 from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
+from portrait360.training.pose_memory import PoseMemory
 
 OCCUPANCY_SHAPE = (20, 32, 24)
 """Cells (nz, ny, nx) of the tri-grid box; rays skip the empty ones."""
+
+TILT_INTERVAL = 100
+"""Steps between two measurements of the canonical heads' tilt; each counts half."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,17 @@ class TrainingState:
     d_optimizer: torch.optim.Adam
     images: int = 0
     step: int = 0
+    memory: PoseMemory = field(default_factory=PoseMemory)
+    tilt: Float[Tensor, "6"] = field(default_factory=lambda: torch.zeros(6))
+    """Body pose by which canonical heads differ from the template: generated pictures show their pose plus this."""
+    alignment: CanonicalTilt | None = None
 
 
 @dataclass(frozen=True)
 class Generated:
     pictures: Pictures
     body_pose: Float[Tensor, "B 6"]
+    """What the pictures show: the poses that they were rendered with, and the tilt of the canonical heads."""
     regularisation: Float[Tensor, ""]
 
 
@@ -73,9 +83,13 @@ def generate(state: TrainingState, batch: Batch) -> Generated:
     pose = generator.pose_branch(z.repeat_interleave(views, dim=0), batch.camera)
     weight = schedules.pose_regularisation(state.images, config)
     regularisation = weight * pose_loss(pose, batch.coarse_pose)
+    refined = schedules.refined_share(state.images, config)
+    if config.pose_match_weight > 0 and refined > 0 and state.memory.ready:
+        regularisation = regularisation + config.pose_match_weight * refined * state.memory.mismatch(generator)
     if config.coarse_pose_probability > 0:
+        labels = state.memory.refine(batch.camera, batch.coarse_pose, refined)
         coarse = torch.rand(n, 1, device=device) < config.coarse_pose_probability
-        pose = torch.where(coarse, batch.coarse_pose, pose)
+        pose = torch.where(coarse, labels, pose)
 
     swapped = torch.rand(n // views, device=device) < schedules.swap_probability(state.images, config)
     camera, condition = swap_some(swapped, batch.camera[::views], pose[::views])
@@ -99,7 +113,7 @@ def generate(state: TrainingState, batch: Batch) -> Generated:
         )
         out = generator.render(scene, batch.camera, pose, draws=draws)
     raw = None if state.model.superresolution is None else out.raw
-    return Generated(Pictures(out.image, raw, out.mask), pose, regularisation)
+    return Generated(Pictures(out.image, raw, out.mask), pose + state.tilt.to(device), regularisation)
 
 
 def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
@@ -157,6 +171,8 @@ def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     g_loss = generator_loss(config.loss, real_logits, fake_logits)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
     d_pose = pose_loss(fake_poses, generated.body_pose.detach())
+    if config.pose_refine_kimg is not None:
+        state.memory.note(batch.camera, real_poses, fake_poses, generated.body_pose)
     at_pictures = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
     (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
     torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
@@ -234,4 +250,16 @@ def training_step(state: TrainingState, batch: Batch, ranks: Ranks | None = None
     state.images += config.batch
     state.step += 1
     update_average(state.average, state.generator, schedules.ema_beta(state.images, config))
-    return metrics
+    state.memory.keep(ranks)
+    follow_tilt(state)
+    neck, head = nod_degrees(state.tilt)
+    return metrics | {"tilt_neck": torch.tensor(neck), "tilt_head": torch.tensor(head)}
+
+
+def follow_tilt(state: TrainingState) -> None:
+    """Now and then, measure how far canonical heads lean, once poses are being refined."""
+    if state.step % TILT_INTERVAL or schedules.refined_share(state.images, state.config) <= 0 or not state.memory.ready:
+        return
+    if state.alignment is None:
+        state.alignment = CanonicalTilt(state.average.body)
+    state.tilt = 0.5 * (state.tilt + state.alignment.measure(state.average))

@@ -1,0 +1,158 @@
+"""What the discriminator lately saw in pictures: the true body poses of the data, as far as they are known.
+
+Its pose head learns from generated pictures, whose poses are known exactly, so what it says of a real picture does not
+carry the errors of the dataset's labels. It answers with means, which vary less than poses do; the error that it made
+on a generated picture seen from the same side is added back. In a linear Gaussian model the poses drawn here have the
+data's distribution exactly where the generated ones have it: it is the fixed point (docs/self_learning.md).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from portrait360.geometry.cameras import FOCAL
+from portrait360.model.generator import Generator
+from portrait360.training.distributed import Ranks
+from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
+
+CAPACITY = 1024
+"""Pictures of either kind that are remembered; the oldest go first."""
+NEIGHBOURS = 12
+"""Poses and errors are drawn from so many pictures that were seen from nearly the same side."""
+LARGEST = math.radians(40.0)
+"""Refined poses stay within this, per axis."""
+POSE_UNIT, DIRECTION_UNIT = 0.15, 0.5
+"""Radians, and distance between unit directions, that count the same in the energy distance."""
+MATCHED = 128
+"""Poses on either side of the energy distance in one step."""
+
+
+class _Ring:
+    """Rows of (camera label, six numbers), the newest `CAPACITY` of them."""
+
+    def __init__(self, rows: Tensor | None = None, added: int = 0) -> None:
+        width = CAMERA_LABEL_SIZE + BODY_POSE_SIZE
+        self.rows = torch.zeros(CAPACITY, width) if rows is None else rows
+        self.added = added
+
+    @property
+    def full(self) -> bool:
+        return self.added >= CAPACITY
+
+    def add(self, rows: Float[Tensor, "N 31"]) -> None:
+        where = (torch.arange(len(rows)) + self.added) % CAPACITY
+        self.rows[where] = rows.detach().to(self.rows)
+        self.added += len(rows)
+
+    def near(self, cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
+        """The six numbers of a random one of the rows that were seen from nearest to each camera."""
+        likeness = _directions(cameras) @ _directions(self.rows[:, :CAMERA_LABEL_SIZE]).T
+        nearest = likeness.topk(NEIGHBOURS, dim=1).indices
+        pick = torch.randint(NEIGHBOURS, (len(cameras), 1))
+        return self.rows[nearest.gather(1, pick)[:, 0], CAMERA_LABEL_SIZE:]
+
+
+class PoseMemory:
+    """The discriminator's poses of real pictures and its errors on generated ones; whole pictures, not zoomed."""
+
+    def __init__(self) -> None:
+        self.seen, self.errors = _Ring(), _Ring()
+        self._noted: list[tuple[_Ring, Tensor]] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough was seen to draw from."""
+        return self.seen.full and self.errors.full
+
+    def note(
+        self,
+        cameras: Float[Tensor, "B 25"],
+        real: Float[Tensor, "B 6"],
+        generated: Float[Tensor, "B 6"],
+        truth: Float[Tensor, "B 6"],
+    ) -> None:
+        """Predicted poses of real and of generated pictures with these cameras, and the generated ones' true poses."""
+        self._noted = [
+            (self.seen, torch.cat([cameras, real], dim=1).detach().float()),
+            (self.errors, torch.cat([cameras, truth - generated], dim=1).detach().float()),
+        ]
+
+    def keep(self, ranks: Ranks) -> None:
+        """Take in what all processes noted in this step, so that all remember the same."""
+        for ring, rows in self._noted:
+            rows = ranks.gather(rows).cpu()
+            ring.add(rows[~is_zoomed(rows[:, :CAMERA_LABEL_SIZE])])
+        self._noted = []
+
+    def draw(self, cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
+        """Poses as real pictures seen from these cameras have them; random."""
+        cameras = cameras.detach().cpu().float()
+        return (self.seen.near(cameras) + self.errors.near(cameras)).clamp(-LARGEST, LARGEST)
+
+    def refine(
+        self, cameras: Float[Tensor, "B 25"], coarse: Float[Tensor, "B 6"], share: float
+    ) -> Float[Tensor, "B 6"]:
+        """Coarse poses, of which `share` (a probability) are replaced by drawn ones; all stay until `ready`."""
+        if share <= 0.0 or not self.ready:
+            return coarse
+        chosen = torch.rand(len(coarse), 1) < share
+        return torch.where(chosen.to(coarse.device), self.draw(cameras).to(coarse), coarse)
+
+    def mismatch(self, generator: Generator) -> Float[Tensor, ""]:
+        """Energy distance between what the pose branch says for random latents and drawn poses, for the same cameras.
+
+        Székely and Rizzo, Energy statistics (2013), on (pose, direction of the camera); without the part that does
+        not depend on the branch. Differentiable in the branch.
+        """
+        device = next(generator.parameters()).device
+        picks = torch.randint(CAPACITY, (MATCHED,))
+        cameras = self.seen.rows[picks, :CAMERA_LABEL_SIZE]
+        wanted = self.draw(cameras).to(device)
+        cameras = cameras.to(device)
+        z = torch.randn(MATCHED, generator.config.z_dim, device=device)
+        directions = _directions(cameras) / DIRECTION_UNIT
+        given = torch.cat([generator.pose_branch(z, cameras) / POSE_UNIT, directions], dim=1)
+        return energy_distance(given, torch.cat([wanted / POSE_UNIT, directions], dim=1))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        return {
+            f"poses/{name}/{part}": value
+            for name, ring in (("seen", self.seen), ("errors", self.errors))
+            for part, value in (("rows", ring.rows), ("added", torch.tensor(ring.added)))
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> PoseMemory:
+        """The memory of a checkpoint; an empty one where the checkpoint has none."""
+        memory = cls()
+        if "poses/seen/rows" in tensors:
+            for name in ("seen", "errors"):
+                rows = tensors[f"poses/{name}/rows"].reshape(CAPACITY, -1).clone()
+                setattr(memory, name, _Ring(rows, int(tensors[f"poses/{name}/added"])))
+        return memory
+
+
+def energy_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
+    """2 E|x - y| - E|x - x'|, unbiased; what is missing, E|y - y'|, does not depend on x."""
+    n = len(x)
+    return 2.0 * _distances(x, y).mean() - _distances(x, x).sum() / (n * (n - 1))
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return ((x[:, None] - y[None]).square().sum(dim=2) + 1e-8).sqrt()
+
+
+def _directions(cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 3"]:
+    """Unit vectors from the neck to the cameras."""
+    return F.normalize(cameras[:, [3, 7, 11]], dim=1)
+
+
+def is_zoomed(cameras: Float[Tensor, "B 25"]) -> Bool[Tensor, " B"]:
+    """Whether a picture shows only the middle of the frame."""
+    return cameras[:, 16] > 1.05 * FOCAL
