@@ -12,13 +12,13 @@ from fake_portraits import write_fake_dataset
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label
 from portrait360.training import pose_regression
-from portrait360.training.pose_regression import errors, main, predict, regress
+from portrait360.training.pose_regression import Labelled, errors, main, predict, regress
 from portrait360.types import DatasetError
 
 MODEL = PRESETS["cpu-64"].model
 
 
-class Bars:
+class Bars(Labelled):
     """Pictures of a bar that rises with the nod."""
 
     def __init__(self, count):
@@ -29,8 +29,6 @@ class Bars:
         inside = (rows < self.poses[:, :1, None]).float()[:, None]
         self.images, self.masks = (inside * 255).byte().expand(-1, 3, -1, -1), (inside * 255).byte()
         self.cameras = camera_label(torch.zeros(count))
-
-    take = pose_regression.Labelled.take
 
 
 def test_it_learns_a_pose_that_shows(monkeypatch):

@@ -30,6 +30,15 @@ def test_a_resumed_run_keeps_its_choice_on_the_same_processor(monkeypatch, saved
     assert choose_bf16(True, CPU, {"bf16": saved, "processor": processor_name()}) is saved
 
 
+def test_processors_of_one_name_differ_by_their_instructions(monkeypatch):
+    names = []
+    for flags in ("fpu avx512_bf16 sse", "fpu avx512_bf16 amx_bf16", "fpu"):
+        text = f"processor : 0\nmodel name : Xeon\nflags : {flags}\n"
+        monkeypatch.setattr("pathlib.Path.read_text", lambda self, text=text: text)
+        names.append(processor_name())
+    assert names == ["Xeon (avx512_bf16)", "Xeon (amx_bf16, avx512_bf16)", "Xeon"]
+
+
 def test_the_recipe_has_the_last_word(monkeypatch):
     measured(monkeypatch, 2.0, 1.0)
     assert choose_bf16(False, CPU, {}) is False
