@@ -7,10 +7,15 @@ import dataclasses
 import pytest
 import torch
 
-from portrait360.checkpoint import save_weights
+from portrait360.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from portrait360.config import PRESETS, Preset
-from portrait360.training.state import new_state, read_weights, start_from
+from portrait360.geometry.cameras import camera_label
+from portrait360.training.distributed import Ranks
+from portrait360.training.pose_memory import CAPACITY
+from portrait360.training.state import fill_state, new_state, read_weights, start_from, state_tensors
+from portrait360.training.step import TILT_INTERVAL, training_step
 from portrait360.types import CheckpointError
+from random_batches import random_batch
 
 
 def with_blocks(count: int) -> Preset:
@@ -44,6 +49,42 @@ def test_a_finer_tri_grid_starts_as_the_coarse_one_enlarged(tmp_path):
     block = after.generator.backbone.synthesis.get_submodule("b64")
     assert block.conv1.weight.std() > 0.5
     assert all(torch.equal(a, b) for a, b in zip(after.generator.parameters(), after.average.parameters(), strict=True))
+
+
+def test_a_run_that_refines_poses_resumes_exactly(tmp_path):
+    """Two steps, or one, a checkpoint and one: the same weights, memory of poses and tilt."""
+    training = dataclasses.replace(PRESETS["tiny"].training, pose_refine_kimg=0.001, pose_match_weight=1.0)
+    preset = dataclasses.replace(PRESETS["tiny"], training=training)
+    batches = [random_batch(preset.model, 4, seed) for seed in range(2)]
+
+    def started():
+        state = new_state(preset, 0, torch.device("cpu"))
+        state.images = 1000
+        state.step = TILT_INTERVAL - 2
+        some = torch.randn(CAPACITY, 6, generator=torch.Generator().manual_seed(1)) * 0.1
+        state.memory.note(camera_label(torch.linspace(0, 6.28, CAPACITY)), some, 0.1 * some, some)
+        state.memory.keep(Ranks())
+        torch.manual_seed(7)
+        return state
+
+    whole = started()
+    for batch in batches:
+        training_step(whole, batch)
+    expected = state_tensors(whole, torch.get_rng_state()[None])
+    first = started()
+    training_step(first, batches[0])
+    path = tmp_path / "c.safetensors"
+    progress = {"images": first.images, "step": first.step}
+    save_checkpoint(path, preset, state_tensors(first, torch.get_rng_state()[None]), progress)
+    torch.manual_seed(99)
+    second = new_state(preset, 5, torch.device("cpu"))
+    _, tensors, progress = load_checkpoint(path)
+    fill_state(second, tensors, progress, path, Ranks())
+    assert second.memory.ready
+    training_step(second, batches[1])
+    assert second.tilt.abs().max() > 0
+    found = state_tensors(second, torch.get_rng_state()[None])
+    assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
 
 
 def test_weights_with_a_body_of_their_own_are_refused(tmp_path):

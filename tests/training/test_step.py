@@ -15,27 +15,16 @@ from portrait360.training.pose_memory import CAPACITY
 from portrait360.training.state import new_state
 from portrait360.training.step import (
     TILT_INTERVAL,
-    Batch,
     generate,
     separate_gradients,
     shared_gradients,
     training_step,
     update_average,
 )
+from random_batches import random_batch
 from shrunken import shrunken
 
 CPU = torch.device("cpu")
-
-
-def random_batch(model, size, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    side = model.resolution
-    return Batch(
-        torch.rand(size, 3, side, side, generator=g) * 2 - 1,
-        (torch.rand(size, 1, side, side, generator=g) < 0.5).float(),
-        camera_label(torch.rand(size, generator=g) * 6.28, torch.randn(size, generator=g) * 0.2),
-        torch.randn(size, 6, generator=g) * 0.1,
-    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
