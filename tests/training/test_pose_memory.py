@@ -60,6 +60,15 @@ def test_poses_come_from_pictures_of_the_same_side():
     torch.testing.assert_close(drawn[:, 0], torch.tensor([-0.25, -0.25, 0.25, 0.25]))
 
 
+def test_rendered_poses_make_up_for_most_of_the_tilt():
+    """Heads that lean back by 0.08 and are rendered with these poses show the pose less a quarter of that."""
+    memory = filled(torch.full((CAPACITY, 6), 0.1), torch.zeros(CAPACITY, 6))
+    tilt = torch.tensor([-0.08, 0.0, 0.0, -0.04, 0.0, 0.0])
+    memory.lean(tilt)
+    rendered = memory.draw(camera_label(torch.zeros(3)))
+    torch.testing.assert_close(rendered + tilt, (0.1 + 0.25 * tilt).expand(3, 6))
+
+
 def test_poses_stay_within_their_limit():
     memory = filled(torch.full((CAPACITY, 6), 5.0), torch.zeros(CAPACITY, 6))
     assert memory.draw(camera_label(torch.zeros(2))).max() == pytest.approx(LARGEST)

@@ -150,6 +150,7 @@ def test_the_tilt_is_followed_now_and_then():
     state.alignment = Fixed()
     metrics = training_step(state, random_batch(state.model, 4))
     torch.testing.assert_close(state.tilt, 0.5 * measured)
+    torch.testing.assert_close(state.memory.offset, -0.75 * state.tilt)
     assert float(metrics["tilt_neck"]) == pytest.approx(0.05 * 57.2958, rel=1e-4)
     training_step(state, random_batch(state.model, 4))
     torch.testing.assert_close(state.tilt, 0.5 * measured)

@@ -26,6 +26,8 @@ NEIGHBOURS = 12
 """Poses and errors are drawn from so many pictures that were seen from nearly the same side."""
 LARGEST = math.radians(40.0)
 """Refined poses stay within this, per axis."""
+STRAIGHTENED = 0.25
+"""Part of the canonical heads' tilt that the heads themselves have to make up for."""
 POSE_UNIT, DIRECTION_UNIT = 0.15, 0.5
 """Radians, and distance between unit directions, that count the same in the energy distance."""
 MATCHED = 128
@@ -62,6 +64,8 @@ class PoseMemory:
 
     def __init__(self) -> None:
         self.seen, self.errors = _Ring(), _Ring()
+        self.offset = torch.zeros(6)
+        """What to render a drawn pose with, less the pose: see `lean`."""
         self._noted: list[tuple[_Ring, Tensor]] = []
 
     @property
@@ -90,9 +94,17 @@ class PoseMemory:
         self._noted = []
 
     def draw(self, cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
-        """Poses as real pictures seen from these cameras have them; random."""
+        """Poses as real pictures seen from these cameras have them, plus `offset`; random."""
         cameras = cameras.detach().cpu().float()
-        return (self.seen.near(cameras) + self.errors.near(cameras)).clamp(-LARGEST, LARGEST)
+        return (self.seen.near(cameras) + self.errors.near(cameras) + self.offset).clamp(-LARGEST, LARGEST)
+
+    def lean(self, tilt: Float[Tensor, "6"]) -> None:
+        """Make up for most of the canonical heads' tilt in the poses that are drawn for rendering.
+
+        Making up for all would leave the heads as they lean. Making up for none would show poses that are off by the
+        whole tilt, towards whose mean the discriminator's answers are drawn, and the next poses with them.
+        """
+        self.offset = (STRAIGHTENED - 1.0) * tilt
 
     def refine(
         self, cameras: Float[Tensor, "B 25"], coarse: Float[Tensor, "B 6"], share: float

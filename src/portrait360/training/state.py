@@ -153,6 +153,7 @@ def fill_state(
     try:
         state.memory = PoseMemory.from_tensors(tensors)
         state.tilt = tensors.get("poses/tilt", state.tilt).clone()
+        state.memory.lean(state.tilt)
         random_states = tensors["random/cpu"]
         if len(random_states) == ranks.size:
             torch.set_rng_state(random_states[ranks.rank].clone())

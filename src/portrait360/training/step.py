@@ -263,3 +263,4 @@ def follow_tilt(state: TrainingState) -> None:
     if state.alignment is None:
         state.alignment = CanonicalTilt(state.average.body)
     state.tilt = 0.5 * (state.tilt + state.alignment.measure(state.average))
+    state.memory.lean(state.tilt)
