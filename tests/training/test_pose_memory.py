@@ -64,7 +64,7 @@ def test_rendered_poses_make_up_for_most_of_the_tilt():
     """Heads that lean back by 0.08 and are rendered with these poses show the pose less a quarter of that."""
     memory = filled(torch.full((CAPACITY, 6), 0.1), torch.zeros(CAPACITY, 6))
     tilt = torch.tensor([-0.08, 0.0, 0.0, -0.04, 0.0, 0.0])
-    memory.lean(tilt)
+    memory.tilt = tilt
     rendered = memory.draw(camera_label(torch.zeros(3)))
     torch.testing.assert_close(rendered + tilt, (0.1 + 0.25 * tilt).expand(3, 6))
 

@@ -82,7 +82,7 @@ def test_a_run_that_refines_poses_resumes_exactly(tmp_path):
     fill_state(second, tensors, progress, path, Ranks())
     assert second.memory.ready
     training_step(second, batches[1])
-    assert second.tilt.abs().max() > 0
+    assert second.memory.tilt.abs().max() > 0
     found = state_tensors(second, torch.get_rng_state()[None])
     assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
 

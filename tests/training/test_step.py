@@ -119,20 +119,20 @@ def refining(name="tiny", **changes):
 
 def test_refined_poses_replace_the_labels_and_the_tilt_is_part_of_what_is_shown():
     state = refining()
-    state.tilt = torch.tensor([0.05, 0.0, 0.0, -0.02, 0.0, 0.0])
+    state.memory.tilt = torch.tensor([0.05, 0.0, 0.0, -0.02, 0.0, 0.0])
     shown = generate(state, random_batch(state.model, 4)).body_pose
-    torch.testing.assert_close(shown, (0.1 + state.tilt).expand(4, 6))
+    torch.testing.assert_close(shown, (0.1 + 0.25 * state.memory.tilt).expand(4, 6))
 
 
 def test_the_discriminator_learns_what_is_shown(monkeypatch):
     """Its pose head is taught the rendered pose plus the tilt; what it says of real pictures is remembered."""
     state = refining()
-    state.tilt = torch.full((6,), 0.07)
+    state.memory.tilt = torch.full((6,), 0.07)
     taught = []
     monkeypatch.setattr("portrait360.training.step.pose_loss", lambda a, b: (taught.append(b), a.square().mean())[1])
     before = state.memory.seen.added
     training_step(state, random_batch(state.model, 4))
-    torch.testing.assert_close(taught[-1], torch.full((4, 6), 0.17))
+    torch.testing.assert_close(taught[-1], torch.full((4, 6), 0.1 + 0.25 * 0.07))
     assert state.memory.seen.added == before + 4
     assert not torch.equal(state.memory.seen.rows[:4, -6:], torch.full((4, 6), 0.1))
 
@@ -149,11 +149,13 @@ def test_the_tilt_is_followed_now_and_then():
 
     state.alignment = Fixed()
     metrics = training_step(state, random_batch(state.model, 4))
-    torch.testing.assert_close(state.tilt, 0.5 * measured)
-    torch.testing.assert_close(state.memory.offset, -0.75 * state.tilt)
+    torch.testing.assert_close(state.memory.tilt, 0.5 * measured)
+    state.memory.seen.rows[:, -6:], state.memory.errors.rows[:, -6:] = 0.1, 0.0
+    drawn = state.memory.draw(camera_label(torch.zeros(2)))
+    torch.testing.assert_close(drawn, (0.1 - 0.75 * state.memory.tilt).expand(2, 6))
     assert float(metrics["tilt_neck"]) == pytest.approx(0.05 * 57.2958, rel=1e-4)
     training_step(state, random_batch(state.model, 4))
-    torch.testing.assert_close(state.tilt, 0.5 * measured)
+    torch.testing.assert_close(state.memory.tilt, 0.5 * measured)
 
 
 def test_the_original_recipe_remembers_nothing():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate, posed_vertices
 from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.deformation import triangle_frames
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.model.generator import Generator
 
@@ -91,11 +92,10 @@ class CanonicalTilt:
 def _signed_distance(points: Tensor, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Distance to a closed mesh, negative inside, and how much the nearest triangle faces forward (its normal's z)."""
     triangles = vertices[faces]
-    nearest, weights, distance = nearest_triangles(points, triangles)
-    corners = triangles[nearest]
-    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal = normal / normal.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    away = ((points - (corners * weights[..., None]).sum(dim=1)) * normal).sum(dim=1)
+    nearest, _, distance = nearest_triangles(points, triangles)
+    corner, axes = triangle_frames(triangles[nearest])
+    normal = axes[:, 1]
+    away = ((points - corner) * normal).sum(dim=1)
     return distance * torch.where(away >= 0, 1.0, -1.0), normal[:, 2]
 
 

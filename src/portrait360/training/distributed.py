@@ -84,12 +84,7 @@ class Ranks:
 
     def random_states(self) -> Tensor:
         """State of torch's CPU generator of every process, one row each (uint8)."""
-        mine = torch.get_rng_state()
-        if self.size == 1:
-            return mine[None]
-        rows = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(rows, mine)
-        return torch.stack(rows)
+        return self.gather(torch.get_rng_state()[None])
 
     def wait(self) -> None:
         """Return when all processes are here, so that none leaves while another still talks to it."""

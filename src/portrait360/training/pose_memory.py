@@ -64,8 +64,8 @@ class PoseMemory:
 
     def __init__(self) -> None:
         self.seen, self.errors = _Ring(), _Ring()
-        self.offset = torch.zeros(6)
-        """What to render a drawn pose with, less the pose: see `lean`."""
+        self.tilt = torch.zeros(6)
+        """Body pose by which canonical heads differ from the template: generated pictures show their pose plus this."""
         self._noted: list[tuple[_Ring, Tensor]] = []
 
     @property
@@ -94,17 +94,15 @@ class PoseMemory:
         self._noted = []
 
     def draw(self, cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
-        """Poses as real pictures seen from these cameras have them, plus `offset`; random."""
-        cameras = cameras.detach().cpu().float()
-        return (self.seen.near(cameras) + self.errors.near(cameras) + self.offset).clamp(-LARGEST, LARGEST)
+        """Poses to render so that real pictures' poses, seen from these cameras, nearly show; random.
 
-    def lean(self, tilt: Float[Tensor, "6"]) -> None:
-        """Make up for most of the canonical heads' tilt in the poses that are drawn for rendering.
-
-        Making up for all would leave the heads as they lean. Making up for none would show poses that are off by the
-        whole tilt, towards whose mean the discriminator's answers are drawn, and the next poses with them.
+        They make up for most of the canonical heads' tilt. Making up for all would leave the heads as they lean. Making
+        up for none would show poses that are off by the whole tilt, towards whose mean the discriminator's answers are
+        drawn, and the next poses with them.
         """
-        self.offset = (STRAIGHTENED - 1.0) * tilt
+        cameras = cameras.detach().cpu().float()
+        offset = (STRAIGHTENED - 1.0) * self.tilt
+        return (self.seen.near(cameras) + self.errors.near(cameras) + offset).clamp(-LARGEST, LARGEST)
 
     def refine(
         self, cameras: Float[Tensor, "B 25"], coarse: Float[Tensor, "B 6"], share: float
@@ -133,7 +131,7 @@ class PoseMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
-        return {
+        return {"poses/tilt": self.tilt} | {
             f"poses/{name}/{part}": value
             for name, ring in (("seen", self.seen), ("errors", self.errors))
             for part, value in (("rows", ring.rows), ("added", torch.tensor(ring.added)))
@@ -144,6 +142,7 @@ class PoseMemory:
         """The memory of a checkpoint; an empty one where the checkpoint has none."""
         memory = cls()
         if "poses/seen/rows" in tensors:
+            memory.tilt = tensors["poses/tilt"].clone()
             for name in ("seen", "errors"):
                 rows = tensors[f"poses/{name}/rows"].reshape(CAPACITY, -1).clone()
                 setattr(memory, name, _Ring(rows, int(tensors[f"poses/{name}/added"])))

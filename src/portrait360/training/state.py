@@ -131,7 +131,6 @@ def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tens
     tensors |= _optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
     tensors |= _optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
     tensors |= state.memory.tensors()
-    tensors["poses/tilt"] = state.tilt
     tensors["random/cpu"] = random_states
     device = next(state.generator.parameters()).device
     if device.type == "cuda":
@@ -152,8 +151,6 @@ def fill_state(
     _fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
     try:
         state.memory = PoseMemory.from_tensors(tensors)
-        state.tilt = tensors.get("poses/tilt", state.tilt).clone()
-        state.memory.lean(state.tilt)
         random_states = tensors["random/cpu"]
         if len(random_states) == ranks.size:
             torch.set_rng_state(random_states[ranks.rank].clone())

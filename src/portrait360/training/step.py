@@ -56,8 +56,6 @@ class TrainingState:
     images: int = 0
     step: int = 0
     memory: PoseMemory = field(default_factory=PoseMemory)
-    tilt: Float[Tensor, "6"] = field(default_factory=lambda: torch.zeros(6))
-    """Body pose by which canonical heads differ from the template: generated pictures show their pose plus this."""
     alignment: CanonicalTilt | None = None
 
 
@@ -113,7 +111,7 @@ def generate(state: TrainingState, batch: Batch) -> Generated:
         )
         out = generator.render(scene, batch.camera, pose, draws=draws)
     raw = None if state.model.superresolution is None else out.raw
-    return Generated(Pictures(out.image, raw, out.mask), pose + state.tilt.to(device), regularisation)
+    return Generated(Pictures(out.image, raw, out.mask), pose + state.memory.tilt.to(device), regularisation)
 
 
 def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
@@ -252,7 +250,7 @@ def training_step(state: TrainingState, batch: Batch, ranks: Ranks | None = None
     update_average(state.average, state.generator, schedules.ema_beta(state.images, config))
     state.memory.keep(ranks)
     follow_tilt(state)
-    neck, head = nod_degrees(state.tilt)
+    neck, head = nod_degrees(state.memory.tilt)
     return metrics | {"tilt_neck": torch.tensor(neck), "tilt_head": torch.tensor(head)}
 
 
@@ -262,5 +260,4 @@ def follow_tilt(state: TrainingState) -> None:
         return
     if state.alignment is None:
         state.alignment = CanonicalTilt(state.average.body)
-    state.tilt = 0.5 * (state.tilt + state.alignment.measure(state.average))
-    state.memory.lean(state.tilt)
+    state.memory.tilt = 0.5 * (state.memory.tilt + state.alignment.measure(state.average))
