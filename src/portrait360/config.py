@@ -184,6 +184,9 @@ class TrainingConfig:
     zoom_probability: float = 0.0
     """Share of pictures of which only the middle is shown, real and generated alike, with the focal length raised to
     match: the discriminator sees faces larger. It wants a dataset larger than the model by 1 / the first window."""
+    face_zoom_probability: float = 0.0
+    """Share of the pictures taken from the front that show only the smallest of `zoom_windows`; the rest is zoomed
+    like any other picture. Details of faces are what is learned last, and few pictures show them."""
     zoom_windows: tuple[float, ...] = (0.6, 0.42)
     """Sides of that middle part in units of the picture's, equally often: the head with its hair, the face."""
     occupancy: bool = False
@@ -268,6 +271,7 @@ _SMALL_TRAINING = TrainingConfig(
     pose_match_weight=0.3,
     style_average_decay=0.995,
     zoom_probability=0.67,
+    face_zoom_probability=0.6,
     occupancy=True,
     bf16=True,
 )

@@ -10,7 +10,8 @@ import torch
 
 from fake_portraits import write_fake_dataset
 from portrait360.config import PRESETS, TrainingConfig
-from portrait360.training.data import Sampler, TrainingData, composite
+from portrait360.geometry.cameras import camera_label
+from portrait360.training.data import Sampler, TrainingData, composite, shows_face
 from portrait360.types import DatasetError
 
 
@@ -76,3 +77,15 @@ def test_only_larger_pictures_are_zoomed(tmp_path):
     assert whole.image.shape == zoomed.image.shape == (6, 3, model.resolution, model.resolution)
     torch.testing.assert_close(zoomed.camera[:, 16], 2 * whole.camera[:, 16])
     assert torch.equal(zoomed.camera[:, :16], whole.camera[:, :16])
+
+
+def test_faces_are_shown_closer_than_other_pictures():
+    yaws = torch.deg2rad(torch.tensor([0.0, 75.0, -75.0, 90.0, 180.0, -90.0]))
+    faces = shows_face(camera_label(yaws))
+    assert faces.tolist() == [True, True, True, False, False, False]
+    count = 4000
+    closest = np.where(np.arange(count) < count // 2, 0.6, 0.0)
+    indices, _, levels = Sampler(count, 1, True, zoom_probability=0.5, zooms=2, closest=closest).take(0, count)
+    front = indices < count // 2
+    assert abs((levels[front] == 2).mean() - (0.6 + 0.4 * 0.25)) < 0.03
+    assert abs((levels[~front] == 2).mean() - 0.25) < 0.03

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
+from portrait360.geometry.cameras import yaw_pitch
 from portrait360.training.augment import mirror_some, zoom_some
 from portrait360.training.step import Batch
 from portrait360.types import DatasetError
+
+FACE_YAW = 80.0
+"""Degrees to either side of the front from where a face shows more than its outline."""
 
 
 class Sampler:
     """Shuffled order as a pure function of position: epoch e is a permutation drawn from (seed, e).
 
     Resuming needs no state: position n always names the same picture, mirrored or not and zoomed as then.
+    `closest`: probability per picture of the closest zoom, before `zoom_probability` is asked.
     """
 
-    def __init__(self, count: int, seed: int, mirror: bool, zoom_probability: float = 0.0, zooms: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        mirror: bool,
+        zoom_probability: float = 0.0,
+        zooms: int = 1,
+        closest: np.ndarray | None = None,
+    ) -> None:
         self.count, self.seed, self.mirror = count, seed, mirror
         self.zoom_probability, self.zooms = zoom_probability, zooms
+        self.closest = np.zeros(count) if closest is None else closest
         self._epoch = -1
         self._order = self._levels = np.empty(0, np.int64)
         self._flags = np.empty(0, bool)
@@ -37,7 +53,8 @@ class Sampler:
         mirror, zoom = rng.random((2, self.count))
         self._flags = mirror < (0.5 if self.mirror else 0.0)
         level = 1 + np.floor(zoom * self.zooms / max(self.zoom_probability, 1e-9)).astype(np.int64)
-        self._levels = np.where(zoom < self.zoom_probability, level, 0)
+        levels = np.where(zoom < self.zoom_probability, level, 0)
+        self._levels = np.where(rng.random(self.count) < self.closest[self._order], self.zooms, levels)
         self._epoch = epoch
 
     def take(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,6 +84,11 @@ def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Te
     return small, small_masks
 
 
+def shows_face(cameras: Float[Tensor, "N 25"]) -> Bool[Tensor, "N"]:
+    """Whether a camera stands within `FACE_YAW` of the front."""
+    return yaw_pitch(cameras)[0].abs() < math.radians(FACE_YAW)
+
+
 class TrainingData:
     """All pictures of a dataset as bytes in memory: at the model's resolution, or at their own for zooming in."""
 
@@ -93,7 +115,8 @@ class TrainingData:
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
         probability = training.zoom_probability if zooms else 0.0
-        self.sampler = Sampler(len(dataset), seed, training.mirror, probability, len(self.windows))
+        closest = training.face_zoom_probability * shows_face(self.cameras).numpy() if zooms else None
+        self.sampler = Sampler(len(dataset), seed, training.mirror, probability, len(self.windows), closest)
         labels = torch.cat([self.cameras, self.body_poses], dim=1).numpy().tobytes()
         self.fingerprint = hashlib.sha256(labels).hexdigest()[:16]
 
