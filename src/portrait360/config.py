@@ -181,6 +181,9 @@ class TrainingConfig:
     """Weight of the energy distance between the pose branch's poses and the refined ones (0 = the original)."""
     style_average_decay: float = 0.998
     mirror: bool = True
+    yaw_repeats: int = 1
+    """How often a picture may come in an epoch, so that rare sides of people are seen as often as common ones
+    (training/data.py); 1 = every picture once. For photos, most of which show faces."""
     zoom_probability: float = 0.0
     """Share of pictures of which only the middle is shown, real and generated alike, with the focal length raised to
     match: the discriminator sees faces larger. It wants a dataset larger than the model by 1 / the first window."""

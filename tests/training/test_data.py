@@ -11,7 +11,7 @@ import torch
 from fake_portraits import write_fake_dataset
 from portrait360.config import PRESETS, TrainingConfig
 from portrait360.geometry.cameras import camera_label
-from portrait360.training.data import Sampler, TrainingData, composite, shows_face
+from portrait360.training.data import Sampler, TrainingData, composite, shows_face, yaw_repeats
 from portrait360.types import DatasetError
 
 
@@ -89,3 +89,26 @@ def test_faces_are_shown_closer_than_other_pictures():
     front = indices < count // 2
     assert abs((levels[front] == 2).mean() - (0.6 + 0.4 * 0.25)) < 0.03
     assert abs((levels[~front] == 2).mean() - 0.25) < 0.03
+
+
+def test_rare_sides_are_shown_as_often_as_common_ones():
+    yaws = torch.cat([torch.linspace(-0.2, 0.2, 60), torch.tensor([3.1, -3.1]), torch.full((20,), 1.6)])
+    cameras = camera_label(yaws)
+    repeats = yaw_repeats(cameras, 50)
+    assert repeats.tolist() == [1] * 60 + [30] * 2 + [3] * 20
+    assert yaw_repeats(cameras, 4).max() == 4
+    assert (yaw_repeats(cameras, 1) == 1).all()
+    sampler = Sampler(len(yaws), 0, True, repeats=repeats)
+    first, *_ = sampler.take(0, sampler.count)
+    assert np.array_equal(np.bincount(first), repeats)
+    assert not np.array_equal(first, np.sort(first))
+
+
+def test_datasets_of_mostly_faces_are_rebalanced(tmp_path):
+    path = tmp_path / "d.zip"
+    write_fake_dataset(path, coarse=True)
+    model = PRESETS["tiny"].model
+    plain = TrainingData(path, model, recipe(), seed=0)
+    data = TrainingData(path, model, recipe(yaw_repeats=9), seed=0)
+    assert plain.sampler.count == len(plain) < data.sampler.count
+    assert np.array_equal(data.sampler.pool, np.repeat(np.arange(len(data)), yaw_repeats(data.cameras, 9)))

@@ -22,6 +22,7 @@ from portrait360.types import DatasetError
 
 FACE_YAW = 80.0
 """Degrees to either side of the front from where a face shows more than its outline."""
+YAW_SECTORS = 12
 
 
 class Sampler:
@@ -29,6 +30,7 @@ class Sampler:
 
     Resuming needs no state: position n always names the same picture, mirrored or not and zoomed as then.
     `closest`: probability per picture of the closest zoom, before `zoom_probability` is asked.
+    `repeats`: how often each picture comes in an epoch.
     """
 
     def __init__(
@@ -39,9 +41,12 @@ class Sampler:
         zoom_probability: float = 0.0,
         zooms: int = 1,
         closest: np.ndarray | None = None,
+        repeats: np.ndarray | None = None,
     ) -> None:
-        self.count, self.seed, self.mirror = count, seed, mirror
+        self.seed, self.mirror = seed, mirror
         self.zoom_probability, self.zooms = zoom_probability, zooms
+        self.pool = np.repeat(np.arange(count), 1 if repeats is None else repeats)
+        self.count = len(self.pool)
         self.closest = np.zeros(count) if closest is None else closest
         self._epoch = -1
         self._order = self._levels = np.empty(0, np.int64)
@@ -49,7 +54,7 @@ class Sampler:
 
     def _enter(self, epoch: int) -> None:
         rng = np.random.default_rng([self.seed, epoch])
-        self._order = rng.permutation(self.count)
+        self._order = self.pool[rng.permutation(self.count)]
         mirror, zoom = rng.random((2, self.count))
         self._flags = mirror < (0.5 if self.mirror else 0.0)
         level = 1 + np.floor(zoom * self.zooms / max(self.zoom_probability, 1e-9)).astype(np.int64)
@@ -89,6 +94,18 @@ def shows_face(cameras: Float[Tensor, "N 25"]) -> Bool[Tensor, "N"]:
     return yaw_pitch(cameras)[0].abs() < math.radians(FACE_YAW)
 
 
+def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> np.ndarray:
+    """How often to show each picture so that all yaws are seen about equally often, at most `most` times.
+
+    Yaws are counted in `YAW_SECTORS` sectors, the first one centred on the front; pictures of a sector are repeated as
+    often as it goes into the fullest one, rounded. (What 13.3 intends for rear views only.)
+    """
+    width = 2.0 * math.pi / YAW_SECTORS
+    sector = torch.floor(yaw_pitch(cameras)[0] / width + 0.5).long().remainder(YAW_SECTORS).numpy()
+    counts = np.bincount(sector, minlength=YAW_SECTORS)
+    return np.clip(np.rint(counts.max() / np.maximum(counts, 1)), 1, most).astype(np.int64)[sector]
+
+
 class TrainingData:
     """All pictures of a dataset as bytes in memory: at the model's resolution, or at their own for zooming in."""
 
@@ -116,7 +133,8 @@ class TrainingData:
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
         probability = training.zoom_probability if zooms else 0.0
         closest = training.face_zoom_probability * shows_face(self.cameras).numpy() if zooms else None
-        self.sampler = Sampler(len(dataset), seed, training.mirror, probability, len(self.windows), closest)
+        repeats = yaw_repeats(self.cameras, training.yaw_repeats)
+        self.sampler = Sampler(len(dataset), seed, training.mirror, probability, len(self.windows), closest, repeats)
         labels = torch.cat([self.cameras, self.body_poses], dim=1).numpy().tobytes()
         self.fingerprint = hashlib.sha256(labels).hexdigest()[:16]
 
