@@ -133,6 +133,7 @@ def test_pictures_are_prepared_as_for_training(preset, tmp_path):
     small = shrunken(PRESETS[preset])
     data = TrainingData(path, small.model, small.training, seed=0)
     data.sampler.mirror, data.sampler.zoom_probability = False, 0.0
+    data.sampler.closest[:] = 0.0
     order, _, levels = data.sampler.take(0, 4)
     assert not levels.any()
     batch = data.batch(0, 4, torch.device("cpu"))
