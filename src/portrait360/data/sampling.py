@@ -44,10 +44,14 @@ def yaw_balance_weights(cameras: Float[Tensor, "N 25"], bins: int = 36, limit: f
     Returns:
         Weights with mean 1.
     """
-    sector = _yaw_sector(cameras, bins)
-    counts = torch.bincount(sector, minlength=bins)
+    return balance_weights(_yaw_sector(cameras, bins), limit)
+
+
+def balance_weights(group: Int[Tensor, " N"], limit: float) -> Float[Tensor, " N"]:
+    """Weights with mean 1 for drawing samples so that every group comes equally often; none above `limit`."""
+    counts = torch.bincount(group)
     occupied = int((counts > 0).sum())
-    weights = (len(cameras) / occupied) / counts[sector].to(torch.float64)
+    weights = (len(group) / occupied) / counts[group].to(torch.float64)
     for _ in range(_CLAMP_ROUNDS):  # what is cut off goes to the others, which may lift them over the limit
         weights = (weights / weights.mean()).clamp(max=limit)
     return (weights / weights.mean()).to(torch.float32)

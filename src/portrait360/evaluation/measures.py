@@ -26,6 +26,7 @@ from portrait360.evaluation.metrics import (
     wasserstein_1d,
 )
 from portrait360.evaluation.samples import SampleSet
+from portrait360.geometry import cameras
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 
@@ -140,7 +141,7 @@ def camera_truth(samples: SampleSet) -> dict[str, float]:
 
 def yaw_sector(yaw: Float[Tensor, " N"]) -> Tensor:
     """Index into SECTORS of each yaw, radians."""
-    return torch.remainder(torch.round(yaw / (math.pi / 4.0)), 8).long()
+    return cameras.yaw_sector(yaw, len(SECTORS))
 
 
 def sector_errors(samples: SampleSet) -> dict[str, dict[str, float | int | None]]:

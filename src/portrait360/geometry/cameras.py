@@ -6,9 +6,11 @@ position), then the 3x3 intrinsics divided by the image size. Angles are radians
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 FOCAL = 5000 / 1024 / 0.75
@@ -80,6 +82,11 @@ def yaw_pitch(label: Float[Tensor, "B 25"]) -> tuple[Float[Tensor, " B"], Float[
     """Yaw and pitch of the camera position as seen from the neck joint."""
     x, y, z = label[:, 3], label[:, 7], label[:, 11]
     return torch.atan2(x, z), torch.atan2(y, torch.hypot(x, z))
+
+
+def yaw_sector(yaw: Float[Tensor, " N"], count: int) -> Int[Tensor, " N"]:
+    """Which of `count` equal sectors each yaw (radians) lies in; sector 0 is centred on the front, then to the left."""
+    return torch.remainder(torch.round(yaw / (2.0 * math.pi / count)), count).long()
 
 
 def is_left(label: Float[Tensor, "B 25"]) -> Bool[Tensor, " B"]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
-from portrait360.geometry.cameras import yaw_pitch
+from portrait360.data.sampling import balance_weights
+from portrait360.geometry.cameras import yaw_pitch, yaw_sector
 from portrait360.training.augment import mirror_some, zoom_some
 from portrait360.training.step import Batch
 from portrait360.types import DatasetError
@@ -97,13 +98,10 @@ def shows_face(cameras: Float[Tensor, "N 25"]) -> Bool[Tensor, "N"]:
 def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> np.ndarray:
     """How often to show each picture so that all yaws are seen about equally often, at most `most` times.
 
-    Yaws are counted in `YAW_SECTORS` sectors, the first one centred on the front; pictures of a sector are repeated as
-    often as it goes into the fullest one, rounded. (What 13.3 intends for rear views only.)
+    In the fullest of `YAW_SECTORS` sectors each picture comes once. (What 13.3 intends for rear views only.)
     """
-    width = 2.0 * math.pi / YAW_SECTORS
-    sector = torch.floor(yaw_pitch(cameras)[0] / width + 0.5).long().remainder(YAW_SECTORS).numpy()
-    counts = np.bincount(sector, minlength=YAW_SECTORS)
-    return np.clip(np.rint(counts.max() / np.maximum(counts, 1)), 1, most).astype(np.int64)[sector]
+    weights = balance_weights(yaw_sector(yaw_pitch(cameras)[0], YAW_SECTORS), limit=math.inf)
+    return (weights / weights.min()).round().clamp(1, most).long().numpy()
 
 
 class TrainingData:
