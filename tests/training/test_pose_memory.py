@@ -11,7 +11,7 @@ from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, zoom_camera
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
-from portrait360.training.pose_memory import CAPACITY, LARGEST, PoseMemory, energy_distance, is_zoomed
+from portrait360.training.pose_memory import CAPACITY, LARGEST, PoseMemory, energy_distance, is_zoomed, nod_difference
 from shrunken import shrunken
 
 
@@ -67,6 +67,30 @@ def test_rendered_poses_make_up_for_most_of_the_tilt():
     memory.tilt = tilt
     rendered = memory.draw(camera_label(torch.zeros(3)))
     torch.testing.assert_close(rendered + tilt, (0.1 + 0.25 * tilt).expand(3, 6))
+
+
+def test_neck_and_head_share_nods_as_the_labels_say():
+    """Necks drifted back by 0.1 and heads forward by 0.2: drawn poses keep the sum and all other axes."""
+    mean = torch.tensor([-0.1, 0.03, -0.02, 0.2, 0.05, 0.01])
+    spread = 0.1 * torch.randn(CAPACITY, 6, generator=torch.Generator().manual_seed(3))
+    memory = filled(mean + spread - spread.mean(dim=0), torch.zeros(CAPACITY, 6))
+    camera = camera_label(torch.zeros(4))
+    torch.manual_seed(0)
+    drifting = memory.draw(camera)
+    memory.nod_difference = 0.02
+    torch.manual_seed(0)
+    held = memory.draw(camera)
+    torch.testing.assert_close(held - drifting, torch.tensor([0.14, 0, 0, -0.14, 0, 0]).expand(4, 6))
+    pool = (memory.seen.rows + memory.errors.rows)[:, -6:] + (held - drifting)[0]
+    assert float((pool[:, 3] - pool[:, 0]).mean()) == pytest.approx(0.02, abs=1e-6)
+
+
+def test_a_bias_that_neck_and_head_have_in_common_does_not_count():
+    poses = 0.1 * torch.randn(500, 6, generator=torch.Generator().manual_seed(4))
+    biased = poses.clone()
+    biased[:, [0, 3]] += 0.09
+    assert nod_difference(biased) == pytest.approx(nod_difference(poses), abs=1e-6)
+    assert nod_difference(poses) == pytest.approx(float(poses[:, 3].mean() - poses[:, 0].mean()), abs=1e-6)
 
 
 def test_poses_stay_within_their_limit():

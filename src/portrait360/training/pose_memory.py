@@ -20,6 +20,8 @@ from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
 
+NECK_NOD, HEAD_NOD = 0, 3
+"""Places of the two nods among the six numbers of a body pose."""
 CAPACITY = 1024
 """Pictures of either kind that are remembered; the oldest go first."""
 NEIGHBOURS = 12
@@ -66,6 +68,8 @@ class PoseMemory:
         self.seen, self.errors = _Ring(), _Ring()
         self.tilt = torch.zeros(6)
         """Body pose by which canonical heads differ from the template: generated pictures show their pose plus this."""
+        self.nod_difference: float | None = None
+        """Mean nod of the head minus mean nod of the neck in the dataset's labels, radians; drawn poses keep to it."""
         self._noted: list[tuple[_Ring, Tensor]] = []
 
     @property
@@ -99,10 +103,22 @@ class PoseMemory:
         They make up for most of the canonical heads' tilt. Making up for all would leave the heads as they lean. Making
         up for none would show poses that are off by the whole tilt, towards whose mean the discriminator's answers are
         drawn, and the next poses with them.
+
+        How neck and head share a nod is taken from the labels in the mean: a neck that leans back under a head that
+        nods forward looks like both at rest, so neither pictures nor template hold it.
         """
         cameras = cameras.detach().cpu().float()
-        offset = (STRAIGHTENED - 1.0) * self.tilt
+        offset = (STRAIGHTENED - 1.0) * self.tilt + self._shared_nod()
         return (self.seen.near(cameras) + self.errors.near(cameras) + offset).clamp(-LARGEST, LARGEST)
+
+    def _shared_nod(self) -> Float[Tensor, "6"]:
+        """What to add to the remembered poses so that their mean nods differ by `nod_difference`; their sum stays."""
+        offset = torch.zeros(BODY_POSE_SIZE)
+        if self.nod_difference is not None:
+            mean = (self.seen.rows + self.errors.rows)[:, CAMERA_LABEL_SIZE:].mean(dim=0)
+            excess = mean[HEAD_NOD] - mean[NECK_NOD] - self.nod_difference
+            offset[NECK_NOD], offset[HEAD_NOD] = 0.5 * excess, -0.5 * excess
+        return offset
 
     def refine(
         self, cameras: Float[Tensor, "B 25"], coarse: Float[Tensor, "B 6"], share: float
@@ -147,6 +163,11 @@ class PoseMemory:
                 rows = tensors[f"poses/{name}/rows"].reshape(CAPACITY, -1).clone()
                 setattr(memory, name, _Ring(rows, int(tensors[f"poses/{name}/added"])))
         return memory
+
+
+def nod_difference(poses: Float[Tensor, "N 6"]) -> float:
+    """Mean nod of the head minus that of the neck, radians. A bias common to neck and head leaves no trace in it."""
+    return float((poses[:, HEAD_NOD] - poses[:, NECK_NOD]).double().mean())
 
 
 def energy_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
