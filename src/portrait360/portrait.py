@@ -110,7 +110,7 @@ class Portrait:
     def _render(
         self, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None, side: int, plain: bool
     ) -> RenderOutput:
-        draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied, 0))
+        draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied))
         pose = None if body_pose is None else body_pose.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16 and not plain):
             out = self.generator.render(

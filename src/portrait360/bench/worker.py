@@ -96,7 +96,7 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
         stages["occupancy"] = lambda: find_matter(generator, scene)
         stages["deformation"] = lambda: deformation_field(generator.body, pose)
         occupied = portrait.occupied
-        draws = RenderDraws(occupancy=None if occupied is None else Occupancy(occupied, 0))
+        draws = RenderDraws(occupancy=None if occupied is None else Occupancy(occupied))
         stages["rendering, canonical"] = lambda: generator.cast(scene, camera, None, side, draws, plain=False)
         stages["rendering, posed"] = lambda: generator.cast(scene, camera, pose, side, draws, plain=False)
         if generator.config.superresolution is not None:

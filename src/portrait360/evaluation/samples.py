@@ -256,7 +256,7 @@ def draw_people(generator: Generator, cameras: Float[Tensor, "N 25"], count: int
         torch.manual_seed(seed)  # of the noise in synthesis layers
         scene = generator.scene(generator.map(z, camera, pose), noise_mode="random")
     matter = find_matter(generator, scene)
-    return People(scene, camera, pose, RenderDraws(occupancy=None if matter is None else Occupancy(matter, 0)))
+    return People(scene, camera, pose, RenderDraws(occupancy=None if matter is None else Occupancy(matter)))
 
 
 def head_camera(camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 25"]:

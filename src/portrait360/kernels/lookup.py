@@ -6,7 +6,6 @@ the kernels that use it, whose constant sizes let the compiler unroll.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -15,6 +14,8 @@ import numpy as np
 from portrait360.kernels.simd import axpy8, fma8, leaky8, load8, softplus8, splat8, store8, sum8
 
 ZERO, ONE, HALF, THIRD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(1 / 3)
+ROUNDING = np.float32(1e-5)
+"""World units by which float32 may put a sample elsewhere."""
 
 
 @numba.njit(inline="always")
@@ -34,24 +35,32 @@ def axis_taps(q: Any, size: int):
 
 
 @numba.njit(inline="always")
-def field_node(x: Any, low: Any, high: Any, size: int):
-    """Lower node and fraction of align_corners=True interpolation, clamped to the box."""
-    position = (x - low) / (high - low) * np.float32(size - 1)
+def field_frame(box: Any, shape: Any):
+    """Lower corner of the field's box (low xyz, high xyz) and nodes per world unit, axis by axis."""
+    nz, ny, nx = shape
+    return (box[0], box[1], box[2], np.float32(nx - 1) / (box[3] - box[0]), np.float32(ny - 1) / (box[4] - box[1]),
+            np.float32(nz - 1) / (box[5] - box[2]))  # fmt: skip
+
+
+@numba.njit(inline="always")
+def unit_frame(box: Any):
+    """Centre of the tri-grid's box (centre xyz, half xyz) and one over its half sides."""
+    return box[0], box[1], box[2], ONE / box[3], ONE / box[4], ONE / box[5]
+
+
+@numba.njit(inline="always")
+def ray_line(origins: Any, directions: Any, image: int, ray: int):
+    """Origin and direction of a ray as numbers: read from their arrays once instead of at every sample."""
+    return (origins[image, 0], origins[image, 1], origins[image, 2], directions[image, ray, 0],
+            directions[image, ray, 1], directions[image, ray, 2])  # fmt: skip
+
+
+@numba.njit(inline="always")
+def field_node(position: Any, size: int):
+    """Lower node and fraction of align_corners=True interpolation, for a position in nodes; clamped to the field."""
     position = min(max(position, ZERO), np.float32(size - 1))
     i = min(int(position), size - 2)
     return i, position - np.float32(i)
-
-
-@numba.njit(inline="always")
-def softplus(x: Any):
-    if x > np.float32(15):
-        return x
-    return np.float32(math.log1p(math.exp(x)))
-
-
-@numba.njit(inline="always")
-def logistic(x: Any):
-    return ONE / (ONE + np.float32(math.exp(-x)))
 
 
 @numba.njit(inline="always")
@@ -149,19 +158,16 @@ def decode(f: Any, at: int, w1: Any, b1: Any, w2: Any, b2: Any, h: Any, hat: int
 
 
 @numba.njit(fastmath=True, forceinline=True)
-def canonical(field: Any, has_field: bool, image: int, shape: Any, field_box: Any, box: Any, origins: Any,
-               directions: Any, ray: int, t: Any, q: Any):  # fmt: skip
-    """Sample at distance t, warped and normalised to the tri-grid box, into q. Whether it is inside, and the
-    field's corner offset and fractions."""
-    x = origins[image, 0] + t * directions[image, ray, 0]
-    y = origins[image, 1] + t * directions[image, ray, 1]
-    z = origins[image, 2] + t * directions[image, ray, 2]
+def canonical(field: Any, has_field: bool, image: int, shape: Any, frame: Any, unit: Any, line: Any, t: Any, q: Any):
+    """Sample at distance t of a `ray_line`, warped and normalised to the tri-grid box, into q. Whether it is inside,
+    and the field's corner offset and fractions. `frame`, `unit`: of `field_frame` and `unit_frame`."""
+    x, y, z = line[0] + t * line[3], line[1] + t * line[4], line[2] + t * line[5]
     start, fx, fy, fz = 0, ZERO, ZERO, ZERO
     if has_field:
         nz, ny, nx = shape
-        i, fx = field_node(x, field_box[0], field_box[3], nx)
-        j, fy = field_node(y, field_box[1], field_box[4], ny)
-        k, fz = field_node(z, field_box[2], field_box[5], nz)
+        i, fx = field_node((x - frame[0]) * frame[3], nx)
+        j, fy = field_node((y - frame[1]) * frame[4], ny)
+        k, fz = field_node((z - frame[2]) * frame[5], nz)
         start = (((image * nz + k) * ny + j) * nx + i) * 3
         gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
         a, b, c, d = start, start + 3 * nx, start + 3 * nx * ny, start + 3 * nx * (ny + 1)
@@ -178,6 +184,78 @@ def canonical(field: Any, has_field: bool, image: int, shape: Any, field_box: An
             wa * (gx * field[a + 2] + fx * field[a + 5]) + wb * (gx * field[b + 2] + fx * field[b + 5])
             + wc * (gx * field[c + 2] + fx * field[c + 5]) + wd * (gx * field[d + 2] + fx * field[d + 5])
         )  # fmt: skip
-    x, y, z = (x - box[0]) / box[3], (y - box[1]) / box[4], (z - box[2]) / box[5]
+    x, y, z = (x - unit[0]) * unit[3], (y - unit[1]) * unit[4], (z - unit[2]) * unit[5]
     q[0], q[1], q[2] = x, y, z
     return abs(x) < ONE and abs(y) < ONE and abs(z) < ONE, start, fx, fy, fz
+
+
+@numba.njit(inline="always")
+def voxel_line(frame: Any, line: Any):
+    """A `ray_line` in the field's nodes."""
+    return ((line[0] - frame[0]) * frame[3], (line[1] - frame[1]) * frame[4], (line[2] - frame[2]) * frame[5],
+            line[3] * frame[3], line[4] * frame[4], line[5] * frame[5])  # fmt: skip
+
+
+@numba.njit(inline="always")
+def voxel_index(shape: Any, line: Any, t: Any) -> int:
+    """Index of the field's voxel at distance t of a `voxel_line`; -1 outside of the field."""
+    nz, ny, nx = shape
+    x, y, z = line[0] + t * line[3], line[1] + t * line[4], line[2] + t * line[5]
+    if (
+        x < ZERO
+        or y < ZERO
+        or z < ZERO
+        or x >= np.float32(nx - 1)
+        or y >= np.float32(ny - 1)
+        or z >= np.float32(nz - 1)
+    ):
+        return -1
+    return (int(z) * (ny - 1) + int(y)) * (nx - 1) + int(x)
+
+
+@numba.njit(inline="always")
+def _cell_range(low: Any, high: Any, centre: Any, half: Any, size: int):
+    """First and last occupancy cell that an interval of positions touches along one axis; first > last: none."""
+    a, b = (low - centre) / half, (high - centre) / half
+    if b <= -ONE or a >= ONE:
+        return 1, 0
+    first = int(max((a + ONE) * HALF * np.float32(size), ZERO))
+    last = int(min((b + ONE) * HALF * np.float32(size), np.float32(size - 1)))
+    return min(first, size - 1), last
+
+
+@numba.njit(parallel=True, cache=True)
+def reachable_voxels(field: Any, shape: Any, field_box: Any, box: Any, occupied: Any, cells: Any, views: int,
+                     reachable: Any) -> None:  # fmt: skip
+    """Mark the field's voxels from which a sample can be warped into an occupied cell.
+
+    Inside a voxel the displacement lies between its corners' least and greatest, so the marks miss nothing.
+    field (B, nz, ny, nx, 3) and occupied (L, cz, cy, cx), flat, B = L * views; reachable (B, (nz-1)(ny-1)(nx-1)).
+    """
+    nz, ny, nx = shape
+    cz, cy, cx = cells
+    for row in numba.prange(reachable.shape[0] * (nz - 1)):
+        image, k = row // (nz - 1), row % (nz - 1)
+        base = (image // views) * cx * cy * cz
+        low, high = np.empty(3, np.float32), np.empty(3, np.float32)
+        for j in range(ny - 1):
+            for i in range(nx - 1):
+                for axis in range(3):
+                    a, b = np.float32(1e9), np.float32(-1e9)
+                    for corner in range(8):
+                        z, y, x = k + (corner >> 2), j + ((corner >> 1) & 1), i + (corner & 1)
+                        v = field[(((image * nz + z) * ny + y) * nx + x) * 3 + axis]
+                        a, b = min(a, v), max(b, v)
+                    n, index = (nx, i) if axis == 0 else ((ny, j) if axis == 1 else (nz, k))
+                    width = (field_box[3 + axis] - field_box[axis]) / np.float32(n - 1)
+                    start = field_box[axis] + width * np.float32(index)
+                    low[axis], high[axis] = start + a - ROUNDING, start + width + b + ROUNDING
+                first_x, last_x = _cell_range(low[0], high[0], box[0], box[3], cx)
+                first_y, last_y = _cell_range(low[1], high[1], box[1], box[4], cy)
+                first_z, last_z = _cell_range(low[2], high[2], box[2], box[5], cz)
+                found = 0
+                for c in range(first_z, last_z + 1):
+                    for d in range(first_y, last_y + 1):
+                        for e in range(first_x, last_x + 1):
+                            found |= occupied[base + (c * cy + d) * cx + e]
+                reachable[image, (k * (ny - 1) + j) * (nx - 1) + i] = found

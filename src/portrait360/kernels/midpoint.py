@@ -15,9 +15,21 @@ from typing import Any
 import numba
 import numpy as np
 
-from portrait360.kernels.lookup import HALF, ONE, ZERO, canonical, cell_index, gather, hidden_layer, output, softplus
+from portrait360.kernels.lookup import (
+    HALF,
+    ONE,
+    ZERO,
+    canonical,
+    cell_index,
+    field_frame,
+    gather,
+    hidden_layer,
+    output,
+    ray_line,
+    unit_frame,
+)
 from portrait360.kernels.render import TILE
-from portrait360.kernels.simd import axpy8, load8, splat8, store8
+from portrait360.kernels.simd import axpy8, load8, softplus1, splat8, store8
 
 EMPTY = np.float32(-1000)
 """Raw density of samples that are not taken (official_model 5.5)."""
@@ -75,6 +87,7 @@ def midpoint_kernel(
         height, across = rays // width, (width + TILE - 1) // TILE
         blocks = ((height + TILE - 1) // TILE) * across
         has_field = field.size > 0
+        frame, unit = field_frame(field_box, field_shape), unit_frame(box)
         step = (far - near) / np.float32(coarse - 1)
         for task in numba.prange(images * blocks):
             image = task // blocks
@@ -96,11 +109,12 @@ def midpoint_kernel(
                 ray = row * width + column
                 for k in range(O + 2):
                     rendered[image, ray, k] = ZERO
+                line = ray_line(origins, directions, image, ray)
                 visited = 0
                 for s in range(coarse):
                     at = q[s]
                     canonical(
-                        field, has_field, image, field_shape, field_box, box, origins, directions, ray, t[s], at
+                        field, has_field, image, field_shape, frame, unit, line, t[s], at
                     )  # fmt: skip
                     known[s], raws[s], weights[s] = 1, EMPTY, ZERO
                     if abs(at[0]) <= limits[0] and abs(at[1]) <= limits[1] and abs(at[2]) <= limits[2]:
@@ -118,7 +132,7 @@ def midpoint_kernel(
                         raws[s] = output(h, s * H, w2, b2, 0, H)
                         known[s] = 1
                     if s > 0:
-                        density = softplus(HALF * (raws[s - 1] + raws[s]) + shift) * scale
+                        density = softplus1(HALF * (raws[s - 1] + raws[s]) + shift) * scale
                         alpha = ONE - np.float32(math.exp(-density * step))
                         weights[s - 1] = alpha * through
                         through *= ONE - alpha
@@ -146,7 +160,7 @@ def midpoint_kernel(
                         now, slot, raw = found[b], coarse + b % 2, EMPTY
                         at = q[coarse]
                         canonical(
-                            field, has_field, image, field_shape, field_box, box, origins, directions, ray, now, at
+                            field, has_field, image, field_shape, frame, unit, line, now, at
                         )  # fmt: skip
                         if abs(at[0]) <= limits[0] and abs(at[1]) <= limits[1] and abs(at[2]) <= limits[2]:
                             if occupied[cells + cell_index(at[0], at[1], at[2], occupancy_shape)]:
@@ -155,7 +169,7 @@ def midpoint_kernel(
                                 raw = output(h, slot * H, w2, b2, 0, H)
                         b += 1
                     if n > 0:
-                        density = softplus(HALF * (last_raw + raw) + shift) * scale
+                        density = softplus1(HALF * (last_raw + raw) + shift) * scale
                         alpha = ONE - np.float32(math.exp(-density * (now - last_t)))
                         weight = alpha * through
                         if weight > LEAST_WEIGHT:

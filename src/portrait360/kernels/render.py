@@ -5,13 +5,13 @@ sizes let the compiler vectorise). The backward pass recomputes each ray instead
 stays that of the inputs and outputs. `portrait360.model.rendering.render_plain` is the readable twin.
 
 Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent; B = L * views images, latent-major. Box arrays are
-(centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy). Rays form pictures of
+(centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy, reachable voxels, which
+need the two others and spare warping what ends in empty cells). Rays form pictures of
 `width` columns and are walked in square tiles, so that neighbours find the planes in the cache.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -26,17 +26,31 @@ from portrait360.kernels.lookup import (
     canonical,
     cell_index,
     decode,
+    field_frame,
     gather,
-    logistic,
     plane_taps,
-    softplus,
+    ray_line,
     taps8,
     tri_grid_taps,
+    unit_frame,
+    voxel_index,
+    voxel_line,
 )
-from portrait360.kernels.simd import axpy8, fma8, leaky_gradient8, load8, splat8, store8, sum8
+from portrait360.kernels.simd import (
+    axpy8,
+    exp_of_negative1,
+    fma8,
+    leaky_gradient8,
+    load8,
+    logistic1,
+    softplus1,
+    splat8,
+    store8,
+    sum8,
+)
 
-EXPLORE_MASK = 15
-"""One in 16 samples in unoccupied cells is taken all the same, so that new matter is found."""
+EXPLORE_MASK = 31
+"""One in 32 samples in unoccupied cells is taken all the same, so that new matter is found."""
 TILE = 8
 BLOCK = 512
 """Points that one task of `density` reads."""
@@ -52,6 +66,12 @@ def explore_hash(seed: int, ray: int, sample: int) -> int:
     x = (x * 0x846CA68B) & 0xFFFFFFFF
     x ^= x >> 16
     return x
+
+
+@numba.njit(inline="always")
+def is_skipped(seed: int, ray: int, sample: int) -> bool:
+    """Whether a sample where nothing is known to be is left out: all of them with a negative seed, else 31 of 32."""
+    return seed < 0 or explore_hash(seed, ray, sample) & EXPLORE_MASK != 0
 
 
 @numba.njit(fastmath=True, forceinline=True)
@@ -122,7 +142,7 @@ def fused_kernels(
     @numba.njit(parallel=True, fastmath=True, cache=True)
     def forward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
-        field_shape, field_box, box, occupied, occupancy_shape, seed, scale, shift, sigmoid, stop, rendered,
+        field_shape, field_box, box, occupied, occupancy_shape, reachable, seed, scale, shift, sigmoid, stop, rendered,
     ):  # fmt: skip
         """rendered (B, M, O+2): features, opacity, sum of weight * distance."""
         images, rays, _ = directions.shape
@@ -130,6 +150,7 @@ def fused_kernels(
         height, across = rays // width, (width + TILE - 1) // TILE
         blocks = ((height + TILE - 1) // TILE) * across
         has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
+        prunes, frame, unit = reachable.size > 0, field_frame(field_box, field_shape), unit_frame(box)
         for task in numba.prange(images * blocks):
             image = task // blocks
             block = task - image * blocks
@@ -144,39 +165,33 @@ def fused_kernels(
                     continue
                 ray = row * width + column
                 step = (far[image, ray] - near[image, ray]) / np.float32(samples)
+                line = ray_line(origins, directions, image, ray)
+                voxels = voxel_line(frame, line)
                 through, opacity, distance = ONE, ZERO, ZERO
                 total[:] = ZERO
                 if step > ZERO:
                     for s in range(samples):
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
-                        inside, _, _, _, _ = canonical(
-                            field,
-                            has_field,
-                            image,
-                            field_shape,
-                            field_box,
-                            box,
-                            origins,
-                            directions,
-                            ray,
-                            t,
-                            q,
-                        )
+                        if prunes:
+                            voxel = voxel_index(field_shape, voxels, t)
+                            if voxel >= 0 and reachable[image, voxel] == 0 and is_skipped(seed, image * rays + ray, s):
+                                continue
+                        inside, _, _, _, _ = canonical(field, has_field, image, field_shape, frame, unit, line, t, q)
                         if not inside:
                             continue
                         if has_occupancy:
                             cell = cells + cell_index(q[0], q[1], q[2], occupancy_shape)
-                            if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
+                            if occupied[cell] == 0 and is_skipped(seed, image * rays + ray, s):
                                 continue
                         gather(planes, base, resolution, q, f, 0, C, D)
                         decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, K, softplus_hidden)
                         raw = out[0] + shift
                         if has_noise:
                             raw += noise[image, ray, s]
-                        alpha = ONE - np.float32(math.exp(-softplus(raw) * scale * step))
+                        alpha = ONE - exp_of_negative1(-softplus1(raw) * scale * step)
                         weight = through * alpha
                         for k in range(O):
-                            value = logistic(out[1 + k]) if sigmoid else out[1 + k]
+                            value = logistic1(out[1 + k]) if sigmoid else out[1 + k]
                             total[k] += weight * value
                         opacity += weight
                         distance += weight * t
@@ -191,7 +206,7 @@ def fused_kernels(
     @numba.njit(parallel=True, fastmath=True, cache=True)
     def backward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
-        field_shape, field_box, box, occupied, occupancy_shape, seed, scale, shift, sigmoid, stop, grad,
+        field_shape, field_box, box, occupied, occupancy_shape, reachable, seed, scale, shift, sigmoid, stop, grad,
         grad_planes, grad_w1, grad_b1, grad_w2, grad_b2, grad_field,
     ):  # fmt: skip
         """Gradients of features and opacity (grad (B, M, O+2); the distance column carries none).
@@ -203,6 +218,7 @@ def fused_kernels(
         height, across = rays // width, (width + TILE - 1) // TILE
         blocks = ((height + TILE - 1) // TILE) * across
         has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
+        prunes, frame, unit = reachable.size > 0, field_frame(field_box, field_shape), unit_frame(box)
         wants_field = grad_field.size > 0
         for latent in numba.prange(images // views):
             base = latent * stride
@@ -231,29 +247,25 @@ def fused_kernels(
                     step = (far[image, ray] - near[image, ray]) / np.float32(samples)
                     if step <= ZERO:
                         continue
+                    line = ray_line(origins, directions, image, ray)
+                    voxels = voxel_line(frame, line)
                     through = ONE
                     count = 0
                     for s in range(samples):
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
+                        if prunes:
+                            voxel = voxel_index(field_shape, voxels, t)
+                            if voxel >= 0 and reachable[image, voxel] == 0 and is_skipped(seed, image * rays + ray, s):
+                                continue
                         q = qs[count]
                         inside, corner, fx, fy, fz = canonical(
-                            field,
-                            has_field,
-                            image,
-                            field_shape,
-                            field_box,
-                            box,
-                            origins,
-                            directions,
-                            ray,
-                            t,
-                            q,
+                            field, has_field, image, field_shape, frame, unit, line, t, q
                         )
                         if not inside:
                             continue
                         if has_occupancy:
                             cell = cells + cell_index(q[0], q[1], q[2], occupancy_shape)
-                            if occupied[cell] == 0 and explore_hash(seed, image * rays + ray, s) & EXPLORE_MASK:
+                            if occupied[cell] == 0 and is_skipped(seed, image * rays + ray, s):
                                 continue
                         corners[count] = corner
                         fractions[count, 0], fractions[count, 1], fractions[count, 2] = fx, fy, fz
@@ -263,11 +275,11 @@ def fused_kernels(
                         raw = out[o] + shift
                         if has_noise:
                             raw += noise[image, ray, s]
-                        alpha = ONE - np.float32(math.exp(-softplus(raw) * scale * step))
+                        alpha = ONE - exp_of_negative1(-softplus1(raw) * scale * step)
                         gain = grad[image, ray, O]
                         for k in range(1, K):
                             if sigmoid:
-                                out[o + k] = logistic(out[o + k])
+                                out[o + k] = logistic1(out[o + k])
                             gain += grad[image, ray, k - 1] * out[o + k]
                         state[count, 0], state[count, 1] = raw, alpha
                         state[count, 2], state[count, 3] = through, gain
@@ -282,7 +294,7 @@ def fused_kernels(
                         # d/d(rho * step) of the ray's sum: own light let through, light behind blocked.
                         slope = step * (through * (ONE - alpha) * gain - behind)
                         behind += weight * gain
-                        go[0] = slope * scale * logistic(raw)
+                        go[0] = slope * scale * logistic1(raw)
                         for k in range(1, K):
                             value = weight * grad[image, ray, k - 1]
                             if sigmoid:
@@ -301,7 +313,7 @@ def fused_kernels(
                             store8(gh, j, total)
                         if softplus_hidden:
                             for j in range(H):
-                                gh[j] *= ONE - np.float32(math.exp(-h[n * H + j]))  # sigmoid of the input
+                                gh[j] *= ONE - exp_of_negative1(-h[n * H + j])  # sigmoid of the input
                         for j in range(0, H, 8):
                             store8(mine_b1, j, fma8(load8(gh, j), splat8(ONE), load8(mine_b1, j)))
                         for c in range(C):
@@ -341,6 +353,6 @@ def fused_kernels(
             for n in range(first, min(first + BLOCK, count)):
                 gather(planes, latent * stride, resolution, points[n], f, 0, C, D)
                 decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, 1, softplus_hidden)
-                densities[latent, n] = softplus(out[0] + shift) * scale
+                densities[latent, n] = softplus1(out[0] + shift) * scale
 
     return forward, backward, density

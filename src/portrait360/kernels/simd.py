@@ -116,48 +116,90 @@ def leaky8(typingctx: Any, x: Any) -> Any:
     return float8(float8), codegen
 
 
-def _constant(value: float) -> Any:
-    return ir.Constant(_VECTOR, [value] * LANES)
+def _constant(kind: Any, value: Any) -> Any:
+    """A number of an LLVM type, in all lanes if it is a vector type."""
+    return ir.Constant(kind, [value] * LANES if isinstance(kind, ir.VectorType) else value)
 
 
 def _horner(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
     """Polynomial in x, the highest power's coefficient first."""
-    total = _constant(coefficients[0])
+    total = _constant(x.type, coefficients[0])
     for coefficient in coefficients[1:]:
         product = builder.fmul(total, x, flags=("fast",))
-        total = builder.fadd(product, _constant(coefficient), flags=("fast",))
+        total = builder.fadd(product, _constant(x.type, coefficient), flags=("fast",))
     return total
 
 
 def _exp_of_negative(builder: Any, x: Any) -> Any:
-    """exp(x) for x <= 0, to 2e-7 of its value: 2^n times a polynomial in the rest."""
-    low = _constant(-87.0)
-    x = builder.select(builder.fcmp_ordered(">", x, low), x, low)
-    integers = ir.VectorType(ir.IntType(32), LANES)
-    shifted = builder.fsub(builder.fmul(x, _constant(1.4426950408889634)), _constant(0.5))
+    """exp(x) for x <= 0, to 2e-7 of its value: 2^n times a polynomial in the rest. Eight lanes or one number."""
+
+    def constant(value: float) -> Any:
+        return _constant(x.type, value)
+
+    integers = ir.VectorType(ir.IntType(32), LANES) if isinstance(x.type, ir.VectorType) else ir.IntType(32)
+    low = constant(-87.0)
+    clamped = builder.select(builder.fcmp_ordered(">", x, low), x, low)
+    shifted = builder.fsub(builder.fmul(clamped, constant(1.4426950408889634)), constant(0.5))
     whole = builder.fptosi(shifted, integers)
-    n = builder.sitofp(whole, _VECTOR)
-    rest = builder.fsub(x, builder.fmul(n, _constant(0.693359375)))
-    rest = builder.fadd(rest, builder.fmul(n, _constant(2.12194440e-4)))
+    n = builder.sitofp(whole, x.type)
+    rest = builder.fsub(clamped, builder.fmul(n, constant(0.693359375)))
+    rest = builder.fadd(rest, builder.fmul(n, constant(2.12194440e-4)))
     value = _horner(builder, rest, tuple(1.0 / math.factorial(k) for k in range(6, -1, -1)))
-    bits = builder.shl(builder.add(whole, ir.Constant(integers, [127] * LANES)), ir.Constant(integers, [23] * LANES))
-    return builder.fmul(value, builder.bitcast(bits, _VECTOR))
+    bits = builder.shl(builder.add(whole, _constant(integers, 127)), _constant(integers, 23))
+    return builder.fmul(value, builder.bitcast(bits, x.type))
+
+
+def _softplus(builder: Any, x: Any) -> Any:
+    """log(1 + exp(x)) as max(x, 0) + 2 artanh(e / (2 + e)) with e = exp(-|x|)."""
+    zero = _constant(x.type, 0.0)
+    positive = builder.fcmp_ordered(">", x, zero)
+    e = _exp_of_negative(builder, builder.select(positive, builder.fsub(zero, x), x))
+    s = builder.fdiv(e, builder.fadd(e, _constant(x.type, 2.0)))
+    series = _horner(builder, builder.fmul(s, s), tuple(2.0 / k for k in range(13, 0, -2)))
+    return builder.fadd(builder.select(positive, x, zero), builder.fmul(s, series))
 
 
 @intrinsic
 def softplus8(typingctx: Any, x: Any) -> Any:
-    """log(1 + exp(x)) as max(x, 0) + 2 artanh(e / (2 + e)) with e = exp(-|x|)."""
+    """log(1 + exp(x)), to 3e-7 of its value."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        zero = _constant(0.0)
-        positive = builder.fcmp_ordered(">", args[0], zero)
-        negated = builder.fsub(zero, args[0])
-        e = _exp_of_negative(builder, builder.select(positive, negated, args[0]))
-        s = builder.fdiv(e, builder.fadd(e, _constant(2.0)))
-        series = _horner(builder, builder.fmul(s, s), tuple(2.0 / k for k in range(13, 0, -2)))
-        return builder.fadd(builder.select(positive, args[0], zero), builder.fmul(s, series))
+        return _softplus(builder, args[0])
 
     return float8(float8), codegen
+
+
+@intrinsic
+def softplus1(typingctx: Any, x: Any) -> Any:
+    """`softplus8` of one number."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _softplus(builder, args[0])
+
+    return types.float32(types.float32), codegen
+
+
+@intrinsic
+def exp_of_negative1(typingctx: Any, x: Any) -> Any:
+    """exp(x) of one number, x <= 0, to 2e-7 of its value: several times as fast as the C library's."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _exp_of_negative(builder, args[0])
+
+    return types.float32(types.float32), codegen
+
+
+@intrinsic
+def logistic1(typingctx: Any, x: Any) -> Any:
+    """1 / (1 + exp(-x)) of one number."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero, one = _constant(args[0].type, 0.0), _constant(args[0].type, 1.0)
+        positive = builder.fcmp_ordered(">", args[0], zero)
+        e = _exp_of_negative(builder, builder.select(positive, builder.fsub(zero, args[0]), args[0]))
+        return builder.fdiv(builder.select(positive, one, e), builder.fadd(one, e))
+
+    return types.float32(types.float32), codegen
 
 
 @intrinsic
@@ -195,5 +237,6 @@ def sum8(typingctx: Any, x: Any) -> Any:
 
 
 __all__ = [
-    "LANES", "axpy8", "fma8", "leaky8", "leaky_gradient8", "load8", "softplus8", "splat8", "store8", "sum8",
+    "LANES", "axpy8", "exp_of_negative1", "fma8", "leaky8", "leaky_gradient8", "load8", "logistic1", "softplus1",
+    "softplus8", "splat8", "store8", "sum8",
 ]  # fmt: skip

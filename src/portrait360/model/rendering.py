@@ -19,6 +19,7 @@ from torch import Tensor
 from portrait360.config import RenderConfig
 from portrait360.geometry.cameras import ray_box
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN, apply_field
+from portrait360.kernels.lookup import reachable_voxels
 from portrait360.kernels.render import EXPLORE_MASK, explore_hash, fused_kernels
 from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
 
@@ -51,10 +52,11 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Which cells of the tri-grid box rays visit, portrait by portrait. `seed` picks the other samples to explore."""
+    """Which cells of the tri-grid box rays visit, portrait by portrait. `seed` picks samples of the others that are
+    taken all the same, to find new matter in training; None takes none."""
 
     occupied: UInt8[Tensor, "L nz ny nx"]
-    seed: int
+    seed: int | None = None
 
 
 def bound_rays(origins: Float[Tensor, "B M 3"], directions: Float[Tensor, "B M 3"], config: RenderConfig) -> Rays:
@@ -275,6 +277,8 @@ def occupancy_mask(
     taken = grids.gather(1, index) > 0
     ray = np.arange(n * rays)[:, None].repeat(samples, axis=1)
     sample = np.arange(samples)[None].repeat(n * rays, axis=0)
+    if occupancy.seed is None:
+        return taken.float()
     hashed = np.vectorize(explore_hash.py_func, otypes=[np.int64])(occupancy.seed, ray, sample)
     explored = torch.from_numpy((hashed & EXPLORE_MASK) == 0).reshape(n, -1).to(taken.device)
     return (taken | explored).float()
@@ -357,9 +361,18 @@ class _Fused(torch.autograd.Function):
         shape = (2, 2, 2) if field is None else tuple(field.shape[1:4])
         images, count, _ = rays.directions.shape
         cells = (1, 1, 1) if occupancy is None else tuple(occupancy.occupied.shape[1:])
+        views = images // planes.shape[0]
+        field_array = empty if field is None else field.detach().contiguous().numpy().reshape(-1)
+        field_box = np.array([*FIELD_MIN, *FIELD_MAX], np.float32)
+        box = np.array([*config.box_centre, *config.box_half], np.float32)
+        occupied = np.zeros(0, np.uint8) if occupancy is None else occupancy.occupied.numpy().reshape(-1)
+        reachable = np.zeros((0, 0), np.uint8)
+        if occupancy is not None and field is not None:
+            reachable = np.empty((images, math.prod(n - 1 for n in shape)), np.uint8)
+            reachable_voxels(field_array, shape, field_box, box, occupied, cells, views, reachable)
         common = (
             planes.shape[2],
-            images // planes.shape[0],
+            views,
             *kernel_weights(w1, b1, w2, b2),
             rays.origins.contiguous().numpy(),
             rays.directions.contiguous().numpy(),
@@ -369,13 +382,14 @@ class _Fused(torch.autograd.Function):
             jitter.contiguous().numpy(),
             samples,
             empty.reshape(0, 0, 0) if noise is None else noise.contiguous().numpy(),
-            empty if field is None else field.detach().contiguous().numpy().reshape(-1),
+            field_array,
             shape,
-            np.array([*FIELD_MIN, *FIELD_MAX], np.float32),
-            np.array([*config.box_centre, *config.box_half], np.float32),
-            np.zeros(0, np.uint8) if occupancy is None else occupancy.occupied.numpy().reshape(-1),
+            field_box,
+            box,
+            occupied,
             cells,
-            0 if occupancy is None else occupancy.seed,
+            reachable,
+            -1 if occupancy is None or occupancy.seed is None else occupancy.seed,
             np.float32(config.density_scale),
             np.float32(config.density_shift),
             config.feature_activation == "sigmoid",
