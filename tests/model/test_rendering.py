@@ -12,7 +12,7 @@ import torch
 from portrait360.config import PRESETS, RenderConfig
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN, FIELD_SHAPE, apply_field
-from portrait360.kernels.lookup import reachable_voxels
+from portrait360.kernels.lookup import gaps_between, reachable_voxels
 from portrait360.model import rendering
 from portrait360.model.rendering import (
     Occupancy,
@@ -228,3 +228,19 @@ def test_trigrid_lookup_of_a_linear_function_is_exact():
     for plane, (a, b) in enumerate(((x, y), (x, z), (y, z))):
         torch.testing.assert_close(out[0, plane, :, 0], a, atol=1e-5, rtol=0)
         torch.testing.assert_close(out[0, plane, :, 1], b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_gaps_equal_their_brute_force(most):
+    shape = (5, 6, 7)
+    reachable = (torch.rand(2, *shape) < 0.02).to(torch.uint8)
+    reachable[0, 2, 3, 1] = 1
+    gaps = np.empty((2, 5 * 6 * 7), np.uint8)
+    gaps_between(reachable.reshape(2, -1).numpy(), shape, most, gaps)
+    places = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), dim=-1).reshape(-1, 3)
+    for image in range(2):
+        targets = places[reachable[image].reshape(-1) > 0]
+        away = (places[:, None] - targets[None]).abs().amax(dim=2)
+        expected = away.amin(dim=1).clamp(max=most) if len(targets) else torch.full((len(places),), most)
+        assert gaps[image].tolist() == expected.tolist()
+    assert gaps.max() >= min(most, 3)

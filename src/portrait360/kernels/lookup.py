@@ -214,6 +214,13 @@ def voxel_index(shape: Any, line: Any, t: Any) -> int:
 
 
 @numba.njit(inline="always")
+def samples_per_voxel(line: Any, step: Any):
+    """How many samples a ray (`voxel_line`) takes at least to cross a voxel, a little less for rounding's sake."""
+    fastest = max(abs(line[3]), abs(line[4]), abs(line[5]))
+    return np.float32(0.999) / (fastest * step + np.float32(1e-9))
+
+
+@numba.njit(inline="always")
 def _cell_range(low: Any, high: Any, centre: Any, half: Any, size: int):
     """First and last occupancy cell that an interval of positions touches along one axis; first > last: none."""
     a, b = (low - centre) / half, (high - centre) / half
@@ -222,6 +229,34 @@ def _cell_range(low: Any, high: Any, centre: Any, half: Any, size: int):
     first = int(max((a + ONE) * HALF * np.float32(size), ZERO))
     last = int(min((b + ONE) * HALF * np.float32(size), np.float32(size - 1)))
     return min(first, size - 1), last
+
+
+@numba.njit(parallel=True, cache=True)
+def gaps_between(reachable: Any, shape: Any, most: int, gaps: Any) -> None:
+    """How many voxels away the nearest reachable one is, the longest axis counting, at most `most`; 0 = reachable.
+
+    reachable and gaps (B, nz * ny * nx), `shape` (nz, ny, nx). One sweep forward, one back (chessboard distance).
+    """
+    nz, ny, nx = shape
+    for image in numba.prange(len(gaps)):
+        mine = gaps[image]
+        for v in range(nz * ny * nx):
+            mine[v] = 0 if reachable[image, v] else most
+        for sweep in range(2):
+            for n in range(nz * ny * nx):
+                v = n if sweep == 0 else nz * ny * nx - 1 - n
+                k, j, i = v // (ny * nx), v // nx % ny, v % nx
+                side = -1 if sweep == 0 else 1
+                best = mine[v]
+                for c in range(-1, 2):
+                    for d in range(-1, 2):
+                        for e in range(-1, 2):
+                            before = (c * 3 + d) * 3 + e  # of its 26 neighbours, those that the sweep has passed
+                            a, b, o = k + c, j + d, i + e
+                            inside = 0 <= a < nz and 0 <= b < ny and 0 <= o < nx
+                            if inside and before * side > 0:
+                                best = min(best, mine[(a * ny + b) * nx + o] + 1)
+                mine[v] = best
 
 
 @numba.njit(parallel=True, cache=True)

@@ -5,8 +5,8 @@ sizes let the compiler vectorise). The backward pass recomputes each ray instead
 stays that of the inputs and outputs. `portrait360.model.rendering.render_plain` is the readable twin.
 
 Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent; B = L * views images, latent-major. Box arrays are
-(centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy, reachable voxels, which
-need the two others and spare warping what ends in empty cells). Rays form pictures of
+(centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy, gaps: what a ray may leap
+over, see `portrait360.kernels.lookup.gaps_between`). Rays form pictures of
 `width` columns and are walked in square tiles, so that neighbours find the planes in the cache.
 """
 
@@ -30,6 +30,7 @@ from portrait360.kernels.lookup import (
     gather,
     plane_taps,
     ray_line,
+    samples_per_voxel,
     taps8,
     tri_grid_taps,
     unit_frame,
@@ -142,7 +143,8 @@ def fused_kernels(
     @numba.njit(parallel=True, fastmath=True, cache=True)
     def forward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
-        field_shape, field_box, box, occupied, occupancy_shape, reachable, seed, scale, shift, sigmoid, stop, rendered,
+        field_shape, field_box, box, occupied, occupancy_shape, gaps, gap_shape, gap_box, seed, scale, shift, sigmoid,
+        stop, rendered,
     ):  # fmt: skip
         """rendered (B, M, O+2): features, opacity, sum of weight * distance."""
         images, rays, _ = directions.shape
@@ -150,7 +152,8 @@ def fused_kernels(
         height, across = rays // width, (width + TILE - 1) // TILE
         blocks = ((height + TILE - 1) // TILE) * across
         has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
-        prunes, frame, unit = reachable.size > 0, field_frame(field_box, field_shape), unit_frame(box)
+        frame, unit = field_frame(field_box, field_shape), unit_frame(box)
+        prunes, gap_frame = gaps.size > 0, field_frame(gap_box, gap_shape)
         for task in numba.prange(images * blocks):
             image = task // blocks
             block = task - image * blocks
@@ -166,15 +169,20 @@ def fused_kernels(
                 ray = row * width + column
                 step = (far[image, ray] - near[image, ray]) / np.float32(samples)
                 line = ray_line(origins, directions, image, ray)
-                voxels = voxel_line(frame, line)
+                voxels = voxel_line(gap_frame, line)
                 through, opacity, distance = ONE, ZERO, ZERO
                 total[:] = ZERO
                 if step > ZERO:
-                    for s in range(samples):
+                    pace = samples_per_voxel(voxels, step)
+                    s = -1
+                    while s < samples - 1:
+                        s += 1
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
                         if prunes:
-                            voxel = voxel_index(field_shape, voxels, t)
-                            if voxel >= 0 and reachable[image, voxel] == 0 and is_skipped(seed, image * rays + ray, s):
+                            voxel = voxel_index(gap_shape, voxels, t)
+                            gap = gaps[image, voxel] if voxel >= 0 else 0
+                            if gap > 0 and is_skipped(seed, image * rays + ray, s):
+                                s += int(np.float32(gap - 1) * pace)
                                 continue
                         inside, _, _, _, _ = canonical(field, has_field, image, field_shape, frame, unit, line, t, q)
                         if not inside:
@@ -206,7 +214,8 @@ def fused_kernels(
     @numba.njit(parallel=True, fastmath=True, cache=True)
     def backward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
-        field_shape, field_box, box, occupied, occupancy_shape, reachable, seed, scale, shift, sigmoid, stop, grad,
+        field_shape, field_box, box, occupied, occupancy_shape, gaps, gap_shape, gap_box, seed, scale, shift, sigmoid,
+        stop, grad,
         grad_planes, grad_w1, grad_b1, grad_w2, grad_b2, grad_field,
     ):  # fmt: skip
         """Gradients of features and opacity (grad (B, M, O+2); the distance column carries none).
@@ -218,7 +227,8 @@ def fused_kernels(
         height, across = rays // width, (width + TILE - 1) // TILE
         blocks = ((height + TILE - 1) // TILE) * across
         has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
-        prunes, frame, unit = reachable.size > 0, field_frame(field_box, field_shape), unit_frame(box)
+        frame, unit = field_frame(field_box, field_shape), unit_frame(box)
+        prunes, gap_frame = gaps.size > 0, field_frame(gap_box, gap_shape)
         wants_field = grad_field.size > 0
         for latent in numba.prange(images // views):
             base = latent * stride
@@ -248,14 +258,19 @@ def fused_kernels(
                     if step <= ZERO:
                         continue
                     line = ray_line(origins, directions, image, ray)
-                    voxels = voxel_line(frame, line)
+                    voxels = voxel_line(gap_frame, line)
                     through = ONE
                     count = 0
-                    for s in range(samples):
+                    pace = samples_per_voxel(voxels, step)
+                    s = -1
+                    while s < samples - 1:
+                        s += 1
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
                         if prunes:
-                            voxel = voxel_index(field_shape, voxels, t)
-                            if voxel >= 0 and reachable[image, voxel] == 0 and is_skipped(seed, image * rays + ray, s):
+                            voxel = voxel_index(gap_shape, voxels, t)
+                            gap = gaps[image, voxel] if voxel >= 0 else 0
+                            if gap > 0 and is_skipped(seed, image * rays + ray, s):
+                                s += int(np.float32(gap - 1) * pace)
                                 continue
                         q = qs[count]
                         inside, corner, fx, fy, fz = canonical(

@@ -19,7 +19,7 @@ from torch import Tensor
 from portrait360.config import RenderConfig
 from portrait360.geometry.cameras import ray_box
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN, apply_field
-from portrait360.kernels.lookup import reachable_voxels
+from portrait360.kernels.lookup import gaps_between, reachable_voxels
 from portrait360.kernels.render import EXPLORE_MASK, explore_hash, fused_kernels
 from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
 
@@ -351,6 +351,41 @@ def kernel_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[np.n
             b2.detach().contiguous().numpy())  # fmt: skip
 
 
+FARTHEST_GAP = 8
+"""Voxels up to which distances to the nearest occupied one are told apart."""
+
+
+def _gaps(
+    field: np.ndarray | None,
+    shape: tuple[int, ...],
+    field_box: np.ndarray,
+    box: np.ndarray,
+    occupancy: Occupancy,
+    images: int,
+) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
+    """Where rays may leap, as (voxels between nodes [B, N], nodes (nz, ny, nx), corners of their box).
+
+    Voxels are those of the field, before warping; without a field, the occupancy's cells.
+    """
+    latents, *cells = occupancy.occupied.shape
+    if field is None:
+        shape = tuple(n + 1 for n in cells)
+        field, field_box = np.zeros(latents * math.prod(shape) * 3, np.float32), box[[0, 1, 2, 0, 1, 2]].copy()
+        field_box[:3] -= box[3:]
+        field_box[3:] += box[3:]
+        grids = latents
+    else:
+        grids = images
+    voxels = tuple(n - 1 for n in shape)
+    reachable = np.empty((grids, math.prod(voxels)), np.uint8)
+    occupied = occupancy.occupied.numpy().reshape(-1)
+    reachable_voxels(field, shape, field_box, box, occupied, tuple(cells), grids // latents, reachable)
+    gaps = np.empty_like(reachable)
+    # where unoccupied samples are explored, rays cannot leap
+    gaps_between(reachable, voxels, FARTHEST_GAP if occupancy.seed is None else 1, gaps)
+    return gaps.repeat(images // grids, axis=0), shape, field_box
+
+
 class _Fused(torch.autograd.Function):
     """Glue between autograd and the compiled kernels. Planes arrive as (L, P, P, 3, D, C)."""
 
@@ -366,10 +401,9 @@ class _Fused(torch.autograd.Function):
         field_box = np.array([*FIELD_MIN, *FIELD_MAX], np.float32)
         box = np.array([*config.box_centre, *config.box_half], np.float32)
         occupied = np.zeros(0, np.uint8) if occupancy is None else occupancy.occupied.numpy().reshape(-1)
-        reachable = np.zeros((0, 0), np.uint8)
-        if occupancy is not None and field is not None:
-            reachable = np.empty((images, math.prod(n - 1 for n in shape)), np.uint8)
-            reachable_voxels(field_array, shape, field_box, box, occupied, cells, views, reachable)
+        gaps = (np.zeros((0, 0), np.uint8), (2, 2, 2), field_box)
+        if occupancy is not None:
+            gaps = _gaps(None if field is None else field_array, shape, field_box, box, occupancy, images)
         common = (
             planes.shape[2],
             views,
@@ -388,7 +422,7 @@ class _Fused(torch.autograd.Function):
             box,
             occupied,
             cells,
-            reachable,
+            *gaps,
             -1 if occupancy is None or occupancy.seed is None else occupancy.seed,
             np.float32(config.density_scale),
             np.float32(config.density_shift),
