@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from portrait360.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from portrait360.config import PRESETS, Preset
 from portrait360.geometry.cameras import camera_label
+from portrait360.training import schedules
 from portrait360.training.distributed import Ranks
 from portrait360.training.pose_memory import CAPACITY
 from portrait360.training.state import fill_state, new_state, read_weights, start_from, state_tensors
@@ -109,3 +111,22 @@ def test_the_number_of_samples_is_free(tmp_path):
     path, _ = weights_file(tmp_path, preset)
     render = dataclasses.replace(preset.model.render, samples=99)
     assert read_weights(path, dataclasses.replace(preset.model, render=render)).images == 500
+
+
+def test_the_discriminator_is_averaged_too_and_older_checkpoints_start_its_average_from_itself():
+    preset = PRESETS["tiny"]
+    state = new_state(preset, 3, torch.device("cpu"))
+    before = [p.clone() for p in state.average_discriminator.parameters()]
+    training_step(state, random_batch(preset.model, 4, 0))
+    beta = schedules.ema_beta(state.images, state.config)
+    for old, new, average in zip(
+        before, state.discriminator.parameters(), state.average_discriminator.parameters(), strict=True
+    ):
+        torch.testing.assert_close(average, old.lerp(new, 1.0 - beta))
+    tensors = state_tensors(state, torch.get_rng_state()[None])
+    older = {name: value for name, value in tensors.items() if not name.startswith("D_ema/")}
+    for kept, expected in ((tensors, state.average_discriminator), (older, state.discriminator)):
+        resumed = new_state(preset, 3, torch.device("cpu"))
+        fill_state(resumed, kept, {"images": 4, "step": 1}, Path("c"), Ranks())
+        pairs = zip(resumed.average_discriminator.parameters(), expected.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)

@@ -235,7 +235,7 @@ def _save(state: TrainingState, preset: Preset, out: Path, about: dict[str, Any]
         return
     progress = about | {"images": state.images, "step": state.step}
     save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state, random_states), progress)
-    save_weights(out / "weights.safetensors", state.model, state.average, state.discriminator, progress)
+    save_weights(out / "weights.safetensors", state.model, state.average, state.average_discriminator, progress)
     for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
         old.unlink()
 

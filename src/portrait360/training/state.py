@@ -30,7 +30,7 @@ def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
     torch.manual_seed(seed)
     generator = Generator(preset.model).to(device)
     discriminator = Discriminator(preset.model).to(device)
-    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    average, judge = (copy.deepcopy(m).eval().requires_grad_(False) for m in (generator, discriminator))
     training = preset.training
     return TrainingState(
         preset.model,
@@ -38,6 +38,7 @@ def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
         generator,
         discriminator,
         average,
+        judge,
         _adam(generator, training.g_lr, training.betas),
         _adam(discriminator, training.d_lr, training.betas),
     )
@@ -98,9 +99,14 @@ def _with_new_blocks(generator: Generator, tensors: dict[str, Tensor]) -> dict[s
 
 
 def start_from(state: TrainingState, weights: StartingWeights) -> None:
-    """Fill fresh networks: the averaged generator becomes both the current and the averaged one."""
+    """Fill fresh networks: the averaged ones of the file become both the current and the averaged ones."""
     tensors = _with_new_blocks(state.generator, weights.tensors)
-    for module, prefix in ((state.generator, "G_ema"), (state.average, "G_ema"), (state.discriminator, "D")):
+    for module, prefix in (
+        (state.generator, "G_ema"),
+        (state.average, "G_ema"),
+        (state.discriminator, "D"),
+        (state.average_discriminator, "D"),
+    ):
         fill_module(module, tensors, prefix, weights.path)
     state.images = weights.images
 
@@ -127,7 +133,7 @@ def _fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dic
 def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tensor]:
     """Weights, moving average, optimisers, and the random state of every process (one row each)."""
     tensors = module_tensors(state.generator, "G") | module_tensors(state.discriminator, "D")
-    tensors |= module_tensors(state.average, "G_ema")
+    tensors |= module_tensors(state.average, "G_ema") | module_tensors(state.average_discriminator, "D_ema")
     tensors |= _optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
     tensors |= _optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
     tensors |= state.memory.tensors()
@@ -145,7 +151,13 @@ def fill_state(
 
     With another number of processes than before, each seeds its random state anew.
     """
-    for module, prefix in ((state.generator, "G"), (state.discriminator, "D"), (state.average, "G_ema")):
+    has_average = any(name.startswith("D_ema/") for name in tensors)
+    for module, prefix in (
+        (state.generator, "G"),
+        (state.discriminator, "D"),
+        (state.average, "G_ema"),
+        (state.average_discriminator, "D_ema" if has_average else "D"),  # older checkpoints have none
+    ):
         fill_module(module, tensors, prefix, path)
     _fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
     _fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")

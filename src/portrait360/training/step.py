@@ -51,6 +51,7 @@ class TrainingState:
     generator: Generator
     discriminator: Discriminator
     average: Generator
+    average_discriminator: Discriminator
     g_optimizer: torch.optim.Adam
     d_optimizer: torch.optim.Adam
     images: int = 0
@@ -247,7 +248,9 @@ def training_step(state: TrainingState, batch: Batch, ranks: Ranks | None = None
         optimizer.step()
     state.images += config.batch
     state.step += 1
-    update_average(state.average, state.generator, schedules.ema_beta(state.images, config))
+    beta = schedules.ema_beta(state.images, config)
+    update_average(state.average, state.generator, beta)
+    update_average(state.average_discriminator, state.discriminator, beta)
     state.memory.keep(ranks)
     follow_tilt(state)
     neck, head = nod_degrees(state.memory.tilt)
