@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 
 from portrait360.geometry.cameras import camera_label
-from portrait360.training.step import Batch
+from portrait360.training.step import Batch, Labels
+
+
+def random_labels(size, generator):
+    yaw, pitch = torch.rand(size, generator=generator) * 6.28, torch.randn(size, generator=generator) * 0.2
+    return Labels(camera_label(yaw, pitch), torch.randn(size, 6, generator=generator) * 0.1)
 
 
 def random_batch(model, size, seed=0):
     g = torch.Generator().manual_seed(seed)
     side = model.resolution
-    return Batch(
-        torch.rand(size, 3, side, side, generator=g) * 2 - 1,
-        (torch.rand(size, 1, side, side, generator=g) < 0.5).float(),
-        camera_label(torch.rand(size, generator=g) * 6.28, torch.randn(size, generator=g) * 0.2),
-        torch.randn(size, 6, generator=g) * 0.1,
-    )
+    image = torch.rand(size, 3, side, side, generator=g) * 2 - 1
+    mask = (torch.rand(size, 1, side, side, generator=g) < 0.5).float()
+    labels = random_labels(size, g)
+    drawn = random_labels(size, g), random_labels(size, g)
+    return Batch(image, mask, labels.camera, labels.coarse_pose, drawn)

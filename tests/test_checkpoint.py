@@ -18,7 +18,8 @@ from portrait360.checkpoint import (
     save_weights,
     write_tensors,
 )
-from portrait360.config import PRESETS, to_json
+from portrait360.config import PRESETS
+from portrait360.config_json import to_json
 from portrait360.geometry.body import load_body
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator

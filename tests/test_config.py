@@ -6,7 +6,17 @@ import json
 
 import pytest
 
-from portrait360.config import PRESETS, ModelConfig, OriginalBugs, Preset, from_json, stylegan_channels, to_json
+from portrait360.config import (
+    PRESETS,
+    ModelConfig,
+    OriginalBugs,
+    Preset,
+    RawRamp,
+    TrainingConfig,
+    original_recipe,
+    stylegan_channels,
+)
+from portrait360.config_json import from_json, to_json
 from portrait360.types import CheckpointError
 
 
@@ -65,3 +75,27 @@ def test_files_from_before_a_field_came_take_its_default():
 def test_text_that_is_not_json_is_refused():
     with pytest.raises(CheckpointError, match="JSON"):
         from_json(ModelConfig, "{")
+
+
+def test_the_published_recipe():
+    """Numbers of official_model 10.2 to 10.13."""
+    recipe = PRESETS["original-512"].training
+    assert recipe == original_recipe(PRESETS["original-512"].model)
+    assert (recipe.batch, recipe.loss, recipe.r2, recipe.r1_interval) == (32, "nonsaturating", False, 16)
+    assert (recipe.r1_gamma, recipe.r1_gamma_mask) == (1.0, 1.0)
+    assert (recipe.g_lr, recipe.betas) == (0.0025, (0.0, 0.99))
+    assert recipe.d_lr == pytest.approx(0.0018823529)
+    assert recipe.d_betas == pytest.approx((0.0, 0.9905855))
+    assert (recipe.swap_probability, recipe.swap_fade_kimg, recipe.background_swap_probability) == (0.7, 1000.0, 0.2)
+    assert (recipe.blur_sigma, recipe.blur_fade_kimg, recipe.density_noise_fade_kimg) == (10.0, 200.0, 200.0)
+    assert (recipe.pose_preg_weight, recipe.pose_preg_kimg, recipe.pose_loss_weight) == (0.5, 200.0, 1.0)
+    assert (recipe.ema_kimg, recipe.ema_rampup, recipe.mirror) == (10.0, 0.05, True)
+    assert (recipe.coarse_pose_probability, recipe.pose_refine_kimg, recipe.views_per_latent) == (0.0, None, 1)
+    assert (recipe.raw_ramp, PRESETS["original-128"].training.raw_ramp) == (RawRamp(128, 10000.0, 1000.0), None)
+    assert original_recipe(PRESETS["cpu-64"].model).raw_ramp is None
+
+
+def test_separate_phases_exclude_what_they_cannot_do():
+    for changes in ({"loss": "relativistic"}, {"zoom_probability": 0.5}):
+        with pytest.raises(ValueError, match="separate phases"):
+            TrainingConfig(separate_phases=True, **changes)

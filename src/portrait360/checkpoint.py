@@ -19,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import portrait360
-from portrait360.config import ModelConfig, Preset, from_json, to_json
+from portrait360.config import ModelConfig, Preset
+from portrait360.config_json import from_json, to_json
 from portrait360.files import atomic_write
 from portrait360.geometry.body import BodyTemplate, body_from_tensors, body_tensors
 from portrait360.model.discriminator import Discriminator

@@ -202,6 +202,8 @@ class Train:
     init: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
     """Start from these weights instead of random ones, for instance on pictures of your own. They must be of the
     same preset, or of an earlier form of it with a coarser tri-grid."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "preset"
+    """How to train: as the preset says, or `original`, the published recipe."""
 
     def run(self) -> None:
         from portrait360.training.loop import train
@@ -218,6 +220,7 @@ class Train:
             kimg=self.kimg,
             device=self.device,
             init=self.init,
+            recipe=self.recipe,
         )
 
     def resume_hint(self) -> str:

@@ -1,22 +1,15 @@
-"""Typed configuration of models and training, and the presets. Values only: no registries, no class names.
+"""Typed configuration of models and training, the recipes and the presets. Values only: no registries, no class names.
 
-`to_json` and `from_json` round-trip every config. Unknown keys are errors, so that weights never load into a network
-they were not made for; a missing key takes its default, so that files from before a field came still load.
+`portrait360.config_json` writes and reads them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-from portrait360.types import CheckpointError
+from typing import Any, Literal
 
 Resample = Literal["fir", "box"]
-T = TypeVar("T")
 Vector3 = tuple[float, float, float]
 Box = tuple[Vector3, Vector3]
 
@@ -140,6 +133,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class RawRamp:
+    """Side of the volume-rendered picture, from the model's to `final`, linearly over `kimg` from `start_kimg` on."""
+
+    final: int
+    start_kimg: float
+    kimg: float
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """One training recipe. Lengths are in thousands of images shown to the discriminator (kimg)."""
 
@@ -151,6 +153,8 @@ class TrainingConfig:
     g_lr: float = 0.0025
     d_lr: float = 0.002
     betas: tuple[float, float] = (0.0, 0.99)
+    d_betas: tuple[float, float] | None = None
+    """The discriminator's, if they differ."""
     lr_decay_kimg: float = 0.0
     """Length of a final cosine decay of both learning rates to a tenth; 0 = constant."""
     r1_gamma: float = 1.0
@@ -170,6 +174,13 @@ class TrainingConfig:
     pose_preg_weight: float = 0.5
     pose_preg_kimg: float = 200.0
     pose_loss_weight: float = 1.0
+    pose_branch_kimg: float | None = None
+    """The generator's pose branch learns until then and stays as it is afterwards; None = it always learns."""
+    raw_ramp: RawRamp | None = None
+    separate_phases: bool = False
+    """Generator and discriminator each judge pictures of their own, under labels drawn anew (10.1); False: both learn
+    from one pass, in which the generated pictures have the cameras of the real ones. Goes with the non-saturating loss
+    and whole pictures only."""
     coarse_pose_probability: float = 0.0
     """Share of pictures rendered with a coarse pose of the dataset instead of the pose branch's: keeps the range of
     poses wide while the branch learns (0 = the original)."""
@@ -200,6 +211,24 @@ class TrainingConfig:
     sheet_kimg: float = 10.0
     keep_checkpoints: int = 2
 
+    def __post_init__(self) -> None:
+        if self.separate_phases and (self.loss != "nonsaturating" or self.zoom_probability > 0):
+            raise ValueError("separate phases go with the non-saturating loss and whole pictures")
+
+
+def original_recipe(model: ModelConfig) -> TrainingConfig:
+    """The published training of 10.1 to 10.13, its three stages in one run: the pose branch learns for 6,000 kimg, the
+    raw picture grows from 10,000 to 11,000 kimg as far as the super-resolution takes it."""
+    side = model.raw_resolution if model.superresolution is None else model.superresolution.input_resolution
+    return TrainingConfig(
+        total_kimg=14000.0,
+        d_lr=0.002 * 16 / 17,
+        d_betas=(0.0, 0.99 ** (16 / 17)),
+        pose_branch_kimg=6000.0,
+        raw_ramp=RawRamp(side, 10000.0, 1000.0) if side > model.raw_resolution else None,
+        separate_phases=True,
+    )
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -218,19 +247,18 @@ def stylegan_channels(base: int, maximum: int, resolution: int) -> tuple[int, ..
 
 
 def _original(resolution: int, background: int, superresolution: SuperResolutionConfig) -> Preset:
-    return Preset(
-        model=ModelConfig(
-            name=f"original-{resolution}",
-            resolution=resolution,
-            raw_resolution=64,
-            synthesis=SynthesisConfig(stylegan_channels(32768, 512, 256)),
-            background=SynthesisConfig(stylegan_channels(16384, 512, background)),
-            superresolution=superresolution,
-            discriminator=DiscriminatorConfig(stylegan_channels(32768, 512, resolution)[::-1]),
-            deformation="exact",
-            original_bugs=OriginalBugs(camera_unmirrored=True),
-        )
+    model = ModelConfig(
+        name=f"original-{resolution}",
+        resolution=resolution,
+        raw_resolution=64,
+        synthesis=SynthesisConfig(stylegan_channels(32768, 512, 256)),
+        background=SynthesisConfig(stylegan_channels(16384, 512, background)),
+        superresolution=superresolution,
+        discriminator=DiscriminatorConfig(stylegan_channels(32768, 512, resolution)[::-1]),
+        deformation="exact",
+        original_bugs=OriginalBugs(camera_unmirrored=True),
     )
+    return Preset(model, original_recipe(model))
 
 
 _PORTRAIT_RENDER = RenderConfig(
@@ -395,62 +423,3 @@ PRESETS: dict[str, Preset] = {
     )
 }
 """Every named model. `original-*` are the published networks; `portrait-*` and `cpu-64` are this project's."""
-
-
-# ---- JSON ----
-
-
-def to_json(config: Any) -> str:
-    """Any config of this module as JSON text."""
-    return json.dumps(dataclasses.asdict(config), sort_keys=True)
-
-
-def _has_default(field: dataclasses.Field) -> bool:
-    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        return _build(next(o for o in options if o is not type(None)), value, where)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        needed = {f.name for f in dataclasses.fields(kind) if not _has_default(f)}
-        if not isinstance(value, dict) or not needed <= set(value) <= set(hints):
-            got = sorted(value) if isinstance(value, dict) else type(value).__name__
-            raise CheckpointError(
-                f"the configuration at {where} does not have the expected entries (came: {got}).",
-                "The file was made by another version or another program.",
-            )
-        return kind(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in value.items()})
-    if origin is tuple:
-        args = typing.get_args(kind)
-        if not isinstance(value, (list, tuple)) or (args[-1] is not Ellipsis and len(value) != len(args)):
-            raise CheckpointError(f"the configuration at {where} should be a list, not {value!r}.")
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise CheckpointError(f"the configuration at {where} is {value!r}; known: {typing.get_args(kind)}.")
-        return value
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    raise CheckpointError(f"the configuration at {where} is {value!r}, expected {getattr(kind, '__name__', kind)}.")
-
-
-def from_json(kind: type[T], text: str) -> T:
-    """The config of class `kind` from `to_json` text.
-
-    Raises:
-        CheckpointError: not JSON, entries that do not belong to `kind`, or one missing that has no default.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError("the configuration is not valid JSON.", "The file is damaged.") from error
-    return _build(kind, value, kind.__name__)

@@ -10,7 +10,7 @@ import torch
 
 from fake_portraits import write_fake_dataset
 from portrait360.config import PRESETS, TrainingConfig
-from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.training.data import Sampler, TrainingData, composite, shows_face, yaw_repeats
 from portrait360.types import DatasetError
 
@@ -112,3 +112,21 @@ def test_datasets_of_mostly_faces_are_rebalanced(tmp_path):
     data = TrainingData(path, model, recipe(yaw_repeats=9), seed=0)
     assert plain.sampler.count == len(plain) < data.sampler.count
     assert np.array_equal(data.sampler.pool, np.repeat(np.arange(len(data)), yaw_repeats(data.cameras, 9)))
+
+
+def test_labels_are_drawn_from_pictures_and_their_mirror_images(tmp_path):
+    path = tmp_path / "d.zip"
+    write_fake_dataset(path, coarse=True)
+    for mirror in (True, False):
+        data = TrainingData(path, PRESETS["tiny"].model, recipe(mirror=mirror), seed=0)
+        torch.manual_seed(0)
+        labels = data.labels(200, torch.device("cpu"))
+        torch.manual_seed(0)
+        assert torch.equal(labels.camera, data.labels(200, torch.device("cpu")).camera)
+        known = torch.cat([data.cameras, data.body_poses], dim=1)
+        flipped = torch.cat([mirror_camera(data.cameras), mirror_body_pose(data.body_poses)], dim=1)
+        drawn = torch.cat([labels.camera, labels.coarse_pose], dim=1)
+        as_is, mirrored = ((drawn[:, None] == rows[None]).all(dim=2).any(dim=1) for rows in (known, flipped))
+        assert (as_is | mirrored).all()
+        assert mirrored.any() == mirror
+        assert {tuple(row) for row in drawn[as_is].tolist()} == {tuple(row) for row in known.tolist()}

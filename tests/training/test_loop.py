@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,8 +15,15 @@ import pytest
 import torch
 
 from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import checkpoints, load_checkpoint, load_weights, read_tensors, write_tensors
-from portrait360.config import PRESETS
+from portrait360.checkpoint import (
+    checkpoints,
+    load_checkpoint,
+    load_generator,
+    load_weights,
+    read_tensors,
+    write_tensors,
+)
+from portrait360.config import PRESETS, RawRamp, original_recipe
 from portrait360.training import loop
 from portrait360.training.loop import train
 from portrait360.training.state import new_state
@@ -122,6 +130,7 @@ def test_existing_run_is_never_overwritten(data, unbroken):
     ("options", "said"),
     [
         ({"preset": "huge"}, "no preset"),
+        ({"recipe": "secret"}, "no recipe"),
         ({"kimg": 0.0}, "above 0"),
         ({"kimg": float("nan")}, "above 0"),
         ({"device": "tpu9"}, "device"),
@@ -140,6 +149,27 @@ def test_refusals(data, tmp_path, options, said):
 def test_checkpoint_of_another_preset_is_refused(data, unbroken, tmp_path):
     with pytest.raises(CheckpointError, match="belongs to preset tiny"):
         train(data, "tiny-original", unbroken, resume=True, kimg=1.0)
+
+
+def test_a_run_in_the_published_recipe_resumes_exactly(data, tmp_path, monkeypatch):
+    """Labels drawn anew for either phase come from the random state that checkpoints keep; so does a grown raw side."""
+
+    def small(model):
+        return dataclasses.replace(
+            original_recipe(model), batch=4, checkpoint_kimg=0.008, sheet_kimg=1000.0, raw_ramp=RawRamp(20, 0.0, 0.016)
+        )
+
+    monkeypatch.setattr(loop, "original_recipe", small)
+    options = {"recipe": "original", "quiet": True}
+    train(data, "tiny-original", tmp_path / "whole", kimg=0.016, **options)
+    train(data, "tiny-original", tmp_path / "broken", kimg=0.008, **options)
+    with pytest.raises(CheckpointError, match="recipe original, not preset"):
+        train(data, "tiny-original", tmp_path / "broken", resume=True, kimg=0.016)
+    weights = train(data, "tiny-original", tmp_path / "broken", resume=True, kimg=0.016, **options)
+    assert_same_end(tmp_path / "whole", tmp_path / "broken")
+    assert load_generator(weights)[0].config.raw_resolution == 20
+    again = train(data, "tiny-original", tmp_path / "next", init=weights, kimg=0.02, **options)
+    assert again.exists()
 
 
 def test_a_run_starts_from_given_weights_and_counts_on(data, unbroken, tmp_path):

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from portrait360.config import TrainingConfig
+from portrait360.config import PRESETS, TrainingConfig, original_recipe
 from portrait360.training import schedules
 
 CONFIG = TrainingConfig()
@@ -53,3 +53,26 @@ def test_learning_rate_decays_only_at_the_end():
     assert schedules.learning_rate_factor(90_000, config) == pytest.approx(0.55)
     assert schedules.learning_rate_factor(100_000, config) == pytest.approx(0.1)
     assert schedules.learning_rate_factor(100_000, CONFIG) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [(0, 64), (10_000_000, 64), (10_250_000, 80), (10_500_000, 96), (11_000_000, 128), (13_000_000, 128)],
+)
+def test_raw_resolution_of_the_published_stages(images, expected):
+    model = PRESETS["original-512"].model
+    assert schedules.raw_resolution(images, model, original_recipe(model)) == expected
+    assert schedules.raw_resolution(images, model, CONFIG) == 64
+
+
+def test_raw_resolution_is_rounded_to_whole_pixels():
+    model = PRESETS["original-256"].model
+    sides = [schedules.raw_resolution(i, model, original_recipe(model)) for i in range(10_000_000, 11_000_001, 7000)]
+    assert sides == sorted(sides)
+    assert set(sides) == set(range(64, 129))
+
+
+@pytest.mark.parametrize(("images", "expected"), [(0, True), (5_999_999, True), (6_000_000, False)])
+def test_the_pose_branch_learns_in_the_first_stage_only(images, expected):
+    assert schedules.learns_pose_branch(images, original_recipe(PRESETS["cpu-64"].model)) is expected
+    assert schedules.learns_pose_branch(images, CONFIG)

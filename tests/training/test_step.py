@@ -7,15 +7,17 @@ import dataclasses
 import pytest
 import torch
 
-from portrait360.config import PRESETS
+from portrait360.config import PRESETS, RawRamp, original_recipe
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.rendering import occupied_cells
+from portrait360.training import step
 from portrait360.training.distributed import Ranks
 from portrait360.training.pose_memory import CAPACITY
 from portrait360.training.state import new_state
 from portrait360.training.step import (
     TILT_INTERVAL,
     generate,
+    real_pictures,
     separate_gradients,
     shared_gradients,
     training_step,
@@ -211,3 +213,110 @@ def test_average_lerps_parameters_and_copies_buffers():
     update_average(a, b, 0.75)
     torch.testing.assert_close(a.weight.data, torch.full((2,), 1.5))
     torch.testing.assert_close(a.running_mean, torch.full((2,), 7.0))
+
+
+def published(**changes):
+    """A small original model in its own recipe."""
+    preset = shrunken(PRESETS["tiny-original"])
+    training = dataclasses.replace(original_recipe(preset.model), batch=4, **changes)
+    return dataclasses.replace(preset, training=training)
+
+
+def parameters_of(state):
+    return {
+        name: {k: v.clone() for k, v in module.state_dict().items()}
+        for name, module in (("G", state.generator), ("D", state.discriminator))
+    }
+
+
+def test_published_phases_follow_each_other(monkeypatch):
+    """Generator, discriminator, penalties: each with its own labels, after the steps of those before it (10.10)."""
+    preset = published()
+    state = new_state(preset, 0, CPU)
+    batch = random_batch(preset.model, 4)
+    seen, steps = [], []
+
+    def watched_generate(state, labels):
+        seen.append((labels, torch.is_grad_enabled(), parameters_of(state)))
+        return generate(state, labels)
+
+    def watched_step(optimizer, original=torch.optim.Adam.step):
+        kind = "G" if optimizer is state.g_optimizer else "D"
+        steps.append((kind, sorted(optimizer.param_groups[0]["betas"]), optimizer.param_groups[0]["lr"]))
+        return original(optimizer)
+
+    monkeypatch.setattr(step, "generate", watched_generate)
+    monkeypatch.setattr(torch.optim.Adam, "step", watched_step)
+    start = parameters_of(state)
+    training_step(state, batch)
+    assert [kind for kind, _, _ in steps] == ["G", "D", "D"]
+    assert [rate for _, _, rate in steps] == pytest.approx([0.0025, 0.002 * 16 / 17, 0.002 * 16 / 17])
+    assert steps[1][1] == pytest.approx([0.0, 0.99 ** (16 / 17)])
+    assert [labels is drawn for (labels, _, _), drawn in zip(seen, batch.drawn, strict=True)] == [True, True]
+    assert [grad for _, grad, _ in seen] == [True, False]
+    first, second = seen[0][2], seen[1][2]
+    assert all(torch.equal(first["G"][k], start["G"][k]) for k in start["G"])
+    assert any(not torch.equal(second["G"][k], start["G"][k]) for k in start["G"])
+    assert all(torch.equal(second["D"][k], start["D"][k]) for k in start["D"])
+    training_step(state, batch)
+    assert [kind for kind, _, _ in steps[3:]] == ["G", "D"]  # penalties in every 16th step only
+
+
+def test_published_gradients_are_those_of_their_losses(monkeypatch):
+    """10.7 and 10.8, written out."""
+    preset = published(blur_sigma=0.0, r1_interval=100)
+    state = new_state(preset, 0, CPU)
+    state.step = 1
+    batch = random_batch(preset.model, 4)
+    for_generator, for_discriminator = batch.drawn
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda _: None)
+    torch.manual_seed(5)
+    training_step(state, batch)
+    found = [[p.grad for p in m.parameters()] for m in (state.generator, state.discriminator)]
+    state.generator.zero_grad()
+    state.discriminator.zero_grad()
+
+    torch.manual_seed(5)
+    made = generate(state, for_generator)
+    logits, _ = state.discriminator(made.pictures, for_generator.camera)
+    pull = 0.5 * (made.body_pose - for_generator.coarse_pose).square().sum(dim=1).mean()
+    (torch.nn.functional.softplus(-logits).mean() + pull).backward(inputs=list(state.generator.parameters()))
+    with torch.no_grad():
+        made = generate(state, for_discriminator)
+    fake, poses = state.discriminator(made.pictures, for_discriminator.camera)
+    real, _ = state.discriminator(real_pictures(state, batch), batch.camera)
+    loss = torch.nn.functional.softplus(fake).mean() + torch.nn.functional.softplus(-real).mean()
+    (loss + (poses - made.body_pose).square().sum(dim=1).mean()).backward(inputs=list(state.discriminator.parameters()))
+    for grads, module in zip(found, (state.generator, state.discriminator), strict=True):
+        for a, p in zip(grads, module.parameters(), strict=True):
+            assert (a is None) == (p.grad is None)
+            if a is None:
+                continue
+            torch.testing.assert_close(a, p.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_pose_branch_rests_in_the_later_stages():
+    for images, learns in ((0, True), (6_000_000, False)):
+        preset = published()
+        state = new_state(preset, 0, CPU)
+        state.images = images
+        before = parameters_of(state)["G"]
+        for seed in range(2):
+            training_step(state, random_batch(preset.model, 4, seed))
+        after = state.generator.state_dict()
+        moved = {k for k in before if not torch.equal(before[k], after[k])}
+        assert any(k.startswith("pose_branch") for k in moved) == learns
+        assert any(k.startswith("backbone.synthesis") for k in moved)
+
+
+def test_raw_pictures_grow_on_the_ramp(monkeypatch):
+    preset = published(raw_ramp=RawRamp(20, 1.0, 1.0))
+    state = new_state(preset, 0, CPU)
+    start = preset.model.raw_resolution
+    batch = random_batch(preset.model, 4)
+    for images, side in ((0, start), (1500, (start + 20) // 2), (2000, 20)):
+        state.images = images
+        for pictures in (generate(state, batch.drawn[0]).pictures, real_pictures(state, batch)):
+            assert pictures.raw.shape[-1] == pictures.mask.shape[-1] == side
+            assert pictures.image.shape[-1] == preset.model.resolution
+        training_step(state, batch)

@@ -16,9 +16,10 @@ from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
 from portrait360.data.sampling import balance_weights
-from portrait360.geometry.cameras import yaw_pitch, yaw_sector
+from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch, yaw_sector
+from portrait360.model.generator import select
 from portrait360.training.augment import mirror_some, zoom_some
-from portrait360.training.step import Batch
+from portrait360.training.step import Batch, Labels
 from portrait360.types import DatasetError
 
 FACE_YAW = 80.0
@@ -152,3 +153,11 @@ class TrainingData:
         )
         image, mask, camera, pose = mirror_some(mirror, image, mask, camera, self.body_poses[i])
         return Batch(image.to(device), mask.to(device), camera.to(device), pose.to(device))
+
+    def labels(self, size: int, device: torch.device) -> Labels:
+        """Labels of pictures drawn at random, half of them mirrored (10.1); uses torch's random state."""
+        i = torch.randint(len(self), (size,))
+        mirror = torch.rand(size) < (0.5 if self.sampler.mirror else 0.0)
+        camera, pose = self.cameras[i], self.body_poses[i]
+        camera, pose = select(mirror, mirror_camera(camera), camera), select(mirror, mirror_body_pose(pose), pose)
+        return Labels(camera.to(device), pose.to(device))

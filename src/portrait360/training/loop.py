@@ -19,10 +19,11 @@ from portrait360.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from portrait360.config import PRESETS, Preset
+from portrait360.config import PRESETS, Preset, original_recipe
 from portrait360.data.progress import show_progress
 from portrait360.device import choose_device
 from portrait360.memory import keep_freed_memory
+from portrait360.training import schedules
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join
 from portrait360.training.log import RunLog
@@ -56,6 +57,7 @@ def train(
     device: str = "auto",
     seed: int = 0,
     init: Path | None = None,
+    recipe: str = "preset",
     quiet: bool = False,
 ) -> Path:
     """Train `preset` on a dataset and return the weights file.
@@ -64,16 +66,16 @@ def train(
     TensorBoard events and picture sheets. Training ends after `kimg` thousand images (default: the preset's) or
     `max_minutes`; SIGTERM and Ctrl-C save first. `resume` continues from the last checkpoint, to the same numbers
     as a run that was never interrupted. `init`: a weights file of the same preset to start from instead of random
-    weights; its images count as shown.
+    weights; its images count as shown. `recipe`: `preset`, or `original` for the published training.
 
     Raises:
-        InputError: unknown preset or device, or a run folder that does not fit `resume`.
+        InputError: unknown preset, recipe or device, or a run folder that does not fit `resume`.
         DatasetError: the dataset cannot be used.
         CheckpointError: the checkpoint or the weights are damaged or of another preset.
         DivergenceError: a loss is not finite, or the portraits vanished; the last good checkpoint is kept.
     """
     out = Path(out)
-    chosen = _preset(preset, kimg)
+    chosen = _preset(preset, recipe, kimg)
     target = choose_device(device)
     if resume and init is not None:
         raise InputError("--resume and --init exclude each other.", "--resume goes on from the run's own checkpoint.")
@@ -87,7 +89,7 @@ def train(
     material = TrainingData(data, chosen.model, chosen.training, seed, progress=not quiet)
     ranks = join(target)
     try:
-        weights = _run(_Job(chosen, material, out, target, seed, max_minutes, start, quiet), found, ranks)
+        weights = _run(_Job(chosen, material, out, target, seed, max_minutes, start, recipe, quiet), found, ranks)
         ranks.wait()
         return weights
     finally:
@@ -103,6 +105,7 @@ class _Job:
     seed: int
     max_minutes: float | None
     start: StartingWeights | None
+    recipe: str
     quiet: bool
 
 
@@ -126,7 +129,7 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     log = RunLog(out, state.images) if ranks.first else None
     stop = _StopRequests()
     about = {"data": job.data.fingerprint, "seed": job.seed, "labels": job.data.label_kind}
-    about |= {"bf16": bf16, "processor": processor_name()}
+    about |= {"recipe": job.recipe, "bf16": bf16, "processor": processor_name()}
     started, begin_images = time.monotonic(), state.images
     last = {"checkpoint": state.images, "sheet": state.images, "report": (started, state.images)}
     collapsed, totals = 0, _Means()
@@ -138,6 +141,9 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
             if float(ranks.average({"stop": torch.tensor(float(late or stop.requested))})["stop"]) > 0:
                 break
             batch = job.data.batch(state.images + ranks.rank * share, share, job.device)
+            if state.config.separate_phases:
+                labels = job.data.labels(share, job.device), job.data.labels(share, job.device)
+                batch = dataclasses.replace(batch, drawn=labels)
             metrics = training_step(state, batch, ranks)
             values = {k: float(v) for k, v in metrics.items()}
             if not all(math.isfinite(v) for v in values.values()):
@@ -181,10 +187,17 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
 # ---- steps ----
 
 
-def _preset(name: str, kimg: float | None) -> Preset:
+RECIPES = ("preset", "original")
+
+
+def _preset(name: str, recipe: str, kimg: float | None) -> Preset:
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}.", f"Known presets: {', '.join(PRESETS)}.")
+    if recipe not in RECIPES:
+        raise InputError(f"there is no recipe {recipe!r}.", f"Known recipes: {', '.join(RECIPES)}.")
     preset = PRESETS[name]
+    if recipe == "original":
+        preset = dataclasses.replace(preset, training=original_recipe(preset.model))
     if kimg is None:
         return preset
     if not (math.isfinite(kimg) and kimg > 0):
@@ -220,6 +233,11 @@ def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -
             )
         if progress.get("seed") != seed:
             raise CheckpointError(f"{path} was trained with seed {progress.get('seed')}, not {seed}.")
+        if progress.get("recipe", "preset") != job.recipe:
+            raise CheckpointError(
+                f"{path} was trained with recipe {progress.get('recipe', 'preset')}, not {job.recipe}.",
+                "Give the same --recipe.",
+            )
         fill_state(state, tensors, progress, path, ranks)
         if ranks.first and progress.get("data") != job.data.fingerprint:
             print(f"note: {path.name} was trained on other data; training goes on with the data given now.")
@@ -235,7 +253,9 @@ def _save(state: TrainingState, preset: Preset, out: Path, about: dict[str, Any]
         return
     progress = about | {"images": state.images, "step": state.step}
     save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state, random_states), progress)
-    save_weights(out / "weights.safetensors", state.model, state.average, state.average_discriminator, progress)
+    side = schedules.raw_resolution(state.images, state.model, state.config)
+    trained = dataclasses.replace(state.model, raw_resolution=side)
+    save_weights(out / "weights.safetensors", trained, state.average, state.average_discriminator, progress)
     for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
         old.unlink()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from portrait360.config import TrainingConfig
+from portrait360.config import ModelConfig, TrainingConfig
 
 
 def _progress(images: int, kimg: float) -> float:
@@ -57,3 +57,17 @@ def learning_rate_factor(images: int, config: TrainingConfig) -> float:
     left = config.total_kimg - images / 1000.0
     a = min(max(1.0 - left / config.lr_decay_kimg, 0.0), 1.0)
     return 0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * a))
+
+
+def raw_resolution(images: int, model: ModelConfig, config: TrainingConfig) -> int:
+    """Side of the volume-rendered picture (10.5)."""
+    ramp = config.raw_ramp
+    if ramp is None:
+        return model.raw_resolution
+    a = _progress(max(images - int(1000 * ramp.start_kimg), 0), ramp.kimg)
+    return round(model.raw_resolution * (1.0 - a) + ramp.final * a)
+
+
+def learns_pose_branch(images: int, config: TrainingConfig) -> bool:
+    """Whether the generator's pose branch still learns (stage 1 of 10.13)."""
+    return config.pose_branch_kimg is None or images < 1000.0 * config.pose_branch_kimg

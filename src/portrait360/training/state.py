@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,15 @@ from portrait360.training.pose_memory import PoseMemory
 from portrait360.training.step import TrainingState
 from portrait360.types import CheckpointError
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def _adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
     return torch.optim.Adam(module.parameters(), lr=rate, betas=betas, eps=1e-8, fused=True)
+
+
+def _average_of(module: M) -> M:
+    return copy.deepcopy(module).eval().requires_grad_(False)
 
 
 def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
@@ -30,17 +36,16 @@ def new_state(preset: Preset, seed: int, device: torch.device) -> TrainingState:
     torch.manual_seed(seed)
     generator = Generator(preset.model).to(device)
     discriminator = Discriminator(preset.model).to(device)
-    average, judge = (copy.deepcopy(m).eval().requires_grad_(False) for m in (generator, discriminator))
     training = preset.training
     return TrainingState(
         preset.model,
         training,
         generator,
         discriminator,
-        average,
-        judge,
+        _average_of(generator),
+        _average_of(discriminator),
         _adam(generator, training.g_lr, training.betas),
-        _adam(discriminator, training.d_lr, training.betas),
+        _adam(discriminator, training.d_lr, training.d_betas or training.betas),
     )
 
 
@@ -74,12 +79,15 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
 def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
     """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis.
 
-    How many samples rays take does not matter: no weight depends on it.
+    How many rays there are and how many samples they take does not matter: no weight depends on it.
     """
     kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
     render = dataclasses.replace(model.render, samples=smaller.render.samples)
     return smaller == dataclasses.replace(
-        model, synthesis=dataclasses.replace(model.synthesis, channels=kept), render=render
+        model,
+        raw_resolution=smaller.raw_resolution,
+        synthesis=dataclasses.replace(model.synthesis, channels=kept),
+        render=render,
     )
 
 

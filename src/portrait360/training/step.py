@@ -33,13 +33,23 @@ TILT_INTERVAL = 100
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What pictures are generated for."""
+
+    camera: Float[Tensor, "B 25"]
+    coarse_pose: Float[Tensor, "B 6"]
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Real pictures with labels; generated ones use `camera` and `coarse_pose` too."""
+    """Real pictures with labels, for which pictures are generated too."""
 
     image: Float[Tensor, "B 3 H H"]
     mask: Float[Tensor, "B 1 H H"]
     camera: Float[Tensor, "B 25"]
     coarse_pose: Float[Tensor, "B 6"]
+    drawn: tuple[Labels, Labels] | None = None
+    """What the generator's and the discriminator's phases generate for instead, where they are separate."""
 
 
 @dataclass
@@ -73,8 +83,8 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16)
 
 
-def generate(state: TrainingState, batch: Batch) -> Generated:
-    """Pictures of new latents seen with the batch's cameras, with the pose branch's body poses (10.1, 10.2)."""
+def generate(state: TrainingState, batch: Batch | Labels) -> Generated:
+    """Pictures of new latents seen with the labels' cameras, with the pose branch's body poses (10.1, 10.2)."""
     config, generator = state.config, state.generator
     device = batch.camera.device
     n, views = batch.camera.shape[0], config.views_per_latent
@@ -99,7 +109,7 @@ def generate(state: TrainingState, batch: Batch) -> Generated:
 
     with autocast(config, device):
         scene = generator.scene(w, w_background, noise_mode="random")
-        side = state.model.raw_resolution
+        side = schedules.raw_resolution(state.images, state.model, config)
         occupancy = None
         if config.occupancy and can_fuse(scene.tri_grid, None):
             render = state.model.render
@@ -110,14 +120,14 @@ def generate(state: TrainingState, batch: Batch) -> Generated:
             schedules.density_noise(state.images, config),
             occupancy,
         )
-        out = generator.render(scene, batch.camera, pose, draws=draws)
+        out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws)
     raw = None if state.model.superresolution is None else out.raw
     return Generated(Pictures(out.image, raw, out.mask), pose + state.memory.tilt.to(device), regularisation)
 
 
 def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
     """Real image, raw image and mask at the sizes of the generated ones (10.4)."""
-    side = state.model.raw_resolution
+    side = schedules.raw_resolution(state.images, state.model, state.config)
     raw = None if state.model.superresolution is None else resize(batch.image, side)
     return Pictures(batch.image, raw, resize(batch.mask, side))
 
@@ -155,6 +165,28 @@ def regularise(state: TrainingState, real: Pictures, fake: Pictures, camera: Ten
     return metrics
 
 
+def _metrics(
+    g_loss: Tensor,
+    d_loss: Tensor,
+    d_pose: Tensor,
+    generated: Generated,
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    real: Pictures,
+    real_poses: Tensor,
+    batch: Batch,
+) -> dict[str, Tensor]:
+    """The numbers that a run logs."""
+    return {
+        "g_loss": g_loss.detach(), "d_loss": d_loss.detach(), "pose_loss": d_pose.detach(),
+        "pose_regularisation": generated.regularisation.detach(),
+        "real_logit": real_logits.detach().mean(), "fake_logit": fake_logits.detach().mean(),
+        "accuracy": (real_logits > fake_logits).float().mean(),
+        "real_mask": real.mask.mean(), "fake_mask": generated.pictures.mask.detach().mean(),
+        "coarse_error": (real_poses.detach() - batch.coarse_pose).square().sum(dim=1).mean().sqrt(),
+    }  # fmt: skip
+
+
 def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     """Gradients of both networks from one pass through each."""
     config = state.config
@@ -175,14 +207,7 @@ def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     at_pictures = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
     (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
     torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
-    metrics = {
-        "g_loss": g_loss.detach(), "d_loss": d_loss.detach(), "pose_loss": d_pose.detach(),
-        "pose_regularisation": generated.regularisation.detach(),
-        "real_logit": real_logits.detach().mean(), "fake_logit": fake_logits.detach().mean(),
-        "accuracy": (real_logits > fake_logits).float().mean(),
-        "real_mask": real.mask.mean(), "fake_mask": generated.pictures.mask.detach().mean(),
-        "coarse_error": (real_poses.detach() - batch.coarse_pose).square().sum(dim=1).mean().sqrt(),
-    }  # fmt: skip
+    metrics = _metrics(g_loss, d_loss, d_pose, generated, real_logits, fake_logits, real, real_poses, batch)
     if state.step % config.r1_interval == 0:
         metrics |= regularise(state, real, shown.map(lambda t: t.detach()), batch.camera)
     return metrics
@@ -225,27 +250,16 @@ def update_average(average: torch.nn.Module, current: torch.nn.Module, beta: flo
 
 
 def training_step(state: TrainingState, batch: Batch, ranks: Ranks | None = None) -> dict[str, Tensor]:
-    """Gradients, both optimisers, the moving average. Nothing is updated when a loss is not finite.
+    """Gradients, both optimisers, the moving averages. The step does not count when a loss is not finite.
 
     `batch` is this process's share; the metrics are means over all processes.
     """
     config = state.config
     ranks = ranks or Ranks()
-    for optimizer in (state.g_optimizer, state.d_optimizer):
-        optimizer.zero_grad(set_to_none=True)
-    metrics = ranks.average(shared_gradients(state, batch))
-    ranks.average_gradients((state.generator, state.discriminator))
-    ranks.average_(state.generator.backbone.mapping.w_avg)
-    if not torch.isfinite(torch.stack([metrics["g_loss"], metrics["d_loss"], metrics["pose_loss"]])).all():
+    update = separate_phases if config.separate_phases else joint_update
+    metrics = update(state, batch, ranks)
+    if not _finite(metrics):
         return metrics
-    factor = schedules.learning_rate_factor(state.images, config)
-    for optimizer, rate in ((state.g_optimizer, config.g_lr), (state.d_optimizer, config.d_lr)):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * factor
-            for p in group["params"]:
-                if p.grad is not None:
-                    torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
-        optimizer.step()
     state.images += config.batch
     state.step += 1
     beta = schedules.ema_beta(state.images, config)
@@ -255,6 +269,95 @@ def training_step(state: TrainingState, batch: Batch, ranks: Ranks | None = None
     follow_tilt(state)
     neck, head = nod_degrees(state.memory.tilt)
     return metrics | {"tilt_neck": torch.tensor(neck), "tilt_head": torch.tensor(head)}
+
+
+def _finite(metrics: dict[str, Tensor]) -> bool:
+    losses = [metrics[name] for name in ("g_loss", "d_loss", "pose_loss") if name in metrics]
+    return bool(torch.isfinite(torch.stack(losses)).all())
+
+
+def joint_update(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, Tensor]:
+    """Both networks from one pass. Nothing is updated when a loss is not finite."""
+    for optimizer in (state.g_optimizer, state.d_optimizer):
+        optimizer.zero_grad(set_to_none=True)
+    metrics = ranks.average(shared_gradients(state, batch))
+    if _finite(metrics):
+        ranks.average_gradients((state.generator, state.discriminator))
+        ranks.average_(state.generator.backbone.mapping.w_avg)
+        _apply_generator(state)
+        _apply(state, state.d_optimizer, state.config.d_lr)
+    return metrics
+
+
+def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, Tensor]:
+    """One network after the other, as published: each phase generates pictures of its own, for labels of its own, and
+    ends with a step of its optimiser, the penalties (every `r1_interval` steps) too (10.1, 10.7-10.10).
+
+    A loss that is not finite ends the update where it shows.
+    """
+    config = state.config
+    assert batch.drawn is not None, "separate phases need labels of their own"
+    for_generator, for_discriminator = batch.drawn
+    sigma = schedules.blur_sigma(state.images, config)
+
+    def judge(pictures: Pictures, camera: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(config, camera.device):
+            return state.discriminator(pictures, camera)
+
+    state.g_optimizer.zero_grad(set_to_none=True)
+    generated = generate(state, for_generator)
+    logits, _ = judge(_blurred(generated.pictures, sigma, raw=False), for_generator.camera)
+    g_loss = generator_loss(config.loss, logits, logits)
+    (g_loss + generated.regularisation).backward(inputs=list(state.generator.parameters()))
+    metrics = ranks.average({"g_loss": g_loss.detach()})
+    if not _finite(metrics):
+        return metrics
+    ranks.average_gradients((state.generator,))
+    _apply_generator(state)
+
+    state.d_optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        shown = generate(state, for_discriminator)
+    fake = _blurred(shown.pictures, sigma, raw=False)
+    real = _blurred(real_pictures(state, batch), sigma, raw=True)
+    fake_logits, fake_poses = judge(fake, for_discriminator.camera)
+    real_logits, real_poses = judge(real, batch.camera)
+    d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
+    d_pose = pose_loss(fake_poses, shown.body_pose)
+    (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
+    metrics = ranks.average(
+        _metrics(g_loss, d_loss, d_pose, generated, real_logits, fake_logits, real, real_poses, batch)
+    )
+    if not _finite(metrics):
+        return metrics
+    ranks.average_gradients((state.discriminator,))
+    ranks.average_(state.generator.backbone.mapping.w_avg)
+    _apply(state, state.d_optimizer, config.d_lr)
+    if state.step % config.r1_interval == 0:
+        state.d_optimizer.zero_grad(set_to_none=True)
+        metrics |= ranks.average(regularise(state, real, fake, batch.camera))
+        ranks.average_gradients((state.discriminator,))
+        _apply(state, state.d_optimizer, config.d_lr)
+    return metrics
+
+
+def _apply_generator(state: TrainingState) -> None:
+    """A step of the generator's optimiser; the pose branch rests once its time is over."""
+    if not schedules.learns_pose_branch(state.images, state.config):
+        for p in state.generator.pose_branch.parameters():
+            p.grad = None
+    _apply(state, state.g_optimizer, state.config.g_lr)
+
+
+def _apply(state: TrainingState, optimizer: torch.optim.Adam, rate: float) -> None:
+    """A step with the gradients that are there, at this moment's learning rate."""
+    factor = schedules.learning_rate_factor(state.images, state.config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * factor
+        for p in group["params"]:
+            if p.grad is not None:
+                torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
+    optimizer.step()
 
 
 def follow_tilt(state: TrainingState) -> None:
