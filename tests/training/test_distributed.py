@@ -43,7 +43,57 @@ train(Path(sys.argv[1]), "tiny", Path(sys.argv[2]), resume=sys.argv[3] == "resum
 """
 
 
-def launch(tmp_path: Path, code: str, *arguments: object) -> None:
+GRADIENTS = """
+import dataclasses, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from portrait360.config import PRESETS, original_recipe
+from portrait360.training.distributed import Ranks, join
+from portrait360.training.state import new_state
+from portrait360.training.step import Batch, Labels, training_step
+from random_batches import random_batch
+from shrunken import shrunken
+
+ranks = join(torch.device("cpu"))
+draw = {name: getattr(torch, name) for name in ("rand", "randn")}
+
+def mine(rows):
+    return rows[ranks.rank :: ranks.size].contiguous()  # so that the groups of minibatch statistics stay together
+
+def share_of(name):
+    def drawn(*size, **options):
+        size = size[0] if isinstance(size[0], (tuple, torch.Size)) else size
+        return mine(draw[name](size[0] * ranks.size, *size[1:], **options))
+    return drawn
+
+preset = shrunken(PRESETS["tiny"])
+same = dict(batch=8, views_per_latent=1, swap_probability=0.0, swap_fade_kimg=0.0, background_swap_probability=0.0,
+            occupancy=False, bf16=False)
+base = original_recipe(preset.model) if sys.argv[2] == "original" else preset.training
+preset = dataclasses.replace(preset, training=dataclasses.replace(base, **same))
+state = new_state(preset, 0, torch.device("cpu"))
+whole = random_batch(preset.model, 8)
+labels = tuple(Labels(mine(d.camera), mine(d.coarse_pose)) for d in whole.drawn)
+batch = Batch(mine(whole.image), mine(whole.mask), mine(whole.camera), mine(whole.coarse_pose), labels)
+torch.rand, torch.randn = share_of("rand"), share_of("randn")
+torch.randn_like = lambda x: torch.randn(x.shape)
+torch.manual_seed(5)
+gradients = {}
+for name, optimizer in (("G", state.g_optimizer), ("D", state.d_optimizer)):
+    def keep(name=name, optimizer=optimizer):
+        key = f"{name}{sum(k.startswith(name) for k in gradients)}"
+        parameters = optimizer.param_groups[0]["params"]
+        gradients[key] = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
+    optimizer.step = keep
+metrics = training_step(state, batch, ranks)
+if ranks.first:
+    torch.save(gradients | {"metrics": torch.stack([metrics[k] for k in sorted(metrics)])}, sys.argv[3])
+ranks.wait()
+ranks.leave()
+"""
+
+
+def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2) -> None:
     script = tmp_path / "script.py"
     script.write_text(code)
     command = [
@@ -51,7 +101,7 @@ def launch(tmp_path: Path, code: str, *arguments: object) -> None:
         "-m",
         "torch.distributed.run",
         "--nproc-per-node",
-        "2",
+        str(processes),
         "--standalone",
         str(script),
     ]
@@ -77,6 +127,21 @@ def test_two_processes_train_and_resume_exactly(tmp_path):
     assert progress["images"] == 32
     assert len(whole["random/cpu"]) == 2
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+@pytest.mark.parametrize("recipe", ["preset", "original"])
+def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path, recipe):
+    """Both networks, penalties included, with the same random numbers for the same pictures."""
+    results = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pt"
+        launch(tmp_path, GRADIENTS, Path(__file__).parents[1], recipe, out, processes=processes)
+        results.append(torch.load(out, weights_only=True))
+    one, two = results
+    assert sorted(one) == sorted(two) == ["D0", *(["D1"] if recipe == "original" else []), "G0", "metrics"]
+    for name, expected in one.items():
+        assert expected.norm() > 1e-4
+        assert (two[name] - expected).norm() < 1e-4 * expected.norm(), name
 
 
 def test_one_process_is_alone(monkeypatch):
