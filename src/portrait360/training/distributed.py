@@ -108,3 +108,8 @@ def join(device: torch.device) -> Ranks:
         settle_threads(max(1, (os.cpu_count() or 1) // local))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), size)
+
+
+def relaunched() -> bool:
+    """Whether torchrun started this process again after one of the run's processes had failed (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

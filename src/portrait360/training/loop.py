@@ -25,7 +25,7 @@ from portrait360.device import choose_device
 from portrait360.memory import keep_freed_memory
 from portrait360.training import schedules
 from portrait360.training.data import TrainingData
-from portrait360.training.distributed import Ranks, join
+from portrait360.training.distributed import Ranks, join, relaunched
 from portrait360.training.log import RunLog
 from portrait360.training.pose_memory import nod_difference
 from portrait360.training.precision import choose_bf16, processor_name
@@ -65,8 +65,9 @@ def train(
     `out` receives checkpoints, `weights.safetensors` (averaged generator and discriminator), `log.jsonl`,
     TensorBoard events and picture sheets. Training ends after `kimg` thousand images (default: the preset's) or
     `max_minutes`; SIGTERM and Ctrl-C save first. `resume` continues from the last checkpoint, to the same numbers
-    as a run that was never interrupted. `init`: a weights file of the same preset to start from instead of random
-    weights; its images count as shown. `recipe`: `preset`, or `original` for the published training.
+    as a run that was never interrupted; processes that torchrun starts again after a failure (`--max-restarts`) resume
+    by themselves. `init`: a weights file of the same preset to start from instead of random weights; its images count
+    as shown. `recipe`: `preset`, or `original` for the published training.
 
     Raises:
         InputError: unknown preset, recipe or device, or a run folder that does not fit `resume`.
@@ -79,6 +80,8 @@ def train(
     target = choose_device(device)
     if resume and init is not None:
         raise InputError("--resume and --init exclude each other.", "--resume goes on from the run's own checkpoint.")
+    if relaunched() and out.is_dir() and checkpoints(out):
+        resume, init = True, None
     found = _found_checkpoints(out, resume)
     start = None if init is None else read_weights(init, chosen.model)
     if start is not None and start.images >= chosen.training.total_kimg * 1000:
