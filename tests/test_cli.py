@@ -14,13 +14,26 @@ import pytest
 import tyro
 
 from portrait360 import cli
-from portrait360.cli import Bench, Convert, DatasetInspect, DatasetSynth, Evaluate, Generate, Pose, Train, main, parse
+from portrait360.cli import (
+    Bench,
+    Convert,
+    DatasetInspect,
+    DatasetShard,
+    DatasetSynth,
+    Evaluate,
+    Generate,
+    Pose,
+    Train,
+    main,
+    parse,
+)
 from portrait360.types import InputError
 
 COMMANDS = {
     "generate": Generate,
     "dataset synth": DatasetSynth,
     "dataset inspect": DatasetInspect,
+    "dataset shard": DatasetShard,
     "train": Train,
     "evaluate": Evaluate,
     "pose": Pose,
@@ -43,6 +56,7 @@ def test_flags_arrive_as_values():
     words = "dataset synth --count 5 --resolution 64 --seed 2 --out a.zip --label-noise 4 --workers 1"
     assert parse(words.split()) == DatasetSynth(5, 64, 2, Path("a.zip"), 4.0, 1)
     assert parse("dataset inspect a.zip --out d".split()) == DatasetInspect(Path("a.zip"), Path("d"))
+    assert parse("dataset shard a.zip --out d --per-shard 9".split()) == DatasetShard(Path("a.zip"), Path("d"), 9)
     words = "train --data a.zip --preset cpu-64 --out r --resume --max-minutes 1.5 --kimg 2 --device cpu"
     assert parse(words.split()) == Train(Path("a.zip"), "cpu-64", Path("r"), True, 1.5, 2.0, "cpu")
     assert parse("bench --out b.json".split()) == Bench(Path("b.json"))
@@ -74,7 +88,7 @@ def test_help_lists_the_commands(words, capsys):
     with pytest.raises(SystemExit):
         main(words.split())
     text = capsys.readouterr().out
-    for name in ("synth", "inspect") if "dataset" in words else ("generate", "dataset", "train", "pose"):
+    for name in ("synth", "inspect", "shard") if "dataset" in words else ("generate", "dataset", "train", "pose"):
         assert f"• {name}" in text
 
 
@@ -206,7 +220,7 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
             "there is no bake here.",
             f"portrait360 --help`. Perhaps you meant {ALL}.",
         ),
-        ("dataset bake", "there is no bake here.", "dataset --help`. Perhaps you meant synth or inspect."),
+        ("dataset bake", "there is no bake here.", "dataset --help`. Perhaps you meant synth or inspect or shard."),
         (f"{SYNTH} --count x", "--count takes a whole number, not 'x'.", "portrait360 dataset synth --help"),
         (f"{SYNTH} --count 2 --workers 1.5", "--workers takes a whole number, not '1.5'.", "synth --help"),
         (

@@ -24,6 +24,7 @@ from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.pose import network_pictures, predict_body_pose
 from portrait360.training.data import TrainingData
+from portrait360.training.distributed import Ranks
 from portrait360.training.state import new_state
 from portrait360.training.step import real_pictures
 from portrait360.types import InputError
@@ -136,7 +137,7 @@ def test_pictures_are_prepared_as_for_training(preset, tmp_path):
     data.sampler.closest[:] = 0.0
     order, _, levels = data.sampler.take(0, 4)
     assert not levels.any()
-    batch = data.batch(0, 4, torch.device("cpu"))
+    batch = data.batch(0, 4, Ranks(), torch.device("cpu"))
     expected = real_pictures(new_state(small, 0, torch.device("cpu")), batch)
     dataset = PortraitDataset(path)
     images = torch.stack([torch.from_numpy(dataset.image(i).copy()) for i in order.tolist()]).permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ from portrait360.cli_errors import BadArgumentsError, explain_box
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "train", "evaluate", "pose", "convert", "bench")
+_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "shard", "train", "evaluate", "pose", "convert", "bench")
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
@@ -154,6 +154,31 @@ class DatasetSynth:
 
 
 @dataclass(frozen=True)
+class DatasetShard:
+    """Pack a dataset into WebDataset shards, for training on more than memory holds or on many machines.
+
+    `train --data DIR` reads them: each process its own shards, a few at a time.
+
+    Example: portrait360 dataset shard train.zip --out shards
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset: a zip or a folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the shards."""
+    per_shard: Annotated[int, tyro.conf.arg(metavar="N")] = 1000
+    """Most pictures in a shard."""
+
+    def run(self) -> None:
+        from portrait360.data.shards import write_shards
+
+        write_shards(self.file, self.out, self.per_shard)
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
 class DatasetInspect:
     """Look at a dataset: a contact sheet, histograms of its labels, and bodies outlined over pictures.
 
@@ -186,7 +211,7 @@ class Train:
     """
 
     data: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
-    """The dataset."""
+    """The dataset: a zip, a folder, or a folder of shards."""
     preset: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """Size of the model: cpu-64 trains on two cores; portrait-128 and portrait-256 want a GPU."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
@@ -355,11 +380,15 @@ class Bench:
 
 
 _Dataset = (
-    Annotated[DatasetSynth, tyro.conf.subcommand("synth")] | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
+    Annotated[DatasetSynth, tyro.conf.subcommand("synth")]
+    | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
+    | Annotated[DatasetShard, tyro.conf.subcommand("shard")]
 )
 _Commands = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
-    | Annotated[_Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, or look at one.")]
+    | Annotated[
+        _Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, look at one, or pack it.")
+    ]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Pose, tyro.conf.subcommand("pose")]

@@ -12,6 +12,7 @@ from fake_portraits import write_fake_dataset
 from portrait360.config import PRESETS, TrainingConfig
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.training.data import Sampler, TrainingData, composite, shows_face, yaw_repeats
+from portrait360.training.distributed import Ranks
 from portrait360.types import DatasetError
 
 
@@ -52,7 +53,7 @@ def test_batches_carry_the_coarse_labels(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
     data = TrainingData(path, PRESETS["tiny"].model, recipe(mirror=False), seed=0)
-    batch = data.batch(0, len(data), torch.device("cpu"))
+    batch = data.batch(0, len(data), Ranks(), torch.device("cpu"))
     order, *_ = data.sampler.take(0, len(data))
     assert torch.equal(batch.coarse_pose, data.body_poses[torch.from_numpy(order)])
     assert batch.image.abs().max() <= 1
@@ -72,8 +73,10 @@ def test_only_larger_pictures_are_zoomed(tmp_path):
     write_fake_dataset(small, resolution=model.resolution, coarse=True)
     write_fake_dataset(large, resolution=2 * model.resolution, coarse=True)
     device = torch.device("cpu")
-    whole = TrainingData(small, model, recipe(zoom_probability=1.0), seed=0).batch(0, 6, device)
-    zoomed = TrainingData(large, model, recipe(zoom_probability=1.0, zoom_windows=(0.5,)), seed=0).batch(0, 6, device)
+    whole = TrainingData(small, model, recipe(zoom_probability=1.0), seed=0).batch(0, 6, Ranks(), device)
+    zoomed = TrainingData(large, model, recipe(zoom_probability=1.0, zoom_windows=(0.5,)), seed=0).batch(
+        0, 6, Ranks(), device
+    )
     assert whole.image.shape == zoomed.image.shape == (6, 3, model.resolution, model.resolution)
     torch.testing.assert_close(zoomed.camera[:, 16], 2 * whole.camera[:, 16])
     assert torch.equal(zoomed.camera[:, :16], whole.camera[:, :16])

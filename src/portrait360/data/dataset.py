@@ -93,6 +93,16 @@ class PortraitDataset:
         """Decode a mask, 255 = person. Raises DatasetError when it is missing, broken or differs in size."""
         return np.asarray(self._decode_mask(index))
 
+    def encoded(self, index: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+        """Suffix and bytes of a picture and of its mask, as they lie in the dataset."""
+        if self._mask_store is None:
+            raise self._no_masks()
+        image, mask = self._images[index], self._masks[index]
+        return (
+            (PurePosixPath(image).suffix.lower(), self._store.read(image)),
+            (PurePosixPath(mask).suffix.lower(), self._mask_store.read(mask)),
+        )
+
     def depth(self, index: int) -> Float[ndarray, "H W"] | None:
         """Depth in world units, 0 = background; None when the dataset has no depth."""
         name = self._depths[index]
@@ -133,10 +143,10 @@ class PortraitDataset:
         to_images, to_masks = images.numpy(), mask_array.numpy()
 
         def load(index: int) -> None:
-            picture = _shrink(self._decode_image(index), side, Image.Resampling.LANCZOS)
+            picture = shrink(self._decode_image(index), side, Image.Resampling.LANCZOS)
             to_images[index] = np.asarray(picture).transpose(2, 0, 1)
             if masks:
-                to_masks[index, 0] = np.asarray(_shrink(self._decode_mask(index), side, Image.Resampling.BILINEAR))
+                to_masks[index, 0] = np.asarray(shrink(self._decode_mask(index), side, Image.Resampling.BILINEAR))
 
         with ThreadPoolExecutor(max(1, workers), "decode") as pool:
             try:
@@ -265,7 +275,7 @@ def decode_picture(content: bytes, where: str, mode: str | None, hint: str) -> I
         raise DatasetError(f"{where} is not a readable image: {error}.", hint) from error
 
 
-def _shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
+def shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
     """Average down: whole factors take the exact mean of each block, others the antialiasing filter."""
     if picture.width == side:
         return picture

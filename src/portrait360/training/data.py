@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from portrait360.config import ModelConfig, TrainingConfig
@@ -19,6 +19,7 @@ from portrait360.data.sampling import balance_weights
 from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch, yaw_sector
 from portrait360.model.generator import select
 from portrait360.training.augment import mirror_some, zoom_some
+from portrait360.training.distributed import Ranks
 from portrait360.training.step import Batch, Labels
 from portrait360.types import DatasetError
 
@@ -105,6 +106,79 @@ def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> np.ndarray:
     return (weights / weights.min()).round().clamp(1, most).long().numpy()
 
 
+class Framing:
+    """How a dataset's pictures become batches of a model: the side at which they are kept, plain backgrounds, zooming.
+
+    Raises:
+        DatasetError: the pictures are smaller than the model's.
+    """
+
+    def __init__(self, path: Path, resolution: int, model: ModelConfig, training: TrainingConfig) -> None:
+        if resolution < model.resolution:
+            raise DatasetError(
+                f"{path} has pictures of {resolution} pixels; {model.name} needs {model.resolution}.",
+                "Draw the dataset at a higher resolution, or choose a smaller preset.",
+            )
+        self.model, self.training, self.windows = model, training, training.zoom_windows
+        self.zooms = training.zoom_probability > 0 and resolution * self.windows[0] >= model.resolution
+        self.kept = resolution if self.zooms else model.resolution
+        self.loaded = resolution if model.background is None else self.kept
+        """Side at which pictures are decoded: backgrounds are taken out before averaging down."""
+
+    def prepare(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures of side `loaded` as they are kept in memory."""
+        if self.model.background is None:
+            return composite(images, masks, self.model.plain_background, self.kept)
+        return images, masks
+
+    def sampler(self, cameras: Float[Tensor, "N 25"], seed: int) -> Sampler:
+        """The order in which pictures with these cameras are shown."""
+        training = self.training
+        closest = training.face_zoom_probability * shows_face(cameras).numpy() if self.zooms else None
+        return Sampler(
+            len(cameras),
+            seed,
+            training.mirror,
+            training.zoom_probability if self.zooms else 0.0,
+            len(self.windows),
+            closest,
+            yaw_repeats(cameras, training.yaw_repeats),
+        )
+
+    def batch(
+        self,
+        images: UInt8[Tensor, "B 3 R R"],
+        masks: UInt8[Tensor, "B 1 R R"],
+        cameras: Float[Tensor, "B 25"],
+        body_poses: Float[Tensor, "B 6"],
+        mirror: Bool[Tensor, "B"],
+        zoom: Int[Tensor, "B"],
+        device: torch.device,
+    ) -> Batch:
+        """Pictures that were kept, as a training step takes them."""
+        pictures = images.float() / 127.5 - 1.0, masks.float() / 255.0
+        image, mask, camera = zoom_some(zoom, *pictures, cameras, self.windows, self.model.resolution)
+        image, mask, camera, pose = mirror_some(mirror, image, mask, camera, body_poses)
+        return Batch(image.to(device), mask.to(device), camera.to(device), pose.to(device))
+
+
+def random_labels(
+    cameras: Float[Tensor, "N 25"], body_poses: Float[Tensor, "N 6"], size: int, mirror: bool, device: torch.device
+) -> Labels:
+    """Labels of pictures drawn at random, half of them mirrored (10.1); uses torch's random state."""
+    i = torch.randint(len(cameras), (size,))
+    flip = torch.rand(size) < (0.5 if mirror else 0.0)
+    camera, pose = cameras[i], body_poses[i]
+    camera, pose = select(flip, mirror_camera(camera), camera), select(flip, mirror_body_pose(pose), pose)
+    return Labels(camera.to(device), pose.to(device))
+
+
+def fingerprint(cameras: Float[Tensor, "N 25"], body_poses: Float[Tensor, "N 6"]) -> str:
+    """Changes with any label and with the order of the pictures."""
+    labels = torch.cat([cameras, body_poses], dim=1).numpy().tobytes()
+    return hashlib.sha256(labels).hexdigest()[:16]
+
+
 class TrainingData:
     """All pictures of a dataset as bytes in memory: at the model's resolution, or at their own for zooming in."""
 
@@ -112,52 +186,29 @@ class TrainingData:
         self, path: Path, model: ModelConfig, training: TrainingConfig, seed: int, *, progress: bool = False
     ) -> None:
         dataset = PortraitDataset(path)
-        if dataset.resolution < model.resolution:
-            raise DatasetError(
-                f"{path} has pictures of {dataset.resolution} pixels; {model.name} needs {model.resolution}.",
-                "Draw the dataset at a higher resolution, or choose a smaller preset.",
-            )
+        self.framing = Framing(path, dataset.resolution, model, training)
         if len(dataset) < 1:
             raise DatasetError(f"{path} holds no pictures.", "Draw a dataset with `portrait360 dataset synth`.")
-        self.side, self.windows = model.resolution, training.zoom_windows
-        zooms = training.zoom_probability > 0 and dataset.resolution * self.windows[0] >= model.resolution
-        kept = dataset.resolution if zooms else model.resolution
-        side = dataset.resolution if model.background is None else kept
         with show_progress("loading", len(dataset), "pictures", visible=progress) as bar:
-            images, masks = dataset.load_arrays(side, progress=lambda done, _: bar.advance(done - bar.done))
-        if model.background is None:
-            images, masks = composite(images, masks, model.plain_background, kept)
-        self.images, self.masks = images, masks
+            images, masks = dataset.load_arrays(
+                self.framing.loaded, progress=lambda done, _: bar.advance(done - bar.done)
+            )
+        self.images, self.masks = self.framing.prepare(images, masks)
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
-        probability = training.zoom_probability if zooms else 0.0
-        closest = training.face_zoom_probability * shows_face(self.cameras).numpy() if zooms else None
-        repeats = yaw_repeats(self.cameras, training.yaw_repeats)
-        self.sampler = Sampler(len(dataset), seed, training.mirror, probability, len(self.windows), closest, repeats)
-        labels = torch.cat([self.cameras, self.body_poses], dim=1).numpy().tobytes()
-        self.fingerprint = hashlib.sha256(labels).hexdigest()[:16]
+        self.sampler = self.framing.sampler(self.cameras, seed)
+        self.fingerprint = fingerprint(self.cameras, self.body_poses)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, start: int, size: int, device: torch.device) -> Batch:
-        """The pictures at positions start .. start + size of the shuffled, mirrored order."""
-        i, mirror, zoom = (torch.from_numpy(v) for v in self.sampler.take(start, size))
-        image, mask, camera = zoom_some(
-            zoom,
-            self.images[i].float() / 127.5 - 1.0,
-            self.masks[i].float() / 255.0,
-            self.cameras[i],
-            self.windows,
-            self.side,
+    def batch(self, images: int, size: int, ranks: Ranks, device: torch.device) -> Batch:
+        """What this process shows after `images` images of the shuffled, mirrored order; `size`: its share."""
+        i, mirror, zoom = (torch.from_numpy(v) for v in self.sampler.take(images + ranks.rank * size, size))
+        return self.framing.batch(
+            self.images[i], self.masks[i], self.cameras[i], self.body_poses[i], mirror, zoom, device
         )
-        image, mask, camera, pose = mirror_some(mirror, image, mask, camera, self.body_poses[i])
-        return Batch(image.to(device), mask.to(device), camera.to(device), pose.to(device))
 
     def labels(self, size: int, device: torch.device) -> Labels:
-        """Labels of pictures drawn at random, half of them mirrored (10.1); uses torch's random state."""
-        i = torch.randint(len(self), (size,))
-        mirror = torch.rand(size) < (0.5 if self.sampler.mirror else 0.0)
-        camera, pose = self.cameras[i], self.body_poses[i]
-        camera, pose = select(mirror, mirror_camera(camera), camera), select(mirror, mirror_body_pose(pose), pose)
-        return Labels(camera.to(device), pose.to(device))
+        """See `random_labels`."""
+        return random_labels(self.cameras, self.body_poses, size, self.sampler.mirror, device)

@@ -21,6 +21,7 @@ from portrait360.checkpoint import (
 )
 from portrait360.config import PRESETS, Preset, original_recipe
 from portrait360.data.progress import show_progress
+from portrait360.data.shards import is_shards
 from portrait360.device import choose_device
 from portrait360.memory import keep_freed_memory
 from portrait360.training import schedules
@@ -39,6 +40,7 @@ from portrait360.training.state import (
     state_tensors,
 )
 from portrait360.training.step import TrainingState, training_step
+from portrait360.training.streaming import StreamingData
 from portrait360.types import CheckpointError, DivergenceError, InputError
 
 REPORT_STEPS = 50
@@ -89,7 +91,7 @@ def train(
             f"{init} has been trained on {start.images} images already, which is no less than the run is to have.",
             "Give a larger --kimg: it counts the images that these weights have seen.",
         )
-    material = TrainingData(data, chosen.model, chosen.training, seed, progress=not quiet)
+    material = _open_data(data, chosen, seed, quiet)
     ranks = join(target)
     try:
         weights = _run(_Job(chosen, material, out, target, seed, max_minutes, start, recipe, quiet), found, ranks)
@@ -102,7 +104,7 @@ def train(
 @dataclasses.dataclass(frozen=True)
 class _Job:
     preset: Preset
-    data: TrainingData
+    data: TrainingData | StreamingData
     out: Path
     device: torch.device
     seed: int
@@ -143,7 +145,7 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
             late = max_minutes is not None and time.monotonic() - started >= max_minutes * 60
             if float(ranks.average({"stop": torch.tensor(float(late or stop.requested))})["stop"]) > 0:
                 break
-            batch = job.data.batch(state.images + ranks.rank * share, share, job.device)
+            batch = job.data.batch(state.images, share, ranks, job.device)
             if state.config.separate_phases:
                 labels = job.data.labels(share, job.device), job.data.labels(share, job.device)
                 batch = dataclasses.replace(batch, drawn=labels)
@@ -188,6 +190,12 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
 
 
 # ---- steps ----
+
+
+def _open_data(path: Path, preset: Preset, seed: int, quiet: bool) -> TrainingData | StreamingData:
+    if is_shards(path):
+        return StreamingData(path, preset.model, preset.training, seed)
+    return TrainingData(path, preset.model, preset.training, seed, progress=not quiet)
 
 
 RECIPES = ("preset", "original")

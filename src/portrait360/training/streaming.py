@@ -1,0 +1,152 @@
+"""Training pictures from shards (`portrait360.data.shards`): each process reads its own, a few at a time.
+
+The order is a pure function of position, as in memory: resuming needs no state. In epoch e the shards are shuffled and
+dealt out to the processes; each takes its shards in groups, and shows a group's pictures in a shuffled order while the
+next group is read. With another number of processes the order is another one.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portrait360.config import ModelConfig, TrainingConfig
+from portrait360.data.shards import PortraitShards
+from portrait360.training.data import Framing, fingerprint, random_labels
+from portrait360.training.distributed import Ranks
+from portrait360.training.step import Batch, Labels
+from portrait360.types import DatasetError
+
+MIXED_SHARDS = 2
+"""Shards whose pictures are shuffled together; twice as many are in memory while the next group is read."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Pictures in memory, in the order in which they are shown."""
+
+    images: Tensor
+    masks: Tensor
+    cameras: Tensor
+    body_poses: Tensor
+    mirror: Tensor
+    zoom: Tensor
+
+
+class StreamingData:
+    """The interface of `TrainingData`, with the pictures on disk.
+
+    An epoch shows of every shard as many pictures as the smallest has, others each time; shards that cannot be dealt
+    out evenly wait for another epoch.
+    """
+
+    def __init__(self, path: Path, model: ModelConfig, training: TrainingConfig, seed: int) -> None:
+        """Open the shards.
+
+        Raises:
+            DatasetError: the shards cannot be used, or their pictures are smaller than the model's.
+        """
+        self.shards = PortraitShards(path)
+        self.framing = Framing(path, self.shards.resolution, model, training)
+        self.seed, self.mirror = seed, training.mirror
+        self.cameras, self.body_poses = self.shards.cameras, self.shards.body_poses
+        self.label_kind = self.shards.label_kind
+        self.fingerprint = fingerprint(self.cameras, self.body_poses)
+        self.per_shard = min(shard.count for shard in self.shards.shards)
+        self._readers = ThreadPoolExecutor(1, "shards")
+        self._groups: dict[tuple[int, int, int, int], Future[_Group]] = {}
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def batch(self, images: int, size: int, ranks: Ranks, device: torch.device) -> Batch:
+        """What this process shows after `images` images of all processes; `size`: its share of the batch.
+
+        Raises:
+            DatasetError: a shard is damaged, or there are fewer shards than processes.
+        """
+        parts: dict[int, list[int]] = {}
+        places = [self._place(images // ranks.size + k, ranks) for k in range(size)]
+        for place in places:
+            parts.setdefault(place[0], []).append(place[1])
+        pieces = [self._rows(self._group(number, ranks), rows) for number, rows in parts.items()]
+        self._forget(min(parts), ranks)
+        self._group_later(max(parts) + 1, ranks)
+        image, mask, camera, pose, mirror, zoom = (torch.cat(column) for column in zip(*pieces, strict=True))
+        return self.framing.batch(image, mask, camera, pose, mirror, zoom, device)
+
+    def labels(self, size: int, device: torch.device) -> Labels:
+        """See `random_labels`."""
+        return random_labels(self.cameras, self.body_poses, size, self.mirror, device)
+
+    # ---- where a position lies ----
+
+    def _own(self, ranks: Ranks) -> int:
+        """Shards that a process shows in an epoch."""
+        own = len(self.shards.shards) // ranks.size
+        if own < 1:
+            raise DatasetError(
+                f"{self.shards.path} has {len(self.shards.shards)} shards for {ranks.size} processes.",
+                "Make more, smaller ones (`portrait360 dataset shard --per-shard N`).",
+            )
+        return own
+
+    def _place(self, position: int, ranks: Ranks) -> tuple[int, int]:
+        """Number of the group, counted over all epochs, and the row in it."""
+        own = self._own(ranks)
+        in_group, groups = MIXED_SHARDS * self.per_shard, -(-own // MIXED_SHARDS)
+        epoch, rest = divmod(position, own * self.per_shard)
+        group, row = divmod(rest, in_group)
+        return epoch * groups + group, row
+
+    def _shards_of(self, number: int, ranks: Ranks) -> tuple[int, list[int]]:
+        """Epoch and shards of a group."""
+        own = self._own(ranks)
+        epoch, group = divmod(number, -(-own // MIXED_SHARDS))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards.shards))
+        mine = order[ranks.rank :: ranks.size][:own]
+        return epoch, mine[group * MIXED_SHARDS : (group + 1) * MIXED_SHARDS].tolist()
+
+    # ---- groups ----
+
+    def _key(self, number: int, ranks: Ranks) -> tuple[int, int, int, int]:
+        return (self.seed, ranks.rank, ranks.size, number)
+
+    def _group_later(self, number: int, ranks: Ranks) -> Future[_Group]:
+        """The group, being read from now on."""
+        key = self._key(number, ranks)
+        if key not in self._groups:
+            self._groups[key] = self._readers.submit(self._read, number, ranks)
+        return self._groups[key]
+
+    def _group(self, number: int, ranks: Ranks) -> _Group:
+        return self._group_later(number, ranks).result()
+
+    def _forget(self, before: int, ranks: Ranks) -> None:
+        """Drop all groups but those from `before` on."""
+        wanted = {self._key(before + k, ranks) for k in range(3)}
+        for key in [k for k in self._groups if k not in wanted]:
+            self._groups.pop(key).cancel()
+
+    def _read(self, number: int, ranks: Ranks) -> _Group:
+        epoch, chosen = self._shards_of(number, ranks)
+        loaded = [self.framing.prepare(*self.shards.load(shard, self.framing.loaded)) for shard in chosen]
+        rows = [self.shards.shards[shard] for shard in chosen]
+        index = torch.cat([torch.arange(shard.start, shard.start + shard.count) for shard in rows])
+        cameras, poses = self.cameras[index], self.body_poses[index]
+        key = np.random.SeedSequence([self.seed, epoch, ranks.rank, number]).generate_state(1)
+        sampler = self.framing.sampler(cameras, int(key[0]))
+        order, mirror, zoom = (torch.from_numpy(v) for v in sampler.take(0, len(chosen) * self.per_shard))
+        images, masks = (torch.cat(parts)[order] for parts in zip(*loaded, strict=True))
+        return _Group(images, masks, cameras[order], poses[order], mirror, zoom)
+
+    @staticmethod
+    def _rows(group: _Group, rows: list[int]) -> tuple[Tensor, ...]:
+        return tuple(
+            v[rows] for v in (group.images, group.masks, group.cameras, group.body_poses, group.mirror, group.zoom)
+        )
