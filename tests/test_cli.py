@@ -63,6 +63,9 @@ def test_flags_arrive_as_values():
     assert parse("bench --out b.json --quick --presets tiny cpu-64".split()) == Bench(
         Path("b.json"), True, ("tiny", "cpu-64")
     )
+    assert parse("bench --out b.json --training --device cuda".split()) == Bench(
+        Path("b.json"), training=True, device="cuda"
+    )
     words = "pose a.png b.zip --out p.json --weights w.safetensors"
     assert parse(words.split()) == Pose((Path("a.png"), Path("b.zip")), Path("p.json"), Path("w.safetensors"))
 

@@ -367,12 +367,20 @@ class Bench:
     quick: Annotated[bool, _PLAIN] = False
     """Time everything once, and only one preset by the exact renderer."""
     presets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Only these presets. Default: all."""
+    """Only these presets. Default: all; with --training cpu-64, portrait-128 and portrait-256."""
+    training: Annotated[bool, _PLAIN] = False
+    """Time training instead: images per second, beside the published recipe in plain PyTorch."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "cpu"
+    """Where to train: cpu, cuda, cuda:1, or auto. Views are timed on the CPU."""
 
     def run(self) -> None:
-        from portrait360.bench.report import bench
+        from portrait360.bench.report import bench, bench_training
+        from portrait360.bench.training import DEFAULT_PRESETS
         from portrait360.config import PRESETS
 
+        if self.training:
+            bench_training(self.out, self.quick, self.presets or DEFAULT_PRESETS, self.device)
+            return
         bench(self.out, self.quick, self.presets or tuple(PRESETS))
 
     def resume_hint(self) -> str:

@@ -203,6 +203,8 @@ class TrainingConfig:
     like any other picture. Details of faces are what is learned last, and few pictures show them."""
     zoom_windows: tuple[float, ...] = (0.6, 0.42)
     """Sides of that middle part in units of the picture's, equally often: the head with its hair, the face."""
+    plain_renderer: bool = False
+    """Render by the readable twin of the fused CPU renderer (to compare speeds)."""
     occupancy: bool = False
     """Skip the space where a portrait has no visible density (fused CPU renderer only)."""
     bf16: bool = False

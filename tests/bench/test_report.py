@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from portrait360.bench import report, worker
+from portrait360.bench import report, training, worker
 from portrait360.bench import scene as bench_scene
-from portrait360.bench.report import bench, table
+from portrait360.bench.report import bench, bench_training, table
+from portrait360.bench.training import time_training
 from portrait360.bench.worker import psnr, seconds, time_preset
 from portrait360.types import InputError, Portrait360Error, RenderOutput
 
@@ -76,3 +77,33 @@ def test_psnr_of_a_known_error():
 
     assert psnr(picture(0.02), picture(0.0)) == pytest.approx(40.0, abs=1e-3)
     assert psnr(picture(5.0), picture(1.0)) >= 120.0
+
+
+def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def watched(state, batch, original=training.training_step):
+        seen.append((state.config.separate_phases, state.config.plain_renderer, state.config.batch))
+        return original(state, batch)
+
+    for name in ("keep_freed_memory", "restart_peak"):
+        monkeypatch.setattr(training, name, lambda: None)
+    monkeypatch.setattr(training, "training_step", watched)
+    monkeypatch.setattr(report, "_run", lambda job, worker: json.loads(json.dumps(time_training(**job))))
+    out = tmp_path / "bench.json"
+    result = bench_training(out, quick=True, presets=("tiny",))
+    assert json.loads(out.read_text()) == result
+    assert seen == [(False, False, 8)] * 3 + [(True, True, 8)] * 3
+    for form in result["training"]["tiny"].values():
+        assert form["images_per_second"] > 0
+        assert form["trained"] is False
+    assert "tiny" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no preset 'huge'"):
+        bench_training(out, presets=("huge",))
+    with pytest.raises(InputError):
+        bench_training(out, presets=("tiny",), device="tpu")
+
+
+def test_the_packaged_weights_are_trained_on_from():
+    """What can be skipped shows only with a trained density."""
+    assert time_training("cpu-64", batch=2, steps=1)["trained"] is True

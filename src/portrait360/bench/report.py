@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import portrait360
+from portrait360.bench.training import DEFAULT_PRESETS, FORMS, training_jobs
 from portrait360.config import PRESETS
 from portrait360.data.progress import show_progress
+from portrait360.device import choose_device
 from portrait360.files import atomic_write, write_json
 from portrait360.training.precision import convolution_seconds, processor_name
 from portrait360.types import InputError, Portrait360Error
@@ -56,9 +58,7 @@ def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS
         InputError: an unknown preset, or `out` cannot be written.
         Portrait360Error: a preset could not be timed (for instance for want of memory).
     """
-    unknown = [name for name in presets if name not in PRESETS]
-    if unknown:
-        raise InputError(f"there is no preset {unknown[0]!r}.", f"Known: {', '.join(PRESETS)}.")
+    _check(presets)
     jobs = [(name, False) for name in presets]
     originals = [name for name in presets if PRESETS[name].model.render.quadrature == "midpoint"]
     jobs += [(name, True) for name in (originals[-1:] if quick else originals)]
@@ -77,9 +77,42 @@ def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS
     return result
 
 
-def _run(job: dict[str, Any]) -> dict[str, Any]:
+def bench_training(
+    out: Path, quick: bool = False, presets: Sequence[str] = DEFAULT_PRESETS, device: str = "cpu"
+) -> dict[str, Any]:
+    """Images per second of training `presets`, beside the published recipe in plain PyTorch with the same networks.
+
+    Returns:
+        What is written to `out` (JSON): {"machine", "quick", "device", "training": {preset: {form: see
+        `bench.training.time_training`}}}.
+
+    Raises:
+        InputError: an unknown preset or device, or `out` cannot be written.
+        Portrait360Error: a preset could not be timed (for instance for want of memory).
+    """
+    _check(presets)
+    about = str(choose_device(device))
+    result: dict[str, Any] = {"machine": machine(), "quick": quick, "device": about, "training": {}}
+    jobs = training_jobs(presets, quick, device)
+    with atomic_write(out) as temporary:
+        with show_progress("timing", len(jobs), "runs") as bar:
+            for job in jobs:
+                result["training"].setdefault(job["preset"], {})[job["form"]] = _run(job, "training")
+                bar.advance(1)
+        write_json(temporary, result)
+    Console().print(training_table(result))
+    return result
+
+
+def _check(presets: Sequence[str]) -> None:
+    unknown = [name for name in presets if name not in PRESETS]
+    if unknown:
+        raise InputError(f"there is no preset {unknown[0]!r}.", f"Known: {', '.join(PRESETS)}.")
+
+
+def _run(job: dict[str, Any], worker: str = "worker") -> dict[str, Any]:
     """The worker's result, from a process of its own."""
-    command = [sys.executable, "-m", "portrait360.bench.worker", json.dumps(job)]
+    command = [sys.executable, "-m", f"portrait360.bench.{worker}", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
@@ -101,4 +134,17 @@ def table(result: dict[str, Any]) -> Table:
             cells = [f"{exact['views'][v]:.1f} ({exact['views'][v] / views[v]:.0f}x)" for v in VIEWS]
             quality = " / ".join(f"{exact['psnr_db'][v]:.0f}" for v in ("canonical", "posed"))
             shown.add_row("  exact", f"{side}²", *cells, f"{exact['peak_mib']:.0f}", quality)
+    return shown
+
+
+def training_table(result: dict[str, Any]) -> Table:
+    """One row for each preset: images per second in both forms, and their ratio."""
+    about = result["machine"]
+    title = f"training on {result['device']}, {about['processor']}, {about['threads']} threads; images per second"
+    shown = Table(Column("preset", no_wrap=True), "ours", "original recipe, plain", "ratio", "peak MiB", title=title)
+    for name, found in result["training"].items():
+        ours, plain = (found[form] for form in FORMS)
+        rates = [form["images_per_second"] for form in (ours, plain)]
+        peaks = f"{ours['peak_mib']:.0f} / {plain['peak_mib']:.0f}"
+        shown.add_row(name, f"{rates[0]:.2f}", f"{rates[1]:.2f}", f"{rates[0] / rates[1]:.1f}", peaks)
     return shown

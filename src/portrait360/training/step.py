@@ -111,7 +111,7 @@ def generate(state: TrainingState, batch: Batch | Labels) -> Generated:
         scene = generator.scene(w, w_background, noise_mode="random")
         side = schedules.raw_resolution(state.images, state.model, config)
         occupancy = None
-        if config.occupancy and can_fuse(scene.tri_grid, None):
+        if config.occupancy and can_fuse(scene.tri_grid, None) and not config.plain_renderer:
             render = state.model.render
             cells = occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE)
             occupancy = Occupancy(cells, state.step)
@@ -120,7 +120,7 @@ def generate(state: TrainingState, batch: Batch | Labels) -> Generated:
             schedules.density_noise(state.images, config),
             occupancy,
         )
-        out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws)
+        out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws, plain=config.plain_renderer)
     raw = None if state.model.superresolution is None else out.raw
     return Generated(Pictures(out.image, raw, out.mask), pose + state.memory.tilt.to(device), regularisation)
 

@@ -1,0 +1,101 @@
+"""Images per second of training, ours against the published recipe in plain PyTorch, each in a process of its own:
+`python -m portrait360.bench.training JOB`.
+
+JOB is JSON: the arguments of `time_training`. The result is one line of JSON on the standard output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from portrait360.checkpoint import DEFAULT_WEIGHTS
+from portrait360.config import PRESETS, Preset, original_recipe
+from portrait360.device import choose_device
+from portrait360.geometry.cameras import camera_label
+from portrait360.memory import keep_freed_memory, peak_megabytes, restart_peak
+from portrait360.threads import settle_threads
+from portrait360.training.precision import choose_bf16
+from portrait360.training.state import new_state, read_weights, start_from
+from portrait360.training.step import Batch, Labels, TrainingState, training_step
+from portrait360.types import CheckpointError
+
+FORMS = ("ours", "original")
+DEFAULT_PRESETS = ("cpu-64", "portrait-128", "portrait-256")
+
+
+def time_training(
+    preset: str, form: str = "ours", batch: int = 8, steps: int = 16, device: str = "cpu"
+) -> dict[str, Any]:
+    """Time `steps` steps of a preset after one that is not counted, with random pictures.
+
+    `form`: `ours`, the preset's own training; or `original`, the same networks in the published recipe with the plain
+    renderer, without skipping space, in float32. The preset of the packaged weights starts from them, others from
+    random ones, whose density fills all space: there is nothing to skip.
+
+    Returns:
+        {"images_per_second", "peak_mib", "bf16", "trained"}: penalties come in one of 16 steps, as in training.
+    """
+    torch.manual_seed(0)
+    settle_threads()
+    keep_freed_memory()
+    target = choose_device(device)
+    chosen = PRESETS[preset]
+    training = chosen.training
+    if form == "original":
+        training = dataclasses.replace(original_recipe(chosen.model), plain_renderer=True)
+    bf16 = choose_bf16(training.bf16, target, {})
+    chosen = Preset(chosen.model, dataclasses.replace(training, batch=batch, bf16=bf16))
+    state = new_state(chosen, 0, target)
+    trained = _start_from_packaged(state)
+    data = _random_batch(chosen, batch, target)
+    training_step(state, data)
+    restart_peak()
+    state.step = 1
+    _wait(target)
+    start = time.perf_counter()
+    for _ in range(steps):
+        training_step(state, data)
+    _wait(target)
+    rate = steps * batch / (time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated(target) / 2**20 if target.type == "cuda" else peak_megabytes()
+    return {"images_per_second": rate, "peak_mib": peak, "bf16": bf16, "trained": trained}
+
+
+def training_jobs(presets: Sequence[str], quick: bool, device: str) -> list[dict[str, Any]]:
+    """Arguments of `time_training` for every preset in both forms."""
+    steps = 2 if quick else 16
+    return [{"preset": name, "form": form, "steps": steps, "device": device} for name in presets for form in FORMS]
+
+
+def _start_from_packaged(state: TrainingState) -> bool:
+    try:
+        start_from(state, read_weights(DEFAULT_WEIGHTS, state.model))
+    except CheckpointError:
+        return False
+    return True
+
+
+def _random_batch(preset: Preset, size: int, device: torch.device) -> Batch:
+    def labels() -> Labels:
+        camera = camera_label(torch.rand(size) * 6.28, torch.randn(size) * 0.2)
+        return Labels(camera.to(device), (torch.randn(size, 6) * 0.1).to(device))
+
+    side, own = preset.model.resolution, labels()
+    image, mask = torch.rand(size, 3, side, side) * 2.0 - 1.0, (torch.rand(size, 1, side, side) < 0.5).float()
+    return Batch(image.to(device), mask.to(device), own.camera, own.coarse_pose, (labels(), labels()))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    print(json.dumps(time_training(**json.loads(sys.argv[1]))))
