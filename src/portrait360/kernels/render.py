@@ -75,6 +75,20 @@ def is_skipped(seed: int, ray: int, sample: int) -> bool:
     return seed < 0 or explore_hash(seed, ray, sample) & EXPLORE_MASK != 0
 
 
+@numba.njit(inline="always")
+def leap(gaps: Any, shape: Any, image: int, voxels: Any, pace: Any, t: Any, seed: int, ray: int, sample: int) -> int:
+    """How many samples to leave out from this one on, because rays meet nothing there; 0 = look at this one.
+
+    `gaps`, `shape`: of `portrait360.kernels.lookup.gaps_between`; `voxels`, `pace`: the ray in voxels, and how many
+    samples it takes to cross one.
+    """
+    voxel = voxel_index(shape, voxels, t)
+    gap = gaps[image, voxel] if voxel >= 0 else 0
+    if gap > 0 and is_skipped(seed, ray, sample):
+        return 1 + int(np.float32(gap - 1) * pace)
+    return 0
+
+
 @numba.njit(fastmath=True, forceinline=True)
 def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     """grad at eight taps += weight * g at channel c."""
@@ -179,10 +193,9 @@ def fused_kernels(
                         s += 1
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
                         if prunes:
-                            voxel = voxel_index(gap_shape, voxels, t)
-                            gap = gaps[image, voxel] if voxel >= 0 else 0
-                            if gap > 0 and is_skipped(seed, image * rays + ray, s):
-                                s += int(np.float32(gap - 1) * pace)
+                            over = leap(gaps, gap_shape, image, voxels, pace, t, seed, image * rays + ray, s)
+                            if over > 0:
+                                s += over - 1
                                 continue
                         inside, _, _, _, _ = canonical(field, has_field, image, field_shape, frame, unit, line, t, q)
                         if not inside:
@@ -267,10 +280,9 @@ def fused_kernels(
                         s += 1
                         t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
                         if prunes:
-                            voxel = voxel_index(gap_shape, voxels, t)
-                            gap = gaps[image, voxel] if voxel >= 0 else 0
-                            if gap > 0 and is_skipped(seed, image * rays + ray, s):
-                                s += int(np.float32(gap - 1) * pace)
+                            over = leap(gaps, gap_shape, image, voxels, pace, t, seed, image * rays + ray, s)
+                            if over > 0:
+                                s += over - 1
                                 continue
                         q = qs[count]
                         inside, corner, fx, fy, fz = canonical(
