@@ -11,10 +11,11 @@ from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import camera_label
+from portrait360.model.fused import can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
 from portrait360.model.midpoint import can_render_midpoints, cells_for_midpoints
-from portrait360.model.rendering import Occupancy, can_fuse, occupied_cells
+from portrait360.model.rendering import Occupancy
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256

@@ -13,7 +13,8 @@ from portrait360.config import PRESETS, RenderConfig
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN, FIELD_SHAPE, apply_field
 from portrait360.kernels.lookup import gaps_between, reachable_voxels
-from portrait360.model import rendering
+from portrait360.model import fused
+from portrait360.model.fused import occupied_cells, read_density, read_density_plain, render_fused
 from portrait360.model.rendering import (
     Occupancy,
     bound_rays,
@@ -21,10 +22,6 @@ from portrait360.model.rendering import (
     importance_depths,
     march_midpoints,
     occupancy_mask,
-    occupied_cells,
-    read_density,
-    read_density_plain,
-    render_fused,
     render_original,
     render_plain,
 )
@@ -88,7 +85,7 @@ def test_ending_opaque_rays_early_changes_little():
     full = render_fused(tri_grid, decoder, bounded, config, samples=24, jitter=jitter, field=field, stop=0.0)
     short = render_fused(tri_grid, decoder, bounded, config, samples=24, jitter=jitter, field=field)
     assert full.opacity.max() > 0.999
-    assert (full.features - short.features).abs().max() <= rendering.STOP_TRANSMITTANCE
+    assert (full.features - short.features).abs().max() <= fused.STOP_TRANSMITTANCE
 
 
 @pytest.mark.parametrize("activation", ["lrelu", "softplus"])
@@ -133,7 +130,7 @@ def test_occupied_cells_hold_all_that_is_visible():
     cells = occupied_cells(tri_grid, decoder, config, shape)
     z, y, x = torch.meshgrid(*[(torch.arange(n) + 0.5) / n * 2 - 1 for n in shape], indexing="ij")
     density = read_density_plain(tri_grid, decoder, torch.stack([x, y, z], dim=-1).reshape(-1, 3), config)
-    dense = density.reshape(2, *shape) > rendering.VISIBLE_DENSITY
+    dense = density.reshape(2, *shape) > fused.VISIBLE_DENSITY
     assert 0 < dense.float().mean() < 0.5
     for latent, k, j, i in torch.cartesian_prod(*[torch.arange(n) for n in (2, *shape)]).tolist():
         around = tuple(slice(max(c - 1, 0), c + 2) for c in (k, j, i))

@@ -9,7 +9,7 @@ import torch
 
 from portrait360.config import PRESETS, RawRamp, original_recipe
 from portrait360.geometry.cameras import camera_label
-from portrait360.model.rendering import occupied_cells
+from portrait360.model.fused import occupied_cells
 from portrait360.training import step
 from portrait360.training.distributed import Ranks
 from portrait360.training.pose_memory import CAPACITY

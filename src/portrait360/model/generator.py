@@ -13,19 +13,11 @@ from portrait360.config import ModelConfig
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import is_left, mirror_body_pose, mirror_camera, rays
 from portrait360.geometry.deformation import apply_field, deform_exact, deformation_field
+from portrait360.model.fused import can_fuse, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
 from portrait360.model.midpoint import can_render_midpoints, render_midpoints
-from portrait360.model.rendering import (
-    Occupancy,
-    Rendered,
-    bound_rays,
-    can_fuse,
-    query,
-    render_fused,
-    render_original,
-    render_plain,
-)
+from portrait360.model.rendering import Occupancy, Rendered, bound_rays, query, render_original, render_plain
 from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
 from portrait360.model.trigrid import Decoder, split_planes

@@ -12,14 +12,8 @@ from torch import Tensor
 from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
 from portrait360.kernels.midpoint import midpoint_kernel
-from portrait360.model.rendering import (
-    Rays,
-    Rendered,
-    kernel_inputs,
-    kernel_weights,
-    occupied_cells,
-    picture_width,
-)
+from portrait360.model.fused import kernel_inputs, kernel_weights, occupied_cells, picture_width
+from portrait360.model.rendering import Rays, Rendered
 from portrait360.model.trigrid import Decoder
 
 STOP_TRANSMITTANCE = 1e-3

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate
+from portrait360.model.fused import can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.layers import resize
-from portrait360.model.rendering import Occupancy, can_fuse, occupied_cells
+from portrait360.model.rendering import Occupancy
 from portrait360.training import schedules
 from portrait360.training.augment import blur, swap_some
 from portrait360.training.canonical_tilt import CanonicalTilt, nod_degrees
