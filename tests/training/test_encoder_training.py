@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from portrait360.training.encoder import (
     learning_rate,
     train_encoder,
 )
-from portrait360.types import DatasetError
+from portrait360.types import CheckpointError, DatasetError
 
 SMALL = EncoderConfig(resolution=32, stem=8, channels=(8, 8, 8, 8), blocks=1, mask_channels=8, hidden=16, identity=8)
 RECIPE = EncoderTraining(steps=6, people=3, warm_up=2, save_every=3)
@@ -105,6 +106,18 @@ def test_a_stopped_run_ends_as_an_unbroken_one(data, tmp_path, one_thread):
     assert info["about"] == {"steps": 6, "pictures": 21}
     assert encoder.config == SMALL
     assert encoder.feature_scale.std() > 0
+
+
+def test_it_starts_from_a_given_encoder(data, tmp_path, one_thread):
+    first = tmp_path / "first.safetensors"
+    train_encoder(data, first, SMALL, RECIPE)
+    still = dataclasses.replace(RECIPE, steps=1, rate=0.0)
+    train_encoder(data, tmp_path / "second.safetensors", SMALL, still, init=first)
+    before, after = load_file(first), load_file(tmp_path / "second.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all("running" in name or "tracked" in name or name.startswith("encoder/feature_") for name in changed)
+    with pytest.raises(CheckpointError, match="another size"):
+        train_encoder(data, tmp_path / "third.safetensors", EncoderConfig(), RECIPE, init=first)
 
 
 def test_it_learns_a_batch_by_heart(data, one_thread):

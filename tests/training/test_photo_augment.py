@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from portrait360.geometry.cameras import camera_label
+from portrait360.training.clutter import SHAPES, bystanders, clouds, shapes
 from portrait360.training.photo_augment import MIN_BLUR, PhotoRanges, photo_batch
 
 NOTHING = PhotoRanges(
-    plain_crop=1.0, plain_background=0.0, other_background=0.0, grey=0.0, colour=0.0,
-    shrink=0.0, blur=0.0, noise=0.0, jpeg=0.0, cover=0.0,
+    plain_crop=1.0, plain_background=0.0, other_background=0.0, cluttered_background=0.0, bystander=0.0,
+    grey=0.0, colour=0.0, shrink=0.0, blur=0.0, noise=0.0, jpeg=0.0, cover=0.0,
 )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def test_the_generator_decides_everything():
         {"cover": 1.0},
         {"plain_background": 1.0},
         {"other_background": 1.0},
+        {"cluttered_background": 1.0},
     ],
 )
 def test_every_change_changes_pictures(ranges):
@@ -68,9 +70,9 @@ def test_every_change_changes_pictures(ranges):
     assert ((photos.image - (images / 127.5 - 1.0)).abs().amax(dim=(1, 2, 3)) > 0.01).float().mean() > 0.7
 
 
-@pytest.mark.parametrize("ranges", [{"plain_background": 1.0}, {"other_background": 1.0}])
-def test_backgrounds_leave_the_person_alone(ranges):
-    images, masks, photos = changed(**ranges)
+@pytest.mark.parametrize("name", ["plain_background", "other_background", "cluttered_background", "bystander"])
+def test_backgrounds_leave_the_person_alone(name):
+    images, masks, photos = changed(**{name: 1.0})
     person = (masks == 255).expand_as(images)
     assert torch.allclose(photos.image[person], (images / 127.5 - 1.0)[person], atol=1e-4)
 
@@ -85,3 +87,40 @@ def test_blur_is_known():
     assert (spread[0] < 0.8 * spread[1])[strong].all()
     _, _, small = changed(shrink=1.0)
     assert (small.blur > sharp.blur).all()
+
+
+def test_clouds_have_the_spectrum_of_photos():
+    """Amplitude falls with the frequency, at rates between those that are drawn."""
+    pictures = clouds(16, 64, torch.Generator().manual_seed(0))
+    assert pictures.abs().max() <= 1.0
+    amplitude = torch.fft.rfft2(pictures).abs().mean(dim=(0, 1))
+    low, high = amplitude[1:4, 1:4].mean(), amplitude[8:32, 8:32].mean()
+    # frequencies of about 3 and 28: between (28 / 3)^0.7 and (28 / 3)^1.6 times as strong
+    assert 4.0 < low / high < 40.0
+    assert pictures.mean(dim=(2, 3)).std() > 0.2
+
+
+def test_shapes_have_hard_edges_and_leave_some_of_what_is_behind():
+    grey = torch.zeros(32, 3, 48, 48)
+    pictures = shapes(grey, torch.Generator().manual_seed(0))
+    untouched = (pictures == 0.0).all(dim=1).float().mean(dim=(1, 2))
+    assert untouched.max() > 0.9
+    assert 0.1 < untouched.mean() < 0.8
+    colours = [len(torch.unique(p.flatten(1), dim=1).T) for p in pictures]
+    assert max(colours) > 4
+    assert max(colours) <= 1 + 2 * SHAPES
+    again = shapes(grey, torch.Generator().manual_seed(0))
+    assert torch.equal(pictures, again)
+
+
+def test_bystanders_are_the_next_picture_s_person():
+    person = torch.linspace(-0.9, 0.9, 8)[:, None, None, None].expand(8, 3, 40, 40).contiguous()
+    mask = torch.zeros(8, 1, 40, 40)
+    mask[:, :, 5:35, 10:30] = 1.0
+    nothing = torch.full((8, 3, 40, 40), -1.0)
+    pictures = bystanders(nothing, person, mask, torch.Generator().manual_seed(1))
+    for picture, colour in zip(pictures, person.roll(1, dims=0)[:, 0, 0, 0], strict=True):
+        seen = picture[0][picture[0] != -1.0]
+        assert len(seen) > 20
+        assert seen.max() <= colour + 1e-5
+        assert (seen - colour).abs().median() < 1e-4

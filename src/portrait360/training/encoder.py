@@ -21,7 +21,14 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from portrait360.checkpoint import fill_module, module_tensors, read_tensors, save_encoder, write_tensors
+from portrait360.checkpoint import (
+    fill_module,
+    load_encoder,
+    module_tensors,
+    read_tensors,
+    save_encoder,
+    write_tensors,
+)
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
 from portrait360.data.sampling import mirrored
@@ -30,7 +37,7 @@ from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder,
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.photo_augment import PhotoBatch, photo_batch
-from portrait360.types import DatasetError
+from portrait360.types import CheckpointError, DatasetError
 
 _FORMAT = {"format": "portrait360", "kind": "encoder-checkpoint"}
 
@@ -158,6 +165,7 @@ def train_encoder(
     recipe: EncoderTraining,
     *,
     stop_after: int | None = None,
+    init: Path | None = None,
 ) -> PortraitEncoder:
     """Train and write `out`; continue from the checkpoint beside it, if one is there, and remove it at the end.
 
@@ -166,9 +174,13 @@ def train_encoder(
         out: the encoder's file.
         config, recipe: sizes and recipe; they must be those of the checkpoint.
         stop_after: stop at this step, with a checkpoint and without the final file.
+        init: an encoder's file to start from instead of random weights.
+
+    Raises:
+        CheckpointError: `init` is no encoder, or one of another size.
     """
     torch.manual_seed(recipe.seed)
-    encoder = PortraitEncoder(config)
+    encoder = PortraitEncoder(config) if init is None else _started(init, config)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     step = _resume(checkpoint, encoder, optimizer) if checkpoint.exists() else 0
@@ -200,6 +212,13 @@ def train_encoder(
         save_encoder(out, encoder.eval(), {"steps": step, "pictures": len(data.images)})
         checkpoint.unlink()
     return encoder
+
+
+def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
+    encoder, _ = load_encoder(path)
+    if encoder.config != config:
+        raise CheckpointError(f"{path} is an encoder of another size.", "Give its --config.")
+    return encoder.train().requires_grad_(True)
 
 
 @torch.no_grad()
@@ -237,10 +256,11 @@ def main(
     out: Path,
     config: EncoderConfig = EncoderConfig(),  # noqa: B008 - frozen
     recipe: EncoderTraining = EncoderTraining(),
+    init: Path | None = None,
 ) -> None:
-    """Train a portrait encoder on a dataset drawn with --views."""
+    """Train a portrait encoder on a dataset drawn with --views; `init`: go on from this encoder's file."""
     settle_threads()
-    train_encoder(EncoderData.load(data, config.resolution), out, config, recipe)
+    train_encoder(EncoderData.load(data, config.resolution), out, config, recipe, init=init)
 
 
 if __name__ == "__main__":

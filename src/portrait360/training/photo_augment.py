@@ -19,6 +19,7 @@ from torch import Tensor
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.encoder import CameraEstimate, crop_grid
 from portrait360.training.augment import blur
+from portrait360.training.clutter import bystanders, clouds, shapes
 
 MIN_BLUR = 0.25
 """Blur, in pixels, of a picture that nothing has blurred."""
@@ -34,8 +35,10 @@ class PhotoRanges:
     smallest_scale: float = 0.7
     largest_scale: float = 2.0
     offset: float = 0.06
-    plain_background: float = 0.35
-    other_background: float = 0.2
+    plain_background: float = 0.25
+    other_background: float = 0.1
+    cluttered_background: float = 0.45
+    bystander: float = 0.25
     grey: float = 0.05
     colour: float = 0.5
     shrink: float = 0.4
@@ -95,7 +98,8 @@ def photo_batch(
     grid = crop_grid(camera, image.shape[-1])
     person = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
     mask = F.grid_sample(mask, grid, align_corners=False)
-    image = _colours(person * mask + _backgrounds(person, draws, ranges) * (1.0 - mask), draws, ranges)
+    behind = _backgrounds(person, mask, draws, ranges)
+    image = _colours(person * mask + behind * (1.0 - mask), draws, ranges)
     image = _covers(image, draws, ranges)
     image, amount = _blurs(image, camera, draws, ranges)
     noise = draws.uniform(0.0, ranges.largest_noise) * draws.chance(ranges.noise)
@@ -115,16 +119,20 @@ def _draw_crop(cameras: Tensor, draws: _Draws, ranges: PhotoRanges) -> CameraEst
     return CameraEstimate(yaw, pitch, roll * changed, scale, offset)
 
 
-def _backgrounds(person: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
-    """Behind the person: what was there, one colour (half the time the models' grey), or another picture, blurred."""
-    behind = person
-    kind = draws.uniform(0.0, 1.0)
-    other = blur(F.avg_pool2d(person.roll(1, dims=0), 4), 1.5)
-    other = F.interpolate(other, size=person.shape[-2:], mode="bilinear", align_corners=False)
-    share = ranges.plain_background
-    behind = torch.where((kind < share + ranges.other_background)[:, None, None, None], other, behind)
+def _backgrounds(person: Tensor, mask: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
+    """Behind the person: what was there, one colour (half the time the models' grey), another picture, blurred, or
+    clutter; sometimes somebody else in front of that."""
+    kind = draws.uniform(0.0, 1.0)[:, None, None, None]
+    plain, other = ranges.plain_background, ranges.plain_background + ranges.other_background
+    soft = blur(F.avg_pool2d(person.roll(1, dims=0), 4), 1.5)
+    soft = F.interpolate(soft, size=person.shape[-2:], mode="bilinear", align_corners=False)
     colour = draws.uniform(-1.0, 1.0, 3) * draws.chance(0.5)[:, None]
-    return torch.where((kind < share)[:, None, None, None], colour[:, :, None, None].expand_as(person), behind)
+    clutter = shapes(clouds(len(person), person.shape[-1], draws.generator), draws.generator)
+    behind = torch.where(kind < other + ranges.cluttered_background, clutter, person)
+    behind = torch.where(kind < other, soft, behind)
+    behind = torch.where(kind < plain, colour[:, :, None, None], behind)
+    crowd = bystanders(behind, person, mask, draws.generator)
+    return torch.where(draws.chance(ranges.bystander)[:, None, None, None], crowd, behind)
 
 
 def _colours(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
