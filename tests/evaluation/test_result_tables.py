@@ -53,3 +53,12 @@ def test_encoder():
         "| front | 4.0° | 3.0° | 1.0° | 6.0° | 7.0° | 2.0 % | 1.0 % | 0.970 |"
     )
     assert RENDERERS["encoder-photos"](content)[2] == ("| a.jpg | 1.0° | -2.0° | 0.0° | 1°, 2°, 3° | 4°, 5°, 6° |")
+
+
+def test_training_speed():
+    def form(rate: float, peak: float) -> dict:
+        return {"images_per_second": rate, "peak_mib": peak}
+
+    content = {"training": {"cpu-64": {"ours": form(12.0, 900.4), "original": form(1.5, 2000.0)}}}
+    lines = RENDERERS["bench-training"](content)
+    assert lines[-1] == "| `cpu-64` | 12.00 | 1.50 | 8.0x | 900 / 2000 MiB |"

@@ -97,6 +97,17 @@ def bench_stages(bench: Any) -> list[str]:
     return table(["milliseconds", *_STAGES], rows)
 
 
+def bench_training(bench: Any) -> list[str]:
+    """What `portrait360 bench --training` wrote: images per second in both forms, their ratio, and memory."""
+    rows: list[list[str]] = []
+    for name, found in bench["training"].items():
+        ours, plain = found["ours"], found["original"]
+        rates = ours["images_per_second"], plain["images_per_second"]
+        peaks = f"{ours['peak_mib']:.0f} / {plain['peak_mib']:.0f} MiB"
+        rows.append([f"`{name}`", f"{rates[0]:.2f}", f"{rates[1]:.2f}", f"{rates[0] / rates[1]:.1f}x", peaks])
+    return table(["images per second", "ours", "published recipe, plain PyTorch", "ratio", "peak memory"], rows)
+
+
 def _presets_in_use(bench: Any) -> dict[str, Any]:
     """Without the tiny ones, which are for tests."""
     return {name: found for name, found in bench["presets"].items() if not name.startswith("tiny")}
@@ -229,6 +240,7 @@ RENDERERS: dict[str, Renderer] = {
     "encoder-photos": encoder_photos,
     "bench-views": bench_views,
     "bench-stages": bench_stages,
+    "bench-training": bench_training,
     "parity": parity,
 }
 """By the name that a marker gives after `#`; `plain` where it gives none."""
