@@ -36,7 +36,7 @@ from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder, landmark_places, to_view
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
-from portrait360.training.photo_augment import PhotoBatch, photo_batch
+from portrait360.training.photo_augment import CLUTTERED, PhotoBatch, photo_batch
 from portrait360.types import CheckpointError, DatasetError
 
 _FORMAT = {"format": "portrait360", "kind": "encoder-checkpoint"}
@@ -106,7 +106,7 @@ def batch_of(step: int, data: EncoderData, recipe: EncoderTraining) -> tuple[Pho
         torch.where(flags.reshape(-1, *[1] * (a.dim() - 1)), a, b)
         for a, b in zip(mirrored(*samples), samples, strict=True)
     ]
-    return photo_batch(chosen[0], chosen[1], chosen[2], draws), chosen[3]
+    return photo_batch(chosen[0], chosen[1], chosen[2], draws, CLUTTERED), chosen[3]
 
 
 def contrastive_loss(identity: Float[Tensor, "B I"], temperature: float) -> Float[Tensor, ""]:

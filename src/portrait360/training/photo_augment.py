@@ -35,10 +35,10 @@ class PhotoRanges:
     smallest_scale: float = 0.7
     largest_scale: float = 2.0
     offset: float = 0.06
-    plain_background: float = 0.25
-    other_background: float = 0.1
-    cluttered_background: float = 0.45
-    bystander: float = 0.25
+    plain_background: float = 0.35
+    other_background: float = 0.2
+    cluttered_background: float = 0.0
+    bystander: float = 0.0
     grey: float = 0.05
     colour: float = 0.5
     shrink: float = 0.4
@@ -49,6 +49,10 @@ class PhotoRanges:
     largest_noise: float = 0.12
     jpeg: float = 0.35
     cover: float = 0.15
+
+
+CLUTTERED = PhotoRanges(plain_background=0.25, other_background=0.1, cluttered_background=0.45, bystander=0.25)
+"""With cluttered backgrounds and other people, as encoders are trained; the defaults are what they are measured on."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +131,16 @@ def _backgrounds(person: Tensor, mask: Tensor, draws: _Draws, ranges: PhotoRange
     soft = blur(F.avg_pool2d(person.roll(1, dims=0), 4), 1.5)
     soft = F.interpolate(soft, size=person.shape[-2:], mode="bilinear", align_corners=False)
     colour = draws.uniform(-1.0, 1.0, 3) * draws.chance(0.5)[:, None]
-    clutter = shapes(clouds(len(person), person.shape[-1], draws.generator), draws.generator)
-    behind = torch.where(kind < other + ranges.cluttered_background, clutter, person)
+    behind = person
+    if ranges.cluttered_background > 0:
+        clutter = shapes(clouds(len(person), person.shape[-1], draws.generator), draws.generator)
+        behind = torch.where(kind < other + ranges.cluttered_background, clutter, behind)
     behind = torch.where(kind < other, soft, behind)
     behind = torch.where(kind < plain, colour[:, :, None, None], behind)
-    crowd = bystanders(behind, person, mask, draws.generator)
-    return torch.where(draws.chance(ranges.bystander)[:, None, None, None], crowd, behind)
+    if ranges.bystander > 0:
+        crowd = bystanders(behind, person, mask, draws.generator)
+        behind = torch.where(draws.chance(ranges.bystander)[:, None, None, None], crowd, behind)
+    return behind
 
 
 def _colours(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
