@@ -157,7 +157,7 @@ def test_a_process_that_is_killed_comes_back_from_the_last_checkpoint(tmp_path):
     data = tmp_path / "d.zip"
     write_fake_dataset(data, coarse=True)
     launch(tmp_path, DIES_ONCE, data, tmp_path / "whole", "lives")
-    launch(tmp_path, DIES_ONCE, data, tmp_path / "broken", "dies", restarts=1)
+    launch(tmp_path, DIES_ONCE, data, tmp_path / "broken", "dies", restarts=3)
     ends = [load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken")]
     assert [progress["images"] for _, _, progress in ends] == [24, 24]
     assert all(torch.equal(ends[0][1][k], ends[1][1][k]) for k in ends[0][1])
