@@ -172,6 +172,18 @@ def test_a_run_in_the_published_recipe_resumes_exactly(data, tmp_path, monkeypat
     assert again.exists()
 
 
+def test_a_process_that_torchrun_starts_again_resumes_by_itself(data, tmp_path, monkeypatch):
+    """The same command, without --resume, in an environment that says that it is the second start."""
+    options = {"quiet": True, "kimg": 0.016}
+    train(data, "tiny", tmp_path / "whole", **options)
+    train(data, "tiny", tmp_path / "broken", quiet=True, kimg=0.008)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(data, "tiny", tmp_path / "broken", **options)
+    assert_same_end(tmp_path / "whole", tmp_path / "broken")
+    train(data, "tiny", tmp_path / "fresh", **options)  # it had not saved anything yet
+    assert_same_end(tmp_path / "whole", tmp_path / "fresh")
+
+
 def test_a_run_starts_from_given_weights_and_counts_on(data, unbroken, tmp_path):
     out = tmp_path / "run"
     start = load_weights(unbroken / "weights.safetensors")
