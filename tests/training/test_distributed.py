@@ -43,6 +43,27 @@ train(Path(sys.argv[1]), "tiny", Path(sys.argv[2]), resume=sys.argv[3] == "resum
 """
 
 
+DIES_ONCE = """
+import dataclasses, os, signal, sys
+from pathlib import Path
+from portrait360 import config
+from portrait360.training import loop
+
+preset = config.PRESETS["tiny"]
+training = dataclasses.replace(preset.training, checkpoint_kimg=0.008, sheet_kimg=1000.0, keep_checkpoints=100)
+config.PRESETS["tiny"] = dataclasses.replace(preset, training=training)
+original = loop.training_step
+
+def step(state, batch, ranks):
+    first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if sys.argv[3] == "dies" and first_life and ranks.rank == 1 and state.images == 16:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(state, batch, ranks)
+
+loop.training_step = step
+loop.train(Path(sys.argv[1]), "tiny", Path(sys.argv[2]), kimg=0.024, quiet=True)
+"""
+
 GRADIENTS = """
 import dataclasses, sys
 import torch
@@ -93,7 +114,7 @@ ranks.leave()
 """
 
 
-def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2) -> None:
+def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2, restarts: int = 0) -> None:
     script = tmp_path / "script.py"
     script.write_text(code)
     command = [
@@ -102,6 +123,8 @@ def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2) ->
         "torch.distributed.run",
         "--nproc-per-node",
         str(processes),
+        "--max-restarts",
+        str(restarts),
         "--standalone",
         str(script),
     ]
@@ -127,6 +150,17 @@ def test_two_processes_train_and_resume_exactly(tmp_path):
     assert progress["images"] == 32
     assert len(whole["random/cpu"]) == 2
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_a_process_that_is_killed_comes_back_from_the_last_checkpoint(tmp_path):
+    """torchrun starts all processes again with the same command: the end is that of a run without the failure."""
+    data = tmp_path / "d.zip"
+    write_fake_dataset(data, coarse=True)
+    launch(tmp_path, DIES_ONCE, data, tmp_path / "whole", "lives")
+    launch(tmp_path, DIES_ONCE, data, tmp_path / "broken", "dies", restarts=1)
+    ends = [load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken")]
+    assert [progress["images"] for _, _, progress in ends] == [24, 24]
+    assert all(torch.equal(ends[0][1][k], ends[1][1][k]) for k in ends[0][1])
 
 
 @pytest.mark.parametrize("recipe", ["preset", "original"])

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from portrait360.threads import settle_threads
 from portrait360.types import InputError
@@ -106,10 +108,17 @@ def join(device: torch.device) -> Ranks:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
     if device.type == "cpu":
         settle_threads(max(1, (os.cpu_count() or 1) // local))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), size)
+    store, rank, size = next(iter(rendezvous("env://")))
+    # torchrun may keep one store over its restarts, in which the addresses of processes that died still stand
+    store = PrefixStore(f"start-{_restarts()}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    return Ranks(rank, size)
 
 
 def relaunched() -> bool:
     """Whether torchrun started this process again after one of the run's processes had failed (`--max-restarts`)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
