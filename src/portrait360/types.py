@@ -16,6 +16,9 @@ CAMERA_LABEL_SIZE = 25
 BODY_POSE_SIZE = 6
 """A body pose: neck axis-angle, then head axis-angle, radians."""
 
+NECK_NOD, HEAD_NOD = 0, 3
+"""Places of the two nods among the six numbers of a body pose."""
+
 
 class Portrait360Error(Exception):
     """Something the user can mend. `message` says what was expected and what came, `hint` what to do."""

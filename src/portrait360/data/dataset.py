@@ -138,25 +138,9 @@ class PortraitDataset:
             )
         if masks and not self.has_masks:
             raise self._no_masks()
-        images = torch.empty((len(self), 3, side, side), dtype=torch.uint8)
-        mask_array = torch.empty((len(self) if masks else 0, 1, side, side), dtype=torch.uint8)
-        to_images, to_masks = images.numpy(), mask_array.numpy()
-
-        def load(index: int) -> None:
-            picture = shrink(self._decode_image(index), side, Image.Resampling.LANCZOS)
-            to_images[index] = np.asarray(picture).transpose(2, 0, 1)
-            if masks:
-                to_masks[index, 0] = np.asarray(shrink(self._decode_mask(index), side, Image.Resampling.BILINEAR))
-
-        with ThreadPoolExecutor(max(1, workers), "decode") as pool:
-            try:
-                for done, _ in enumerate(pool.map(load, range(len(self))), start=1):
-                    if progress is not None:
-                        progress(done, len(self))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return images, mask_array
+        return stack_pictures(
+            len(self), self._decode_image, self._decode_mask if masks else None, side, workers, progress
+        )
 
     def _read_meta(self, files: Iterable[str]) -> dict:
         if layout.META_FILE not in files:
@@ -275,7 +259,36 @@ def decode_picture(content: bytes, where: str, mode: str | None, hint: str) -> I
         raise DatasetError(f"{where} is not a readable image: {error}.", hint) from error
 
 
-def shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
+def stack_pictures(
+    count: int,
+    image: Callable[[int], Image.Image],
+    mask: Callable[[int], Image.Image] | None,
+    side: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[UInt8[Tensor, "N 3 R R"], UInt8[Tensor, "M 1 R R"]]:
+    """Pictures and masks as `image` and `mask` decode them, averaged down to `side`; see `load_arrays`."""
+    images = torch.empty((count, 3, side, side), dtype=torch.uint8)
+    masks = torch.empty((0 if mask is None else count, 1, side, side), dtype=torch.uint8)
+    to_images, to_masks = images.numpy(), masks.numpy()
+
+    def load(index: int) -> None:
+        to_images[index] = np.asarray(_shrink(image(index), side, Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+        if mask is not None:
+            to_masks[index, 0] = np.asarray(_shrink(mask(index), side, Image.Resampling.BILINEAR))
+
+    with ThreadPoolExecutor(max(1, workers), "decode") as pool:
+        try:
+            for done, _ in enumerate(pool.map(load, range(count)), start=1):
+                if progress is not None:
+                    progress(done, count)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return images, masks
+
+
+def _shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
     """Average down: whole factors take the exact mean of each block, others the antialiasing filter."""
     if picture.width == side:
         return picture

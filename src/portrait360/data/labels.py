@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from portrait360.types import InputError
+from portrait360.types import HEAD_NOD, NECK_NOD, InputError
 
 SHRINK = 0.7
 """Estimators turn the head too little; both axis-angles are multiplied by this."""
@@ -52,7 +52,7 @@ def coarse_body_poses(
     if seed < 0:
         raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance --seed 1.")
     coarse = shrink * exact.astype(np.float64)
-    coarse[:, [0, 3]] += np.deg2rad(bias_nod_degrees)
+    coarse[:, [NECK_NOD, HEAD_NOD]] += np.deg2rad(bias_nod_degrees)
     for index, row in enumerate(coarse):
         noise = np.random.default_rng([seed, index, _STREAM]).standard_normal(6)
         row += np.deg2rad(noise_degrees) * noise

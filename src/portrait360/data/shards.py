@@ -15,8 +15,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from portrait360.data.dataset import PortraitDataset, decode_picture, shrink
+from portrait360.data.dataset import PortraitDataset, decode_picture, stack_pictures
 from portrait360.data.progress import show_progress
 from portrait360.data.store import MAX_FILE_BYTES
-from portrait360.files import atomic_folder
+from portrait360.files import atomic_folder, write_json
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError, InputError
 
 INDEX_FILE, LABELS_FILE = "shards.json", "labels.npy"
@@ -71,7 +71,7 @@ def write_shards(path: Path, out: Path, per_shard: int = 1000, *, progress: bool
             "meta": dataset.meta,
             "shards": shards,
         }
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=1))
+        write_json(folder / INDEX_FILE, index)
 
 
 def _add_sample(tar: tarfile.TarFile, dataset: PortraitDataset, index: int) -> None:
@@ -156,27 +156,18 @@ class PortraitShards:
         samples = _read_tar(chosen.path)
         if len(samples) != chosen.count:
             raise DatasetError(f"{chosen.path} holds {len(samples)} samples, not {chosen.count}.", _HINT)
-        images = torch.empty(chosen.count, 3, side, side, dtype=torch.uint8)
-        masks = torch.empty(chosen.count, 1, side, side, dtype=torch.uint8)
 
-        def decode(i: int) -> None:
+        def decode(i: int, kind: str, mode: str) -> Image.Image:
             key, parts = samples[i]
             if set(parts) != {"image", "mask"}:
                 raise DatasetError(f"sample {key} in {chosen.path} lacks its image or its mask.", _HINT)
-            for kind, mode, filter, to in (
-                ("image", "RGB", Image.Resampling.LANCZOS, images),
-                ("mask", "L", Image.Resampling.BILINEAR, masks),
-            ):
-                picture = decode_picture(parts[kind], f"the {kind} of {key} in {chosen.path}", mode, _HINT)
-                if picture.size != (self.resolution, self.resolution):
-                    raise DatasetError(f"the {kind} of {key} in {chosen.path} has another size.", _HINT)
-                array = np.asarray(shrink(picture, side, filter))
-                to.numpy()[i] = array.transpose(2, 0, 1) if kind == "image" else array[None]
+            picture = decode_picture(parts[kind], f"the {kind} of {key} in {chosen.path}", mode, _HINT)
+            if picture.size != (self.resolution, self.resolution):
+                raise DatasetError(f"the {kind} of {key} in {chosen.path} has another size.", _HINT)
+            return picture
 
-        with ThreadPoolExecutor(max(1, workers), "decode") as pool:
-            for _ in pool.map(decode, range(chosen.count)):
-                pass
-        return images, masks
+        image, mask = partial(decode, kind="image", mode="RGB"), partial(decode, kind="mask", mode="L")
+        return stack_pictures(chosen.count, image, mask, side, workers)
 
 
 def _read_tar(path: Path) -> list[tuple[str, dict[str, bytes]]]:

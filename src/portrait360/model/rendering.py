@@ -228,10 +228,10 @@ def occupancy_mask(
     index = (cell[..., 2] * shape[1] + cell[..., 1]) * shape[2] + cell[..., 0]
     grids = occupancy.occupied.reshape(latents, -1).repeat_interleave(n // latents, dim=0)
     taken = grids.gather(1, index) > 0
-    ray = np.arange(n * rays)[:, None].repeat(samples, axis=1)
-    sample = np.arange(samples)[None].repeat(n * rays, axis=0)
     if occupancy.seed is None:
         return taken.float()
+    ray = np.arange(n * rays)[:, None].repeat(samples, axis=1)
+    sample = np.arange(samples)[None].repeat(n * rays, axis=0)
     hashed = np.vectorize(explore_hash.py_func, otypes=[np.int64])(occupancy.seed, ray, sample)
     explored = torch.from_numpy((hashed & EXPLORE_MASK) == 0).reshape(n, -1).to(taken.device)
     return (taken | explored).float()

@@ -20,6 +20,7 @@ from portrait360.geometry.cameras import camera_label
 from portrait360.geometry.deformation import triangle_frames
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.model.generator import Generator
+from portrait360.types import HEAD_NOD, NECK_NOD
 
 REGION = ((-0.05, -0.03, 0.03), (0.05, 0.1, 0.19))
 """World units: face and throat; no hair but fringes, no clothes but high collars."""
@@ -55,7 +56,7 @@ class CanonicalTilt:
         points = points[(outside.abs() < BAND) & (forward > 0.2)]
         nods = torch.cartesian_prod(torch.tensor(ANGLES), torch.tensor(ANGLES)).float()
         poses = torch.zeros(len(nods), 6)
-        poses[:, [0, 3]] = torch.deg2rad(nods)
+        poses[:, [NECK_NOD, HEAD_NOD]] = torch.deg2rad(nods)
         inside = [
             torch.sigmoid(-_signed_distance(points, vertices, self.body.faces)[0] / SOFTNESS)
             for vertices in posed_vertices(self.body, poses)
@@ -101,4 +102,4 @@ def _signed_distance(points: Tensor, vertices: Tensor, faces: Tensor) -> tuple[T
 
 def nod_degrees(tilt: Float[Tensor, "6"]) -> tuple[float, float]:
     """Nod of neck and of head in degrees."""
-    return math.degrees(float(tilt[0])), math.degrees(float(tilt[3]))
+    return math.degrees(float(tilt[NECK_NOD])), math.degrees(float(tilt[HEAD_NOD]))

@@ -18,10 +18,8 @@ from torch import Tensor
 from portrait360.geometry.cameras import FOCAL
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
-from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
+from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, HEAD_NOD, NECK_NOD
 
-NECK_NOD, HEAD_NOD = 0, 3
-"""Places of the two nods among the six numbers of a body pose."""
 CAPACITY = 1024
 """Pictures of either kind that are remembered; the oldest go first."""
 NEIGHBOURS = 12

@@ -8,8 +8,8 @@ next group is read. With another number of processes the order is another one.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,7 @@ MIXED_SHARDS = 2
 """Shards whose pictures are shuffled together; twice as many are in memory while the next group is read."""
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(NamedTuple):
     """Pictures in memory, in the order in which they are shown."""
 
     images: Tensor
@@ -59,7 +58,7 @@ class StreamingData:
         self.fingerprint = fingerprint(self.cameras, self.body_poses)
         self.per_shard = min(shard.count for shard in self.shards.shards)
         self._readers = ThreadPoolExecutor(1, "shards")
-        self._groups: dict[tuple[int, int, int, int], Future[_Group]] = {}
+        self._groups: dict[tuple[Ranks, int], Future[_Group]] = {}
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -70,13 +69,13 @@ class StreamingData:
         Raises:
             DatasetError: a shard is damaged, or there are fewer shards than processes.
         """
-        parts: dict[int, list[int]] = {}
-        places = [self._place(images // ranks.size + k, ranks) for k in range(size)]
-        for place in places:
-            parts.setdefault(place[0], []).append(place[1])
-        pieces = [self._rows(self._group(number, ranks), rows) for number, rows in parts.items()]
-        self._forget(min(parts), ranks)
-        self._group_later(max(parts) + 1, ranks)
+        rows: dict[int, list[int]] = {}
+        for k in range(size):
+            number, row = self._place(images // ranks.size + k, ranks)
+            rows.setdefault(number, []).append(row)
+        pieces = [[v[some] for v in self._group_later(n, ranks).result()] for n, some in rows.items()]
+        self._forget(min(rows), ranks)
+        self._group_later(max(rows) + 1, ranks)
         image, mask, camera, pose, mirror, zoom = (torch.cat(column) for column in zip(*pieces, strict=True))
         return self.framing.batch(image, mask, camera, pose, mirror, zoom, device)
 
@@ -96,40 +95,34 @@ class StreamingData:
             )
         return own
 
+    def _groups_per_epoch(self, ranks: Ranks) -> int:
+        return -(-self._own(ranks) // MIXED_SHARDS)
+
     def _place(self, position: int, ranks: Ranks) -> tuple[int, int]:
         """Number of the group, counted over all epochs, and the row in it."""
-        own = self._own(ranks)
-        in_group, groups = MIXED_SHARDS * self.per_shard, -(-own // MIXED_SHARDS)
-        epoch, rest = divmod(position, own * self.per_shard)
-        group, row = divmod(rest, in_group)
-        return epoch * groups + group, row
+        epoch, rest = divmod(position, self._own(ranks) * self.per_shard)
+        group, row = divmod(rest, MIXED_SHARDS * self.per_shard)
+        return epoch * self._groups_per_epoch(ranks) + group, row
 
     def _shards_of(self, number: int, ranks: Ranks) -> tuple[int, list[int]]:
         """Epoch and shards of a group."""
-        own = self._own(ranks)
-        epoch, group = divmod(number, -(-own // MIXED_SHARDS))
+        epoch, group = divmod(number, self._groups_per_epoch(ranks))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards.shards))
-        mine = order[ranks.rank :: ranks.size][:own]
+        mine = order[ranks.rank :: ranks.size][: self._own(ranks)]
         return epoch, mine[group * MIXED_SHARDS : (group + 1) * MIXED_SHARDS].tolist()
 
     # ---- groups ----
 
-    def _key(self, number: int, ranks: Ranks) -> tuple[int, int, int, int]:
-        return (self.seed, ranks.rank, ranks.size, number)
-
     def _group_later(self, number: int, ranks: Ranks) -> Future[_Group]:
         """The group, being read from now on."""
-        key = self._key(number, ranks)
+        key = (ranks, number)
         if key not in self._groups:
             self._groups[key] = self._readers.submit(self._read, number, ranks)
         return self._groups[key]
 
-    def _group(self, number: int, ranks: Ranks) -> _Group:
-        return self._group_later(number, ranks).result()
-
     def _forget(self, before: int, ranks: Ranks) -> None:
         """Drop all groups but those from `before` on."""
-        wanted = {self._key(before + k, ranks) for k in range(3)}
+        wanted = {(ranks, before + k) for k in range(3)}
         for key in [k for k in self._groups if k not in wanted]:
             self._groups.pop(key).cancel()
 
@@ -144,9 +137,3 @@ class StreamingData:
         order, mirror, zoom = (torch.from_numpy(v) for v in sampler.take(0, len(chosen) * self.per_shard))
         images, masks = (torch.cat(parts)[order] for parts in zip(*loaded, strict=True))
         return _Group(images, masks, cameras[order], poses[order], mirror, zoom)
-
-    @staticmethod
-    def _rows(group: _Group, rows: list[int]) -> tuple[Tensor, ...]:
-        return tuple(
-            v[rows] for v in (group.images, group.masks, group.cameras, group.body_poses, group.mirror, group.zoom)
-        )
