@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import re
 import signal
@@ -256,16 +255,3 @@ def test_bad_arguments_get_one_sentence(monkeypatch, capsys, utf8, columns, word
 
 def test_commands_are_known_to_hints():
     assert set(cli._COMMAND_NAMES) == {word for command in COMMANDS for word in command.split()}
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_collection_of_garbage_is_as_before_after_imports(enabled):
-    before = gc.isenabled()
-    try:
-        gc.enable() if enabled else gc.disable()
-        with pytest.raises(ImportError), cli.uncollected():
-            assert not gc.isenabled()
-            raise ImportError
-        assert gc.isenabled() == enabled
-    finally:
-        gc.enable() if before else gc.disable()

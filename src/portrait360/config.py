@@ -120,6 +120,8 @@ class ModelConfig:
     """Factor on camera and body pose before the mapping network; 0 makes the person independent of both."""
     plane_features: int = 32
     plane_depth: int = 3
+    symmetric_features: int = 0
+    """Plane features that are the same left and right of a portrait; hair, light and looks aside need the others."""
     decoder_hidden: int = 64
     decoder_activation: Literal["softplus", "lrelu"] = "softplus"
     features: int = 32
@@ -351,6 +353,7 @@ def _cpu_64() -> Preset:
             synthesis=SynthesisConfig((192, 192, 128, 96, 64, 32), "box", noise=False, first_output=16),
             plane_features=16,
             plane_depth=3,
+            symmetric_features=8,
             decoder_hidden=32,
             decoder_activation="lrelu",
             features=3,
@@ -365,7 +368,7 @@ def _cpu_64() -> Preset:
             ),
             pose_hidden=(64, 32),
         ),
-        training=_SMALL_TRAINING,
+        training=dataclasses.replace(_SMALL_TRAINING, lr_decay_kimg=50.0, r1_gamma=0.05, r1_gamma_mask=0.05),
     )
 
 

@@ -20,7 +20,7 @@ from portrait360.model.midpoint import can_render_midpoints, render_midpoints
 from portrait360.model.rendering import Occupancy, Rendered, bound_rays, query, render_original, render_plain
 from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
-from portrait360.model.trigrid import Decoder, split_planes
+from portrait360.model.trigrid import Decoder, split_planes, symmetrize
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, RenderOutput
 
 
@@ -121,7 +121,8 @@ class Generator(nn.Module):
         if self.config.background is not None:
             wb = w if w_background is None else w_background
             background = self.bcg_synthesis(wb[:, None].expand(-1, self.bcg_synthesis.num_ws, -1), noise_mode)
-        return Scene(w, split_planes(planes, self.config.plane_depth), background, w_background)
+        tri_grid = symmetrize(split_planes(planes, self.config.plane_depth), self.config.symmetric_features)
+        return Scene(w, tri_grid, background, w_background)
 
     # ---- from scene to pictures ----
 

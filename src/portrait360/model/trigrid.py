@@ -16,6 +16,38 @@ def split_planes(image: Float[Tensor, "B C H W"], depth: int) -> Float[Tensor, "
     return image.reshape(n, 3, depth, c // (3 * depth), h, w).transpose(2, 3)
 
 
+def symmetrize_plain(tri_grid: Float[Tensor, "B 3 F D H W"], features: int) -> Float[Tensor, "B 3 F D H W"]:
+    """Make the first `features` features the same left and right: the mean with their mirror image in x.
+
+    x runs along the columns of the first two planes and along the depth of the third (see `sample_trigrid`).
+    """
+    free = tri_grid[:, :, features:]
+    both = tri_grid[:, :, :features]
+    mirrored = torch.cat([both[:, :2].flip(5), both[:, 2:].flip(3)], dim=1)
+    return torch.cat([0.5 * (both + mirrored), free], dim=2)
+
+
+class _Symmetrized(torch.autograd.Function):
+    """`symmetrize_plain` in the memory layout of its input; a symmetric projection is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx, tri_grid: Tensor, features: int) -> Tensor:
+        ctx.features = features
+        out = tri_grid.clone()
+        for planes, axis in ((slice(0, 2), 5), (slice(2, 3), 3)):
+            out[:, planes, :features].add_(tri_grid[:, planes, :features].flip(axis)).mul_(0.5)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Symmetrized.apply(grad, ctx.features), None
+
+
+def symmetrize(tri_grid: Float[Tensor, "B 3 F D H W"], features: int) -> Float[Tensor, "B 3 F D H W"]:
+    """`symmetrize_plain` with half the copies."""
+    return _Symmetrized.apply(tri_grid, features) if features else tri_grid
+
+
 def normalize_points(
     points: Float[Tensor, "B N 3"], centre: tuple[float, float, float], half: tuple[float, float, float]
 ) -> Float[Tensor, "B N 3"]:

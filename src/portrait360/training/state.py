@@ -79,13 +79,15 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
 def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
     """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis.
 
-    How many rays there are and how many samples they take does not matter: no weight depends on it.
+    How many rays there are, how many samples they take and which features are symmetric does not matter: no weight
+    depends on it.
     """
     kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
     render = dataclasses.replace(model.render, samples=smaller.render.samples)
     return smaller == dataclasses.replace(
         model,
         raw_resolution=smaller.raw_resolution,
+        symmetric_features=smaller.symmetric_features,
         synthesis=dataclasses.replace(model.synthesis, channels=kept),
         render=render,
     )
