@@ -26,7 +26,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 results: $(VENV)/.installed-demo
 	$(BIN)/python -m portrait360.evaluation.results
@@ -43,5 +43,5 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[train,dev]"
+	$(PIP) --editable ".[train,photos,dev]"
 	@touch $@ $(VENV)/.installed-demo

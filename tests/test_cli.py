@@ -17,6 +17,7 @@ from portrait360.cli import (
     Bench,
     Convert,
     DatasetInspect,
+    DatasetPhotos,
     DatasetShard,
     DatasetSynth,
     Evaluate,
@@ -31,6 +32,7 @@ from portrait360.types import InputError
 COMMANDS = {
     "generate": Generate,
     "dataset synth": DatasetSynth,
+    "dataset photos": DatasetPhotos,
     "dataset inspect": DatasetInspect,
     "dataset shard": DatasetShard,
     "train": Train,
@@ -54,6 +56,8 @@ def test_flags_arrive_as_values():
     )
     words = "dataset synth --count 5 --resolution 64 --seed 2 --out a.zip --label-noise 4 --workers 1"
     assert parse(words.split()) == DatasetSynth(5, 64, 2, Path("a.zip"), 4.0, 1)
+    words = "dataset photos d --resolution 512 --out a.zip --workers 2 --balance 4 --engine ray --shards s"
+    assert parse(words.split()) == DatasetPhotos(Path("d"), 512, Path("a.zip"), 2, 4, "ray", Path("s"))
     assert parse("dataset inspect a.zip --out d".split()) == DatasetInspect(Path("a.zip"), Path("d"))
     assert parse("dataset shard a.zip --out d --per-shard 9".split()) == DatasetShard(Path("a.zip"), Path("d"), 9)
     words = "train --data a.zip --preset cpu-64 --out r --resume --max-minutes 1.5 --kimg 2 --device cpu"
@@ -90,7 +94,9 @@ def test_help_lists_the_commands(words, capsys):
     with pytest.raises(SystemExit):
         main(words.split())
     text = capsys.readouterr().out
-    for name in ("synth", "inspect", "shard") if "dataset" in words else ("generate", "dataset", "train", "pose"):
+    for name in (
+        ("synth", "photos", "inspect", "shard") if "dataset" in words else ("generate", "dataset", "train", "pose")
+    ):
         assert f"• {name}" in text
 
 
@@ -222,7 +228,11 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
             "there is no bake here.",
             f"portrait360 --help`. Perhaps you meant {ALL}.",
         ),
-        ("dataset bake", "there is no bake here.", "dataset --help`. Perhaps you meant synth or inspect or shard."),
+        (
+            "dataset bake",
+            "there is no bake here.",
+            "dataset --help`. Perhaps you meant synth or photos or inspect or shard.",
+        ),
         (f"{SYNTH} --count x", "--count takes a whole number, not 'x'.", "portrait360 dataset synth --help"),
         (f"{SYNTH} --count 2 --workers 1.5", "--workers takes a whole number, not '1.5'.", "synth --help"),
         (

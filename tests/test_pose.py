@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.data import astronaut
 from torch import nn
 
 from portrait360.checkpoint import load_weights, save_weights
@@ -382,3 +383,26 @@ def test_the_overlay_shows_the_body_of_the_weights(tmp_path, own_weights):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.overlay.png")).astype(int)
         tops.append(np.nonzero((np.abs(pixels - (235, 45, 150)).max(axis=2) < 12).any(axis=1))[0].min())
     assert tops[1] < tops[0] - 10
+
+
+def test_a_photo_without_a_camera_is_fitted(tmp_path, tiny_weights, capsys):
+    """Crop, camera and body pose of the person in it; two persons get two entries."""
+    photo = astronaut()
+    Image.fromarray(photo).save(tmp_path / "one.jpg")
+    out = tmp_path / "poses.json"
+    assert main(["pose", str(tmp_path / "one.jpg"), "--weights", str(tiny_weights), "--out", str(out)]) == 0
+    (record,) = json.loads(out.read_text()).values()
+    assert abs(record["yaw_degrees"]) < 30
+    assert 200 < record["crop"]["side"] < 480
+    assert abs(record["crop"]["centre"][0] - 225) < 40
+    assert 0 < record["fit_error"] < 0.02
+    assert 0.5 < record["confidence"] <= 1
+    assert len(record["body_pose"]) == 6
+    with Image.open(tmp_path / "poses.overlay.png") as sheet:
+        assert sheet.width > 300
+    capsys.readouterr()
+    pair = np.concatenate([photo, photo], axis=1)
+    Image.fromarray(pair).save(tmp_path / "two.jpg")
+    assert main(["pose", str(tmp_path / "two.jpg"), "--weights", str(tiny_weights)]) == 0
+    names = list(json.loads(capsys.readouterr().out))
+    assert [name.rsplit("#")[-1] for name in names] == ["1", "2"]

@@ -51,7 +51,7 @@ def refuse(capfd, folder: Path, sentence: str, *words: object, weights: Path) ->
         (lambda d: (d / "photo.png").write_bytes(b""), "photo.png is not a readable image"),
         (lambda d: (d / "photo.png").write_bytes((d / "photo.png").read_bytes()[:300]), "photo.png is not a readable"),
         (lambda d: Image.new("RGB", (24, 20)).save(d / "photo.png"), "photo.png has 24x20 pixels; expected a square"),
-        (lambda d: (d / "photo.json").unlink(), "there is no camera for .*photo.png"),
+        (lambda d: (d / "photo.json").unlink(), "nobody was found in .*photo.png, and there is no camera"),
         (lambda d: (d / "photo.json").write_text("{camera: 1}"), "photo.json is not valid JSON"),
         (lambda d: (d / "photo.json").write_bytes(b"\xff\xfe\x00"), "photo.json is not valid JSON"),
         (lambda d: (d / "photo.json").write_text('{"views": []}'), "photo.json holds no camera"),
@@ -78,7 +78,7 @@ def test_a_picture_that_is_incomplete(capfd, tmp_path, tiny_weights, photo, dama
 
 def test_one_bad_picture_among_good_ones(capfd, tmp_path, tiny_weights, photo):
     (tmp_path / "other.png").write_bytes(photo.read_bytes())
-    refuse(capfd, tmp_path, "there is no camera for .*other.png", photo, tmp_path, weights=tiny_weights)
+    refuse(capfd, tmp_path, "nobody was found in .*other.png", photo, tmp_path, weights=tiny_weights)
 
 
 def test_what_is_no_picture(capfd, tmp_path, tiny_weights):

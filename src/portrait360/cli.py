@@ -28,7 +28,7 @@ EXIT_INTERRUPTED = 130
 _COLLECTIONS = (50_000, 20, 20)
 """Python's `gc` thresholds. Importing torch makes objects that stay: to look through them as often as by default costs
 a tenth of a first picture's time."""
-_COMMAND_NAMES = ("generate", "dataset", "synth", "inspect", "shard", "train", "evaluate", "pose", "convert", "bench")
+_COMMAND_NAMES = frozenset("generate dataset synth photos inspect shard train evaluate pose convert bench".split())
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
@@ -138,6 +138,49 @@ class DatasetSynth:
             views=self.views,
             source_factory=PortraitSource if self.views == 1 else partial(PortraitSource, views=self.views),
         )
+
+    def resume_hint(self) -> str:
+        return "the same command continues"
+
+
+@dataclass(frozen=True)
+class DatasetPhotos:
+    """Make a dataset of a folder of photos: find each person, estimate camera and body pose, crop and mask.
+
+    Writes FILE.zip, and FILE.report.json and FILE.report.html with what became of every photo and why. A run that was
+    stopped continues when the same command is given again.
+
+    Example: portrait360 dataset photos pictures --resolution 512 --out photos.zip --balance 4
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """The photos; folders below are looked into as well."""
+    resolution: Annotated[int, tyro.conf.arg(metavar="R")]
+    """Side of the square pictures in pixels."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset to write."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Processes that read photos. Default: one per core."""
+    balance: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Repeat people seen from rare sides, such as from behind, up to N times. Default: nobody is repeated."""
+    engine: Annotated[str, tyro.conf.arg(metavar="NAME")] = "local"
+    """local: processes on this machine; ray: a Ray cluster, whose machines must all see the folder."""
+    shards: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Also pack the dataset into WebDataset shards in this folder."""
+
+    def run(self) -> None:
+        from portrait360.photos.job import process_folder
+
+        report = process_folder(
+            self.folder,
+            self.out,
+            resolution=self.resolution,
+            workers=self.workers,
+            balance=self.balance,
+            engine=self.engine,
+            shards=self.shards,
+        )
+        print(f"{self.out}  {report.pictures} pictures: {report.sentence()}")
 
     def resume_hint(self) -> str:
         return "the same command continues"
@@ -287,13 +330,14 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Pose:
-    """Predict the body pose of pictures, each with its camera and its mask.
+    """Camera and body pose of pictures: of photos, both are fitted to what is seen; of pictures with a camera and a
+    mask, the body pose is predicted by a model's discriminator.
 
-    A picture is one of a dataset, one of the original's test data (aligned_images/, mask/, result.json), or any
-    with {"camera": [25 numbers]} in NAME.json and its mask in NAME.mask.png or its alpha channel. Of a folder or
-    zip all pictures are taken. Writes FILE.json and FILE.overlay.png, the posed body outlined over the pictures.
+    The latter are pictures of a dataset, the original's test data (aligned_images/, mask/, result.json), or any with
+    {"camera": [25 numbers]} in NAME.json and its mask in NAME.mask.png or its alpha channel. Of a folder or zip all
+    pictures are taken. Writes FILE.json and FILE.overlay.png, the posed body outlined over the pictures.
 
-    Example: portrait360 pose out/train.zip --out out/poses.json
+    Example: portrait360 pose photo.jpg out/train.zip --out out/poses.json
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")]
@@ -379,13 +423,15 @@ class Bench:
 
 _Dataset = (
     Annotated[DatasetSynth, tyro.conf.subcommand("synth")]
+    | Annotated[DatasetPhotos, tyro.conf.subcommand("photos")]
     | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
     | Annotated[DatasetShard, tyro.conf.subcommand("shard")]
 )
 _Commands = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[
-        _Dataset, tyro.conf.subcommand("dataset", description="Draw a synthetic dataset, look at one, or pack it.")
+        _Dataset,
+        tyro.conf.subcommand("dataset", description="Make a dataset, synthetic or of photos, look at one, or pack it."),
     ]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

@@ -1,4 +1,7 @@
-"""Body poses of given pictures, predicted by the discriminator's pose head (official_model 8.7, 8.8, 14.2)."""
+"""Body poses of given pictures, predicted by the discriminator's pose head (official_model 8.7, 8.8, 14.2).
+
+Photos without a camera are fitted first (`portrait360.photos`): their crop, camera and body pose are the fit's.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 from portrait360.model.discriminator import Pictures
 from portrait360.model.layers import resize
+from portrait360.photos.labelled import PhotoFitter
 from portrait360.pose_report import drawn_pictures, json_text, overlay_sheet, table
 from portrait360.threads import settle_threads
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, InputError
@@ -100,7 +104,9 @@ def estimate_poses(
         For each picture: `camera` (25 numbers), `yaw_degrees` and `pitch_degrees` of the camera, `body_pose`
         (6 numbers, radians), `neck_degrees` and `head_degrees` (axis-angle, 3 numbers each), and, where the
         dataset knows body poses, `labels`: the last three by kind of label (exact, coarse, estimated), with the
-        angle between prediction and label as `neck_error_degrees` and `head_error_degrees`.
+        angle between prediction and label as `neck_error_degrees` and `head_error_degrees`. For a person in a photo
+        without a camera also `crop` (`centre`, right and down, and `side`, pixels), `fit_error` and `confidence`
+        (`photos.fit.Fit`); camera and body pose are then the fit's, and several persons get names with #1, #2, ...
 
     Raises:
         InputError, DatasetError: a picture, camera or mask is missing or broken, or `out` cannot be written.
@@ -110,14 +116,15 @@ def estimate_poses(
         raise InputError("something is missing: IMAGE.", "Name a picture, a folder or a zip.")
     overlay = _overlay_path(out)
     settle_threads()
-    pictures = find_pictures(paths)
+    pictures = find_pictures(paths, PhotoFitter())
     _spare_input(pictures, [path for path in (out, overlay) if path is not None])
     networks = load_weights(weights)
     records, poses = {}, []
     visible = progress and sys.stderr.isatty()  # in logs, the table comes soon enough
     with show_progress("predicting", len(pictures), "pictures", visible=visible) as bar:
         for picture in pictures:
-            poses.append(_predict(networks, picture))
+            fitted = picture.fitted
+            poses.append(_predict(networks, picture) if fitted is None else fitted.body_pose)
             records[picture.name] = _record(picture, poses[-1])
             bar.advance(1)
     if out is None or overlay is None:
@@ -151,6 +158,10 @@ def _record(picture: LabelledPicture, pose: Float[Tensor, " 6"]) -> dict[str, An
         **_pose_entry(pose),
     }
     labels = {kind: _pose_entry(label) | _errors(pose, label) for kind, label in picture.body_poses.items()}
+    if picture.fitted is not None:
+        x, y, side = picture.fitted.crop
+        record["crop"] = {"centre": [round(x, 2), round(y, 2)], "side": round(side, 2)}
+        record |= {name: round(getattr(picture.fitted, name), 4) for name in ("fit_error", "confidence")}
     return record | ({"labels": labels} if labels else {})
 
 

@@ -62,3 +62,11 @@ def test_training_speed():
     content = {"training": {"cpu-64": {"ours": form(12.0, 900.4), "original": form(1.5, 2000.0)}}}
     lines = RENDERERS["bench-training"](content)
     assert lines[-1] == "| `cpu-64` | 12.00 | 1.50 | 8.0x | 900 / 2000 MiB |"
+
+
+def test_labels_of_photos():
+    row = {"photos": 60, "accepted": 0.95, "yaw": 3.21, "pitch": 4.0, "neck": 9.1, "head": None}
+    row |= {"neck_joint": 1.44, "side": 3.0, "overlap": 0.9512}
+    (line,) = RENDERERS["photo-labels"]({"sectors": {"front": row}})[2:]
+    assert line.startswith("| front | 60 | 95 % | 3.2° | 4.0° | 9.1° |")
+    assert line.endswith("| 1.4 % | 3.0 % | 0.951 |")

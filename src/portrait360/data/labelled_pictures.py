@@ -8,7 +8,7 @@ One picture or all of a place, in any of three forms:
 - test data of the original (official_model 13.5), zip or folder: aligned_images/, mask/ with the same names, and
   result.json with a `camera_pose` of 4x4 numbers for each; the intrinsics are the original's constant ones.
 
-Nothing is assumed where a camera or a mask is missing: that is an error.
+Nothing is assumed where a camera or a mask is missing: that is an error, unless the caller can fit photos.
 """
 
 from __future__ import annotations
@@ -58,16 +58,37 @@ class LabelledPicture:
     """Files that picture, mask and labels come from."""
     body_poses: dict[str, Float[Tensor, " 6"]] = field(default_factory=dict)
     """Body poses that the dataset gives, radians, by kind (exact, coarse, estimated)."""
+    fitted: FittedCrop | None = None
+    """Where the picture was cut out of a photo, and the body pose that was fitted there."""
 
 
-def find_pictures(paths: Sequence[Path]) -> list[LabelledPicture]:
+@dataclass(frozen=True)
+class FittedCrop:
+    """A person who was found in a photo without labels (`portrait360.photos`)."""
+
+    crop: tuple[float, float, float]
+    """Centre (right, down) and side, in pixels of the upright photo."""
+    body_pose: Float[Tensor, " 6"]
+    fit_error: float
+    confidence: float
+
+
+FitPhoto = Callable[[Path], list[LabelledPicture]]
+"""The persons of a photo without labels; raises InputError when there are none."""
+
+
+def find_pictures(paths: Sequence[Path], fit_photo: FitPhoto | None = None) -> list[LabelledPicture]:
     """The pictures at these paths in the order given, each once; of folders and zips all pictures.
+
+    Args:
+        paths: pictures, folders and zips.
+        fit_photo: what to make of a picture for which there is no camera; None: that is an error.
 
     Raises:
         InputError: nothing is there, it is no picture, or a camera or mask is missing.
         DatasetError: a label file, a dataset or a result.json is broken.
     """
-    places = _Places()
+    places = _Places(fit_photo)
     found: dict[str, LabelledPicture] = {}
     for path in paths:
         for picture in _pictures_at(Path(path), places):
@@ -81,7 +102,7 @@ def _pictures_at(path: Path, places: _Places) -> Iterator[LabelledPicture]:
     if path.is_file() and (zipfile.is_zipfile(path) or path.suffix.lower() == ".zip"):
         yield from places.collection(path).all(path)
     elif path.is_file():
-        yield _single(path, places)
+        yield from _single(path, places)
     elif (path / LABELS_FILE).is_file() or (path / RESULT_FILE).is_file():
         yield from places.collection(path).all(path)
     else:
@@ -93,20 +114,22 @@ def _pictures_at(path: Path, places: _Places) -> Iterator[LabelledPicture]:
                 "Name a picture, a dataset, or a folder with WebP, PNG or JPEG files.",
             )
         for picture in pictures:
-            yield _single(picture, places)
+            yield from _single(picture, places)
 
 
-def _single(path: Path, places: _Places) -> LabelledPicture:
+def _single(path: Path, places: _Places) -> list[LabelledPicture]:
     if not is_picture(path.name):
         raise InputError(f"{path} is not a picture.", "Name a WebP, PNG or JPEG file, a folder or a zip.")
     if path.with_suffix(".json").is_file():
-        return _beside(path)
+        return [_beside(path)]
     place = path.absolute()
     for root in place.parents[:_FOLDERS_UP]:
         inside = place.relative_to(root).as_posix()
         original = inside.startswith(f"{_ALIGNED}/") and (root / RESULT_FILE).is_file()
         if original or (root / LABELS_FILE).is_file():
-            return places.collection(root).one(inside, str(path))
+            return [places.collection(root).one(inside, str(path))]
+    if places.fit_photo is not None:
+        return places.fit_photo(path)
     raise InputError(
         f"there is no camera for {path}.",
         f'Write {{"camera": [25 numbers]}} into {path.with_suffix(".json").name} beside it'
@@ -178,7 +201,8 @@ def _square_pair(picture: Image.Image, mask: Image.Image, name: str) -> Pixels:
 class _Places:
     """Datasets and folders of the original that were opened already."""
 
-    def __init__(self) -> None:
+    def __init__(self, fit_photo: FitPhoto | None) -> None:
+        self.fit_photo = fit_photo
         self._opened: dict[Path, _Dataset | _Original] = {}
 
     def collection(self, root: Path) -> _Dataset | _Original:

@@ -7,15 +7,12 @@ put together in order at the end.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import PIL
@@ -23,6 +20,16 @@ from PIL import features
 
 import portrait360
 from portrait360.data import labels, layout
+from portrait360.data.job_files import (
+    check_same_job,
+    cores,
+    difference,
+    locked,
+    nothing_left_when_empty,
+    parts_folder,
+    remove_leftovers,
+)
+from portrait360.data.job_processes import Worker, ready
 from portrait360.data.progress import Progress, show_progress
 from portrait360.data.store import open_store
 from portrait360.data.synth_worker import (
@@ -31,16 +38,14 @@ from portrait360.data.synth_worker import (
     Finished,
     Job,
     SourceFactory,
-    Worker,
     is_whole,
     read_part,
+    work,
 )
 from portrait360.data.writer import open_writer
-from portrait360.files import explained_os_errors, make_folder, remove_empty_folders, write_json
+from portrait360.files import explained_os_errors, make_folder
 from portrait360.types import DatasetError, InputError
 
-_JOB_FILE = "job.json"
-_LOCK_FILE = "lock"
 _RESOLUTIONS = range(16, 2049)
 _LARGEST_CHUNK = 64
 
@@ -85,7 +90,7 @@ def draw_dataset(
     _check_arguments(out, count, resolution, seed, label_noise, workers, views)
     # By the count alone, as the number of workers may change on resuming.
     chunk_size = max(1, min(_LARGEST_CHUNK, count // 32))
-    job = Job(out.with_name(out.name + ".parts"), count, resolution, seed, depth, chunk_size)
+    job = Job(parts_folder(out), count, resolution, seed, depth, chunk_size)
     meta = _meta(job, label_noise, views)
     if out.exists():
         _check_finished(out, meta)
@@ -93,10 +98,10 @@ def draw_dataset(
         return
     made = make_folder(job.parts)
     try:
-        with _locked(job.parts), _nothing_left_when_empty(job, made):
-            _check_same_job(job, meta)
+        with locked(job.parts, "drawing"), nothing_left_when_empty(job.parts, made):
+            check_same_job(job.parts, meta)
             with show_progress("drawing", count, "pictures", visible=progress) as bar:
-                _draw_parts(job, workers or _cores(), source_factory, bar)
+                _draw_parts(job, workers or cores(), source_factory, bar)
             _assemble(out, job, meta)
             shutil.rmtree(job.parts, ignore_errors=True)
     except KeyboardInterrupt:
@@ -133,13 +138,6 @@ def _check_arguments(
         raise InputError(f"{out} is a folder.", "Give the name of a zip file.")
 
 
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _meta(job: Job, label_noise: float | None, views: int) -> dict:
     """meta.json; it also tells whether a job or a finished zip is the same as the one asked for."""
     meta: dict = {
@@ -164,14 +162,6 @@ def _meta(job: Job, label_noise: float | None, views: int) -> dict:
     return meta
 
 
-def _difference(there: dict, asked: dict) -> str:
-    """The first value in which two descriptions differ, in words; empty when they agree."""
-    for key, value in asked.items():
-        if there.get(key) != value:
-            return f"{key.replace('_', ' ')} {there.get(key)}, not {value}"
-    return ""
-
-
 def _check_finished(out: Path, meta: dict) -> None:
     """Accept an existing output only when it is this very dataset."""
     hint = "Delete it or choose another name."
@@ -179,57 +169,9 @@ def _check_finished(out: Path, meta: dict) -> None:
         there = json.loads(open_store(out).read(layout.META_FILE))
     except (DatasetError, ValueError) as error:
         raise DatasetError(f"{out} exists already and is no complete dataset.", hint) from error
-    difference = _difference(there, meta)
-    if difference:
-        raise DatasetError(f"{out} exists already with {difference}.", hint)
-
-
-def _check_same_job(job: Job, meta: dict) -> None:
-    """Note the job in the parts folder, or check that the parts there belong to it."""
-    path = job.parts / _JOB_FILE
-    if not path.exists():
-        write_json(path, meta)
-        return
-    hint = f"Run it with the same values to continue, or delete {job.parts} to start anew."
-    try:
-        there = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read.", hint) from error
-    difference = _difference(there, meta)
-    if difference:
-        raise DatasetError(f"{job.parts} holds an unfinished dataset with {difference}.", hint)
-
-
-@contextlib.contextmanager
-def _locked(parts: Path) -> Iterator[None]:
-    """Keep a second run away from the same parts. The lock goes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; two runs would only draw the same parts twice
-        yield
-        return
-    with explained_os_errors(parts):
-        file = open(parts / _LOCK_FILE, "wb")  # noqa: SIM115 - closed below
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DatasetError(
-                f"another run is drawing into {parts}.", "Wait for it, or choose another name."
-            ) from error
-        yield
-
-
-@contextlib.contextmanager
-def _nothing_left_when_empty(job: Job, made: list[Path]) -> Iterator[None]:
-    """When the block fails before there is a part to continue from, remove the folders that this run made."""
-    try:
-        yield
-    except BaseException:
-        if job.parts in made and not job.has_parts():
-            shutil.rmtree(job.parts, ignore_errors=True)
-            remove_empty_folders(made)
-        raise
+    different = difference(there, meta)
+    if different:
+        raise DatasetError(f"{out} exists already with {different}.", hint)
 
 
 def _draw_parts(job: Job, count: int, source_factory: SourceFactory, bar: Progress) -> None:
@@ -240,19 +182,18 @@ def _draw_parts(job: Job, count: int, source_factory: SourceFactory, bar: Progre
             bar.skip(len(job.indices(chunk)))
         else:
             missing.append(chunk)
-    for leftover in job.parts.glob(".*.tmp.zip"):  # of workers killed while they wrote
-        leftover.unlink(missing_ok=True)
+    remove_leftovers(job.parts)
     workers: list[Worker] = []
 
     def start_worker() -> None:
-        workers.append(Worker(job, source_factory))
+        workers.append(Worker(work, job, source_factory))
         workers[-1].give(missing.popleft())
 
     try:
         if missing:
             start_worker()
-        while any(worker.chunk is not None for worker in workers):
-            for worker in _ready(workers):
+        while any(worker.work is not None for worker in workers):
+            for worker in ready(workers):
                 message = _receive(worker, job)
                 if isinstance(message, Drawn):
                     bar.advance(1)
@@ -260,20 +201,12 @@ def _draw_parts(job: Job, count: int, source_factory: SourceFactory, bar: Progre
                     while missing and len(workers) < count:
                         start_worker()
                 else:
-                    worker.chunk = None
+                    worker.work = None
                     if missing:
                         worker.give(missing.popleft())
     finally:
         for worker in workers:
             worker.stop()
-
-
-def _ready(workers: list[Worker]) -> list[Worker]:
-    """Wait until some workers have a message or have died; these."""
-    by_handle: dict = {worker.connection: worker for worker in workers}
-    by_handle.update({worker.process.sentinel: worker for worker in workers})
-    found = {id(by_handle[handle]): by_handle[handle] for handle in wait(list(by_handle))}
-    return list(found.values())
 
 
 def _receive(worker: Worker, job: Job) -> Drawn | Finished:

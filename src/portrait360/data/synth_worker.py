@@ -1,22 +1,16 @@
 """The processes that draw synthetic portraits, and the part files in which they keep them.
 
-Each worker is a process of its own with a pipe to the parent: chunk numbers come in, messages go out. A part
-file is a small zip of one chunk that appears whole or not at all: a killed run loses only chunks under way.
+Each worker is a process of its own with a pipe to the parent (`job_processes`): chunk numbers come in, messages go
+out. A part file (`job_files`) holds one chunk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,13 +19,12 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from portrait360.data import layout
+from portrait360.data.job_files import has_parts, part_file, write_part
+from portrait360.data.job_processes import send, settle_in_child
 from portrait360.data.store import open_store
-from portrait360.data.writer import add_member
-from portrait360.files import atomic_write
 from portrait360.types import DatasetError, Portrait360Error
 
 _PART_LABELS = "labels.json"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @runtime_checkable
@@ -82,11 +75,11 @@ class Job:
 
     def part(self, chunk: int) -> Path:
         """The part file of a chunk."""
-        return self.parts / f"part-{chunk:06d}.zip"
+        return part_file(self.parts, chunk)
 
     def has_parts(self) -> bool:
         """Whether any chunk is finished."""
-        return any(self.parts.glob("part-*.zip"))
+        return has_parts(self.parts)
 
 
 @dataclass(frozen=True)
@@ -123,36 +116,9 @@ class Failed:
 Message = Drawn | Finished | Failed
 
 
-class Worker:
-    """Parent's side of a drawing process."""
-
-    def __init__(self, job: Job, source_factory: SourceFactory) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.chunk: int | None = None
-        self.process = context.Process(target=_work, args=(theirs, job, source_factory), daemon=True)
-        with _child_settings():
-            self.process.start()
-        theirs.close()
-
-    def give(self, chunk: int) -> None:
-        """Let it draw a chunk."""
-        self.chunk = chunk
-        with contextlib.suppress(BrokenPipeError):  # it has just died; its sentinel tells
-            self.connection.send(chunk)
-
-    def stop(self) -> None:
-        """End the process now. What it has not written is lost; parts stay whole."""
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-        self.connection.close()
-
-
-def _work(connection: Connection, job: Job, source_factory: SourceFactory) -> None:
+def work(connection: Connection, job: Job, source_factory: SourceFactory) -> None:
     """Main function of a drawing process: draw the chunks that come, until the parent hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    settle_in_child()
     index = None
     try:
         source = source_factory()
@@ -166,29 +132,16 @@ def _work(connection: Connection, job: Job, source_factory: SourceFactory) -> No
                 labels.append([sample.camera.tolist(), sample.body_pose.tolist()])
                 connection.send(Drawn())
             members[_PART_LABELS] = json.dumps(labels).encode()
-            _write_part(job.part(chunk), members)
+            write_part(job.part(chunk), members)
             connection.send(Finished())
     except (EOFError, BrokenPipeError):
         return
     except Portrait360Error as error:
-        _send(connection, Failed(error.message, error.hint, type(error), ""))
+        send(connection, Failed(error.message, error.hint, type(error), ""))
     except Exception as error:
         doing = "preparing to draw" if index is None else f"drawing picture {index} (seed {job.seed})"
         message = f"{doing} failed: {type(error).__name__}: {error}"
-        _send(connection, Failed(message, "", DatasetError, traceback.format_exc()))
-
-
-def _send(connection: Connection, message: Message) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        connection.send(message)
-
-
-def _die_with_parent() -> None:
-    """Wait for the end of the parent, however it comes (also by kill -9), and end this process."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+        send(connection, Failed(message, "", DatasetError, traceback.format_exc()))
 
 
 def _encode(job: Job, index: int, sample: Sample) -> dict[str, bytes]:
@@ -207,12 +160,6 @@ def _encode(job: Job, index: int, sample: Sample) -> dict[str, bytes]:
             raise DatasetError("the source drew no depth.", "Leave the depth out.")
         files[layout.depth_name(index)] = layout.encode_depth(sample.depth)
     return files
-
-
-def _write_part(path: Path, members: dict[str, bytes]) -> None:
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
-            add_member(archive, name, content)
 
 
 def is_whole(job: Job, chunk: int) -> bool:
@@ -246,26 +193,3 @@ def read_part(job: Job, chunk: int) -> Iterator[EncodedSample]:
             camera=np.asarray(camera, np.float32),
             body_pose=np.asarray(body_pose, np.float32),
         )
-
-
-@contextlib.contextmanager
-def _child_settings() -> Iterator[None]:
-    """Settings for processes started inside.
-
-    One thread each, as there is a process per core; and deaf to Ctrl-C, which reaches the whole group of
-    processes while only the parent shall answer.
-    """
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
-    try:
-        yield
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -228,6 +228,17 @@ def encoder_photos(content: Any) -> list[str]:
     return table(["photo", "yaw", "pitch", "roll", "neck: nod, turn, tilt", "head: nod, turn, tilt"], rows)
 
 
+def photo_labels(content: Any) -> list[str]:
+    """What `photos.accuracy` wrote: share accepted and median errors by sector."""
+    rows = []
+    for name, row in content["sectors"].items():
+        angles = [_degrees(row[key]) for key in ("yaw", "pitch", "neck", "head")]
+        shares = [f"{row['neck_joint']:.1f} %", f"{row['side']:.1f} %", f"{row['overlap']:.3f}"]
+        rows.append([name, str(row["photos"]), f"{100 * row['accepted']:.0f} %", *angles, *shares])
+    columns = ["seen from", "photos", "accepted", "yaw", "pitch", "neck", "head", "neck joint", "side", "mask overlap"]
+    return table(columns, rows)
+
+
 RENDERERS: dict[str, Renderer] = {
     "plain": plain,
     "evaluation": evaluation,
@@ -238,6 +249,7 @@ RENDERERS: dict[str, Renderer] = {
     "encoder-plain": encoder("plain"),
     "encoder-photo-like": encoder("photo_like"),
     "encoder-photos": encoder_photos,
+    "photo-labels": photo_labels,
     "bench-views": bench_views,
     "bench-stages": bench_stages,
     "bench-training": bench_training,

@@ -1,0 +1,117 @@
+"""What only the whole folder tells: which pictures came before, and how often to show each person."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from portrait360.data.sampling import balance_weights, yaw_histogram
+from portrait360.geometry.cameras import yaw_pitch, yaw_sector
+from portrait360.photos.outcome import PersonOutcome, PhotoOutcome
+from portrait360.photos.parts import PhotoJob, read_photos
+from portrait360.photos.quality import find_duplicates
+from portrait360.photos.report import YAW_BINS, Report
+
+DUPLICATE = "duplicate"
+YAW_SECTORS = 12
+"""Balancing counts in sectors of 30 degrees, the first centred on the front, as training does."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Totals; duplicates with their sentence and repeats of the others, by (photo, person)."""
+
+    report: Report
+    duplicates: dict[tuple[int, int], str]
+    repeats: dict[tuple[int, int], int]
+
+    def decided(self, number: int, photo: PhotoOutcome) -> PhotoOutcome:
+        """A photo with its duplicates rejected."""
+        people = [self._person((number, index), person) for index, person in enumerate(photo.people)]
+        return dataclasses.replace(photo, people=tuple(people))
+
+    def _person(self, key: tuple[int, int], person: PersonOutcome) -> PersonOutcome:
+        if key not in self.duplicates:
+            return person
+        return dataclasses.replace(person, reason=DUPLICATE, detail=self.duplicates[key])
+
+
+def decide(job: PhotoJob, balance: int | None) -> Decisions:
+    """Look at all outcomes, without pictures: some 200 bytes of memory for a person."""
+    keys: list[tuple[int, int]] = []
+    hashes: list[int | None] = []
+    cameras: list[np.ndarray] = []
+    reasons: Counter[str] = Counter()
+    people = 0
+    for number, kept in enumerate(read_photos(job)):
+        photo = kept.outcome
+        people += len(photo.people)
+        if photo.reason is not None:
+            reasons[photo.reason] += 1
+        for index, person in enumerate(photo.people):
+            if person.reason is not None:
+                reasons[person.reason] += 1
+                continue
+            assert person.camera is not None
+            keys.append((number, index))
+            hashes.append(person.hash)
+            cameras.append(person.camera)
+    duplicates = _duplicates(job, keys, hashes)
+    if duplicates:
+        reasons[DUPLICATE] += len(duplicates)
+    used = [i for i, key in enumerate(keys) if key not in duplicates]
+    labels = torch.from_numpy(np.stack([cameras[i] for i in used])) if used else torch.zeros(0, 25)
+    times = yaw_repeats(labels, balance or 1)
+    report = Report(
+        photos=len(job.files),
+        photos_used=len({keys[i][0] for i in used}),
+        people=people,
+        accepted=len(used),
+        pictures=sum(times),
+        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        yaw_before=_histogram(labels, [1] * len(used)),
+        yaw_after=_histogram(labels, times),
+    )
+    repeats = {keys[i]: count for i, count in zip(used, times, strict=True)}
+    return Decisions(report, duplicates, repeats)
+
+
+def _duplicates(
+    job: PhotoJob, keys: Sequence[tuple[int, int]], hashes: Sequence[int | None]
+) -> dict[tuple[int, int], str]:
+    """Persons whose picture came before, with the name of the photo where it is."""
+    hashed = [(key, value) for key, value in zip(keys, hashes, strict=True) if value is not None]
+    earlier = find_duplicates([value for _, value in hashed], job.limits.duplicate_bits)
+    found = {}
+    for (key, _), first in zip(hashed, earlier, strict=True):
+        if first is not None:
+            found[key] = f"the same picture is in {job.files[hashed[first][0][0]].name}."
+    return found
+
+
+def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> list[int]:
+    """How often each person comes so that all yaws come about equally often, at most `most` times.
+
+    In the fullest of YAW_SECTORS sectors each comes once. Training then has little left to repeat.
+
+    Args:
+        cameras: (N, 25) camera labels.
+        most: at least 1.
+    """
+    if not len(cameras):
+        return []
+    weights = balance_weights(yaw_sector(yaw_pitch(cameras)[0], YAW_SECTORS), limit=math.inf)
+    return (weights / weights.min()).round().clamp(1, most).long().tolist()
+
+
+def _histogram(cameras: Float[Tensor, "N 25"], times: Sequence[int]) -> tuple[int, ...]:
+    repeated = cameras.repeat_interleave(torch.tensor(times, dtype=torch.long), dim=0)
+    return tuple(yaw_histogram(repeated, YAW_BINS).tolist())

@@ -1,0 +1,235 @@
+"""Camera, crop and body pose of a person in a photo: what explains best all that was seen.
+
+The portrait encoder looks at a crop and at its mirror image; mediapipe's face mesh, where a face shows, and shoulders
+are points of the body (`landmark_model`). The most likely camera and pose under all of these, each with the error that
+it has on synthetic photos, is found by robust least squares (soft L1) from several sides of the person.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from scipy.optimize import least_squares
+from torch import Tensor
+
+from portrait360.geometry.body import BodyTemplate, bone_transforms
+from portrait360.geometry.cameras import FOCAL, camera_label, mirror_body_pose, project
+from portrait360.geometry.rotations import geodesic_angle
+from portrait360.model.encoder import HEAD, TORSO, Encoded, PortraitEncoder, landmark_places
+from portrait360.photos.crop import crop_square
+from portrait360.photos.landmark_model import LandmarkModel
+from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection
+
+ENCODER_PASSES = 2
+"""Crops that the encoder sees: that of the landmarks, and one that it corrected."""
+
+_CAMERA_ERROR = np.array([math.radians(5.0), math.radians(4.5), math.radians(2.0), 0.03, 0.015, 0.015])
+"""Standard errors of the encoder: yaw, pitch, roll, logarithm of the scale, offset."""
+_POSE_ERROR = np.radians([7.0, 8.0, 5.5, 7.0, 9.0, 5.5])
+_MESH_ERROR = 0.03
+"""Share of the crop's side: points err together, as faces differ from the mean one, so each counts as a sixth."""
+_SHOULDER_ERROR = 0.08
+_STARTS = (0.0, math.radians(60.0), math.radians(-60.0))
+"""Yaws from which the fit starts too where the encoder's view leaves a face unexplained."""
+_EXPLAINED = 0.02
+"""Distance of the face mesh from the fitted one, in units of the crop's side, up to which it is explained."""
+_TOLERANCE = 1e-4
+"""Relative change of the cost at which a fit ends: far below what any error is known to."""
+MOST_TURN = math.radians(55.0)
+"""Angle of neck or head beyond which a face mesh is not believed."""
+_STEP = 1e-4
+_UNSURE = math.radians(20.0)
+"""Angle between the encoder's two views at which the confidence is 1/e."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One person's camera, crop and pose."""
+
+    centre: tuple[float, float]
+    """Of the square crop, right and down, pixels of the photo."""
+    side: float
+    camera: Float[Tensor, " 25"]
+    """Label of the crop: radius 2.7 and the fixed focal length, roll kept (official_model 13.4)."""
+    body_pose: Float[Tensor, " 6"]
+    fit_error: float
+    """Root mean square distance between the face mesh, or where there is none the encoder's landmarks, and the
+    fitted body's, in units of the side."""
+    confidence: float
+    """0 to 1: how well the encoder's views of the crop and of its mirror image agree, or how well a face mesh fits."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the encoder says of one crop, the mirrored view taken into account."""
+
+    camera: Float[ndarray, " 6"]
+    pose: Float[ndarray, " 6"]
+    landmarks: Float[ndarray, "K 2"]
+    spread: float
+    """Angle between the two views' cameras, radians."""
+
+
+def fit_person(
+    photo: UInt8[ndarray, "H W 3"],
+    person: Detection,
+    encoder: PortraitEncoder,
+    model: LandmarkModel,
+    body: BodyTemplate,
+) -> Fit:
+    """Find crop, camera and body pose of a detected person.
+
+    Args:
+        photo: the whole photo, upright.
+        person: where its landmarks are.
+        encoder: the portrait encoder.
+        model: where landmarks lie on the body.
+        body: what the pose moves.
+    """
+    centre, side = model.first_crop(person.points)
+    view = _look(photo, centre, side, encoder)
+    for _ in range(1, ENCODER_PASSES):
+        centre, side = centre + view.camera[4:] * side, side * math.exp(view.camera[3])
+        view = _look(photo, centre, side, encoder)
+    problem = _Problem(view, person, centre, side, model, body)
+    solution = problem.solve()
+    if person.mesh is not None and largest_turn(solution[6:]) > MOST_TURN:
+        # no neck turns so far: what looked like a face was hair or clothes
+        person = replace(person, mesh=None)
+        problem = _Problem(view, person, centre, side, model, body)
+        solution = problem.solve()
+    yaw, pitch, roll, log_scale, right, down = solution[:6]
+    final = side * math.exp(log_scale)
+    place = centre + np.array([right, down]) * side
+    error = problem.distance(solution)
+    confidence = math.exp(-view.spread / _UNSURE)
+    if person.mesh is not None:
+        confidence = max(confidence, math.exp(-error / _MESH_ERROR))
+    return Fit(
+        (float(place[0]), float(place[1])),
+        final,
+        camera_label(float(yaw), float(pitch), float(roll))[0],
+        torch.from_numpy(solution[6:]).float(),
+        error,
+        confidence,
+    )
+
+
+def largest_turn(body_pose: Float[ndarray, " 6"]) -> float:
+    """The larger of the angles of neck and head, radians."""
+    return float(np.linalg.norm(body_pose.reshape(2, 3), axis=1).max())
+
+
+def _look(photo: UInt8[ndarray, "H W 3"], centre: Float[ndarray, " 2"], side: float, encoder: PortraitEncoder) -> _View:
+    """The encoder's view of a crop: the mean of what it says of the crop and of its mirror image."""
+    picture, _ = crop_square(photo, (float(centre[0]), float(centre[1])), side, encoder.config.resolution)
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+    encoded = encoder.encode(torch.cat([pixels, pixels.flip(3)]))
+    straight, mirrored = _numbers(encoded)
+    mirrored[[0, 2, 4]] *= -1.0
+    between = (mirrored[0] - straight[0] + math.pi) % (2.0 * math.pi) - math.pi
+    mirrored[0] = straight[0] + between
+    poses = torch.cat([encoded.body_pose[:1], mirror_body_pose(encoded.body_pose[1:])])
+    landmarks = encoded.landmarks[0].double().numpy()
+    cameras = camera_label(torch.tensor([straight[0], mirrored[0]]), torch.tensor([straight[1], mirrored[1]]))
+    turned = geodesic_angle(*cameras[:, :16].unflatten(1, (4, 4))[:, :3, :3])
+    return _View((straight + mirrored) / 2.0, poses.mean(0).double().numpy(), landmarks, float(turned))
+
+
+def _numbers(encoded: Encoded) -> Float[ndarray, "B 6"]:
+    camera = encoded.camera
+    columns = [camera.yaw, camera.pitch, camera.roll, camera.scale.log(), camera.offset[:, 0], camera.offset[:, 1]]
+    return torch.stack(columns, dim=1).double().numpy()
+
+
+class _Problem:
+    """Residuals in standard errors of the 12 numbers: yaw, pitch, roll, log scale, offset (of the crop that the
+    encoder saw last), body pose."""
+
+    def __init__(
+        self,
+        view: _View,
+        person: Detection,
+        centre: Float[ndarray, " 2"],
+        side: float,
+        model: LandmarkModel,
+        body: BodyTemplate,
+    ) -> None:
+        self.view, self.model, self.body = view, model, body
+        shoulders = (person.points[[LEFT_SHOULDER, RIGHT_SHOULDER]] - centre) / side + 0.5
+        self.shoulders = torch.from_numpy(shoulders)
+        self.mesh = None
+        if person.mesh is not None:
+            self.mesh = torch.from_numpy((person.mesh[model.mesh_indices.numpy()] - centre) / side + 0.5)
+
+    def solve(self) -> Float[ndarray, " 12"]:
+        """The fit from where the encoder sees the person; where that leaves a face unexplained, the best of several."""
+        guess = np.concatenate([self.view.camera, self.view.pose])
+        fits = [self._fit(guess)]
+        if self.mesh is not None and self.distance(fits[0].x) > _EXPLAINED:
+            for turn in _STARTS:
+                other = guess.copy()
+                other[0], other[6:] = turn, 0.0
+                fits.append(self._fit(other))
+        return min(fits, key=lambda fit: fit.cost).x
+
+    def _fit(self, start: Float[ndarray, " 12"]) -> Any:
+        return least_squares(self.residuals, start, jac=self.jacobian, loss="soft_l1", max_nfev=30, ftol=_TOLERANCE)  # pyright: ignore[reportArgumentType]
+
+    def places(self, numbers: Float[Tensor, "B 12"]) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B 2 2"]]:
+        """Where the points of the face mesh and the shoulders are in the crop."""
+        motions = bone_transforms(self.body, numbers[:, 6:])
+        label = self.labels(numbers)
+        face = _moved(motions[:, HEAD], self.model.mesh_places)
+        shoulders = _moved(motions[:, TORSO], self.model.shoulder_places)
+        return project(label, face)[0], project(label, shoulders)[0]
+
+    def labels(self, numbers: Float[Tensor, "B 12"]) -> Float[Tensor, "B 25"]:
+        """Cameras of the crop that the encoder saw last."""
+        label = camera_label(numbers[:, 0], numbers[:, 1], numbers[:, 2]).clone()
+        label[:, 16] = label[:, 20] = FOCAL * numbers[:, 3].exp()
+        label[:, 18], label[:, 21] = 0.5 + numbers[:, 4], 0.5 + numbers[:, 5]
+        return label
+
+    def _residuals(self, numbers: Float[Tensor, "B 12"]) -> Float[Tensor, "B R"]:
+        face, shoulders = self.places(numbers)
+        camera = numbers[:, :6] - torch.from_numpy(self.view.camera)
+        yaw = torch.remainder(camera[:, :1] + math.pi, 2.0 * math.pi) - math.pi
+        parts = [
+            torch.cat([yaw, camera[:, 1:]], dim=1) / torch.from_numpy(_CAMERA_ERROR),
+            (numbers[:, 6:] - torch.from_numpy(self.view.pose)) / torch.from_numpy(_POSE_ERROR),
+            (shoulders - self.shoulders).flatten(1) / _SHOULDER_ERROR,
+        ]
+        if self.mesh is not None:
+            parts.append((face - self.mesh).flatten(1) / _MESH_ERROR)
+        return torch.cat(parts, dim=1)
+
+    def residuals(self, numbers: Float[ndarray, " 12"]) -> Float[ndarray, " R"]:
+        return self._residuals(torch.from_numpy(numbers)[None])[0].numpy()
+
+    def jacobian(self, numbers: Float[ndarray, " 12"]) -> Float[ndarray, "R 12"]:
+        """By central differences, all in one batch."""
+        steps = torch.eye(12, dtype=torch.float64) * _STEP
+        here = torch.from_numpy(numbers)
+        values = self._residuals(torch.cat([here + steps, here - steps]))
+        return ((values[:12] - values[12:]) / (2.0 * _STEP)).T.numpy()
+
+    def distance(self, numbers: Float[ndarray, " 12"]) -> float:
+        """See `Fit.fit_error`."""
+        x = torch.from_numpy(numbers)[None]
+        if self.mesh is not None:
+            difference = self.places(x)[0][0] - self.mesh
+        else:
+            difference = landmark_places(self.body, self.labels(x), x[:, 6:])[0] - torch.from_numpy(self.view.landmarks)
+        scale = math.exp(numbers[3])
+        return float(difference.square().sum(dim=1).mean().sqrt()) / scale
+
+
+def _moved(motion: Float[Tensor, "B 3 4"], places: Float[Tensor, "K 3"]) -> Float[Tensor, "B K 3"]:
+    return places.to(motion) @ motion[:, :, :3].transpose(1, 2) + motion[:, None, :, 3]

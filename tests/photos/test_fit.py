@@ -1,0 +1,128 @@
+"""Fitting camera, crop and body pose to what was seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import approx_fprime
+from skimage.data import astronaut
+
+from portrait360.checkpoint import load_encoder
+from portrait360.geometry.body import load_body
+from portrait360.geometry.cameras import cam2world, yaw_pitch
+from portrait360.geometry.rotations import axis_angle_to_matrix
+from portrait360.photos import fit
+from portrait360.photos.landmark_model import load_landmark_model
+from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
+
+TRUTH = np.array([0.5, -0.1, 0.05, 0.04, 0.02, -0.01, 0.1, -0.15, 0.05, -0.12, 0.2, 0.02])
+"""Yaw, pitch, roll, log scale, offset, body pose."""
+
+
+def problem(view: np.ndarray, *, mesh: bool) -> fit._Problem:
+    """A person seen exactly as in TRUTH, of whom the encoder says `view`."""
+    model, body = load_landmark_model(), load_body()
+    blank = Detection(np.zeros((33, 2)), np.ones(33), None)
+    said = fit._View(view[:6], view[6:], np.zeros((15, 2)), 0.0)
+    exact = fit._Problem(said, blank, np.zeros(2), 1.0, model, body)
+    face, shoulders = exact.places(torch.from_numpy(TRUTH)[None])
+    points, whole = np.zeros((33, 2)), np.zeros((478, 2))
+    points[[LEFT_SHOULDER, RIGHT_SHOULDER]] = shoulders[0].numpy() - 0.5
+    whole[model.mesh_indices.numpy()] = face[0].numpy() - 0.5
+    person = Detection(points, np.ones(33), whole if mesh else None)
+    return fit._Problem(said, person, np.zeros(2), 1.0, model, body)
+
+
+@pytest.mark.parametrize("mesh", [True, False])
+def test_what_everything_agrees_on_is_found(mesh):
+    solved = problem(TRUTH, mesh=mesh).solve()
+    np.testing.assert_allclose(solved, TRUTH, atol=1e-3)
+
+
+def test_a_face_outweighs_an_encoder_that_sees_the_back():
+    """As happens with photos unlike any synthetic picture: the head's direction is the face's."""
+    wrong = TRUTH.copy()
+    wrong[0] += math.pi * 0.95
+    found = problem(wrong, mesh=True)
+    solved = found.solve()
+    facing = solved[0] - solved[7] - solved[10], TRUTH[0] - TRUTH[7] - TRUTH[10]
+    assert abs((facing[0] - facing[1] + math.pi) % (2 * math.pi) - math.pi) < math.radians(25.0)
+    assert found.distance(solved) < 0.03
+
+
+def test_yaw_has_no_seam_at_the_back():
+    behind = TRUTH.copy()
+    behind[0] = math.pi - 0.01
+    around = behind.copy()
+    around[0] -= 2.0 * math.pi
+    there = problem(behind, mesh=False)
+    np.testing.assert_allclose(there.residuals(behind), there.residuals(around), atol=1e-9)
+
+
+def test_the_jacobian_is_that_of_the_residuals():
+    view = TRUTH + 0.05
+    here = problem(view, mesh=True)
+    expected = approx_fprime(TRUTH, lambda x: here.residuals(x), 1e-7)
+    np.testing.assert_allclose(here.jacobian(TRUTH), expected, atol=2e-3, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    photo = astronaut()
+    people = Detector().find(photo)
+    return photo, people
+
+
+def test_a_real_portrait_and_its_mirror_image(seen):
+    """The astronaut looks into the camera; mirroring the photo mirrors camera, crop and pose."""
+    photo, people = seen
+    parts = load_encoder()[0].eval(), load_landmark_model(), load_body()
+    found = fit.fit_person(photo, people[0], *parts)
+    yaw, pitch = yaw_pitch(found.camera[None])
+    assert abs(math.degrees(yaw)) < 25
+    assert abs(math.degrees(pitch)) < 25
+    assert 200 < found.side < 480
+    assert found.fit_error < 0.02
+    assert found.confidence > 0.5
+    mirrored = np.ascontiguousarray(photo[:, ::-1])
+    again = fit.fit_person(mirrored, Detector().find(mirrored)[0], *parts)
+    assert abs(photo.shape[1] - again.centre[0] - found.centre[0]) < 0.05 * found.side
+    assert abs(again.side / found.side - 1.0) < 0.1
+    # Which way the chest turns is hard to see in a space suit; which way the head looks is not.
+    yaws = [yaw_pitch(camera[None])[0].item() for camera in (found.camera, again.camera)]
+    assert abs(yaws[0] + yaws[1]) < math.radians(35.0)
+    looks = [looking(fitted) for fitted in (found, again)]
+    np.testing.assert_allclose(looks[1], looks[0] * [-1, 1, 1], atol=math.sin(math.radians(8.0)))
+
+
+def looking(fitted: fit.Fit) -> np.ndarray:
+    """Where the head looks, in the camera's axes: right, down, forward."""
+    neck, head = axis_angle_to_matrix(fitted.body_pose.unflatten(0, (2, 3)))
+    return (cam2world(fitted.camera[None])[0, :3, :3].T @ neck @ head)[:, 2].numpy()
+
+
+def test_hair_that_looks_like_a_face_is_not_believed(monkeypatch):
+    """A mesh that would take a turn of more than a neck can do is left out."""
+    model, body = load_landmark_model(), load_body()
+    seen = fit._View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0)
+    monkeypatch.setattr(fit, "_look", lambda *_: seen)
+    turned = TRUTH.copy()
+    turned[0] += math.radians(150.0)
+    exact = problem(turned, mesh=True)
+    face = exact.places(torch.from_numpy(turned)[None])[0][0].numpy() - 0.5
+    mesh = np.zeros((478, 2))
+    mesh[model.mesh_indices.numpy()] = face * 100.0
+    shoulders = exact.places(torch.from_numpy(TRUTH)[None])[1][0].numpy() - 0.5
+    points = np.random.default_rng(0).normal(0, 10, (33, 2))
+    points[[LEFT_SHOULDER, RIGHT_SHOULDER]] = shoulders * 100.0
+    monkeypatch.setattr(type(model), "first_crop", lambda *_: (np.zeros(2), 100.0))
+    monkeypatch.setattr(fit, "ENCODER_PASSES", 1)
+    encoder = load_encoder()[0]
+    blank = np.zeros((8, 8, 3), np.uint8)
+    with_face = fit.fit_person(blank, Detection(points, np.ones(33), mesh), encoder, model, body)
+    without = fit.fit_person(blank, Detection(points, np.ones(33), None), encoder, model, body)
+    assert fit.largest_turn(with_face.body_pose.numpy()) < fit.MOST_TURN
+    torch.testing.assert_close(with_face.body_pose, without.body_pose)
