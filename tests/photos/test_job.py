@@ -21,6 +21,7 @@ from photos import fake_worker
 from polite import check
 from portrait360.cli import main
 from portrait360.data.dataset import PortraitDataset
+from portrait360.data.inspect import inspect_dataset
 from portrait360.data.job_files import write_part
 from portrait360.data.shards import PortraitShards
 from portrait360.geometry.cameras import yaw_pitch
@@ -300,6 +301,10 @@ def test_balance_repeats_rare_sides(here, tmp_path: Path) -> None:
     assert len({dataset.encoded(i)[0][1] for i in range(4, 8)}) == 1
     assert len({dataset.encoded(i)[0][1] for i in range(len(dataset))}) == 12
     assert report_of(out)["photos"][4]["people"][0]["pictures"] == [dataset.name(i) for i in range(4, 8)]
+    summary = inspect_dataset(out, tmp_path / "inspect")
+    before, after = summary["yaw_sectors_before_balancing"], summary["yaw_sectors"]
+    assert (sum(before.values()), sum(after.values())) == (12, 15)
+    assert sorted((n, after[name]) for name, n in before.items() if n != after[name]) == [(1, 4)]
 
 
 def test_repeats_even_out_the_sectors() -> None:

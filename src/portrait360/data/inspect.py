@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
 from portrait360.data.dataset import PortraitDataset
+from portrait360.data.layout import YAW_BEFORE
 from portrait360.data.overlay import draw_body
 from portrait360.data.plots import FIRST, SECOND, Series, columns_of, histogram, labelled
 from portrait360.data.progress import show_progress
@@ -115,7 +116,18 @@ def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
     title = f"Yaw of {len(dataset)} cameras, sectors of 10°"
     unit = "yaw in degrees: 0 = front, 90 = the subject's left, ±180 = back"
     ticks = list(range(-180, 181, 30))
-    return histogram((1100, 420), title, [Series("yaw", counts, FIRST)], (-180.0, 180.0), ticks, unit)
+    series = [Series("yaw", counts, FIRST)]
+    before = _before_balancing(dataset)
+    if before is not None:
+        series = [Series("with repeats", counts, FIRST), Series("persons", before, SECOND, filled=False)]
+    return histogram((1100, 420), title, series, (-180.0, 180.0), ticks, unit)
+
+
+def _before_balancing(dataset: PortraitDataset) -> Int[np.ndarray, " 36"] | None:
+    """The yaw histogram without the repeats of `dataset photos --balance`; None where nothing was repeated."""
+    counts = dataset.meta.get(YAW_BEFORE)
+    known = isinstance(counts, list) and len(counts) == 36 and all(type(n) is int and n >= 0 for n in counts)
+    return np.array(counts) if known and sum(counts) < len(dataset) else None
 
 
 def _pose_plot(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> Image.Image:
@@ -175,6 +187,11 @@ def _summary(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None, masks
         "pitch_degrees": _mean_std(pitch),
         "body_pose_degrees": None,
     }
+    before = _before_balancing(dataset)
+    if before is not None:
+        summary["yaw_sectors_before_balancing"] = dict(
+            zip(summary["yaw_sectors"], before.reshape(12, 3).sum(axis=1).tolist(), strict=True)
+        )
     if dataset.has_body_poses:
         summary["body_pose_degrees"] = _pose_statistics(dataset.body_poses)
     if dataset.label_kind == "coarse" and exact is not None:

@@ -26,6 +26,8 @@ from PIL import Image
 LABELS_FILE = "dataset.json"
 EXACT_FILE = "exact.json"
 META_FILE = "meta.json"
+YAW_BEFORE = "yaw_before_balancing"
+"""Key in meta.json of the counts of yaws, in 36 sectors from -180 degrees, before rare ones were repeated."""
 
 FORMAT = "portrait360-dataset"
 FORMAT_VERSION = 1

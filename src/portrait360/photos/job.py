@@ -269,6 +269,7 @@ def _assemble(job: PhotoJob, out: Path, asked: dict[str, Any], balance: int | No
         "persons": report.people,
         "persons_accepted": report.accepted,
         "rejected": report.reasons,
+        layout.YAW_BEFORE: list(report.yaw_before),
         **about,
     }
     whole = job.parts / "dataset.zip"  # not beside `out`, where a killed run would leave a stray file
