@@ -126,8 +126,9 @@ def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
 def _before_balancing(dataset: PortraitDataset) -> Int[np.ndarray, " 36"] | None:
     """The yaw histogram without the repeats of `dataset photos --balance`; None where nothing was repeated."""
     counts = dataset.meta.get(YAW_BEFORE)
-    known = isinstance(counts, list) and len(counts) == 36 and all(type(n) is int and n >= 0 for n in counts)
-    return np.array(counts) if known and sum(counts) < len(dataset) else None
+    if not isinstance(counts, list) or len(counts) != 36 or not all(type(n) is int and n >= 0 for n in counts):
+        return None
+    return np.array(counts) if sum(counts) < len(dataset) else None
 
 
 def _pose_plot(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> Image.Image:
