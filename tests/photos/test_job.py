@@ -23,10 +23,10 @@ from portrait360.cli import main
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.inspect import inspect_dataset
 from portrait360.data.job_files import write_part
+from portrait360.data.sampling import yaw_repeats
 from portrait360.data.shards import PortraitShards
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.photos import job as photo_job
-from portrait360.photos.decisions import yaw_repeats
 from portrait360.photos.job import process_folder
 from portrait360.photos.parts import ChunkReader, Failed
 from portrait360.photos.quality import PhotoLimits
@@ -311,10 +311,10 @@ def test_repeats_even_out_the_sectors() -> None:
     from portrait360.geometry.cameras import camera_label
 
     yaws = torch.deg2rad(torch.tensor([0.0] * 12 + [90.0] * 4 + [180.0] * 2))
-    assert yaw_repeats(camera_label(yaws), 100) == [1] * 12 + [3] * 4 + [6] * 2
-    assert yaw_repeats(camera_label(yaws), 4) == [1] * 12 + [3] * 4 + [4] * 2
-    assert yaw_repeats(camera_label(yaws), 1) == [1] * 18
-    assert yaw_repeats(torch.zeros(0, 25), 3) == []
+    assert yaw_repeats(camera_label(yaws), 100).tolist() == [1] * 12 + [3] * 4 + [6] * 2
+    assert yaw_repeats(camera_label(yaws), 4).tolist() == [1] * 12 + [3] * 4 + [4] * 2
+    assert yaw_repeats(camera_label(yaws), 1).tolist() == [1] * 18
+    assert yaw_repeats(torch.zeros(0, 25), 3).tolist() == []
 
 
 def test_shards_hold_the_same_people(here, folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ def test_the_guided_filter_equals_its_brute_force():
     values = rng.random((12, 12)).astype(np.float32)
     radius = 2
     grey = image.astype(np.float64) @ [0.299, 0.587, 0.114] / 255.0
-    pad = lambda x: np.pad(x, radius, mode="edge")  # noqa: E731
+
+    def pad(x: np.ndarray) -> np.ndarray:
+        return np.pad(x, radius, mode="edge")
+
     g, v = pad(grey), pad(values.astype(np.float64))
     slope, base = np.zeros((12, 12)), np.zeros((12, 12))
     for y in range(12):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch
+from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch, yaw_sector
 
 _CLAMP_ROUNDS = 20
+YAW_SECTORS = 12
+"""Rare yaws are counted in sectors of 30 degrees, the first centred on the front."""
 
 
 def mirrored(
@@ -55,6 +58,17 @@ def balance_weights(group: Int[Tensor, " N"], limit: float) -> Float[Tensor, " N
     for _ in range(_CLAMP_ROUNDS):  # what is cut off goes to the others, which may lift them over the limit
         weights = (weights / weights.mean()).clamp(max=limit)
     return (weights / weights.mean()).to(torch.float32)
+
+
+def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> Int[np.ndarray, " N"]:
+    """How often to show each picture so that all yaws are seen about equally often, at most `most` times.
+
+    In the fullest of `YAW_SECTORS` sectors each picture comes once. (What 13.3 intends for rear views only.)
+    """
+    if not len(cameras):
+        return np.zeros(0, np.int64)
+    weights = balance_weights(yaw_sector(yaw_pitch(cameras)[0], YAW_SECTORS), limit=math.inf)
+    return (weights / weights.min()).round().clamp(1, most).long().numpy()
 
 
 def _yaw_sector(cameras: Float[Tensor, "N 25"], bins: int) -> Int[Tensor, " N"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from portrait360.data.sampling import balance_weights, yaw_histogram
-from portrait360.geometry.cameras import yaw_pitch, yaw_sector
+from portrait360.data.sampling import yaw_histogram, yaw_repeats
 from portrait360.photos.outcome import PersonOutcome, PhotoOutcome
 from portrait360.photos.parts import PhotoJob, read_photos
 from portrait360.photos.quality import find_duplicates
 from portrait360.photos.report import YAW_BINS, Report
 
 DUPLICATE = "duplicate"
-YAW_SECTORS = 12
-"""Balancing counts in sectors of 30 degrees, the first centred on the front, as training does."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def decide(job: PhotoJob, balance: int | None) -> Decisions:
         reasons[DUPLICATE] += len(duplicates)
     used = [i for i, key in enumerate(keys) if key not in duplicates]
     labels = torch.from_numpy(np.stack([cameras[i] for i in used])) if used else torch.zeros(0, 25)
-    times = yaw_repeats(labels, balance or 1)
+    times = yaw_repeats(labels, balance or 1).tolist()
     report = Report(
         photos=len(job.files),
         photos_used=len({keys[i][0] for i in used}),
@@ -95,21 +91,6 @@ def _duplicates(
         if first is not None:
             found[key] = f"the same picture is in {job.files[hashed[first][0][0]].name}."
     return found
-
-
-def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> list[int]:
-    """How often each person comes so that all yaws come about equally often, at most `most` times.
-
-    In the fullest of YAW_SECTORS sectors each comes once. Training then has little left to repeat.
-
-    Args:
-        cameras: (N, 25) camera labels.
-        most: at least 1.
-    """
-    if not len(cameras):
-        return []
-    weights = balance_weights(yaw_sector(yaw_pitch(cameras)[0], YAW_SECTORS), limit=math.inf)
-    return (weights / weights.min()).round().clamp(1, most).long().tolist()
 
 
 def _histogram(cameras: Float[Tensor, "N 25"], times: Sequence[int]) -> tuple[int, ...]:

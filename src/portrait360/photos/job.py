@@ -40,6 +40,7 @@ from portrait360.data.store import open_store
 from portrait360.data.writer import DatasetWriter, open_writer
 from portrait360.files import explained_os_errors, make_folder
 from portrait360.photos.decisions import decide
+from portrait360.photos.landmarks import no_mediapipe
 from portrait360.photos.local_engine import read_locally
 from portrait360.photos.outcome import PhotoFile
 from portrait360.photos.parts import KeptPhoto, PhotoJob, WorkerFactory, is_whole, read_photos
@@ -179,7 +180,7 @@ def _check_arguments(
 def _photo_worker() -> WorkerFactory:
     """The package's own reader. Raises InputError when it cannot work here."""
     if importlib.util.find_spec("mediapipe") is None:
-        raise InputError("reading photos needs mediapipe.", 'Install it: pip install "portrait360[photos]"')
+        raise no_mediapipe()
     from portrait360.photos.worker import PhotoWorker
 
     return PhotoWorker

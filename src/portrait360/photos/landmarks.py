@@ -178,16 +178,21 @@ def _holds(points: Float[ndarray, "33 2"], place: Float[ndarray, " 2"]) -> bool:
     return float(np.abs(head.mean(axis=0) - place).max()) < max(spread, 1.0)
 
 
+def no_mediapipe() -> InputError:
+    """The error where mediapipe is missing."""
+    return InputError(
+        "reading photos needs mediapipe, which is not installed.",
+        'Install it: pip install "portrait360[photos]"',
+    )
+
+
 def solutions() -> Any:
     """mediapipe's networks. Raises InputError when it is not installed."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     try:
         import mediapipe
     except ImportError as error:
-        raise InputError(
-            "reading photos needs mediapipe, which is not installed.",
-            'Install it: pip install -c constraints.txt "portrait360[photos]"',
-        ) from error
+        raise no_mediapipe() from error
     return mediapipe.solutions
 
 

@@ -22,6 +22,8 @@ from portrait360.photos.outcome import PersonOutcome, PhotoError, PhotoFile, Pho
 from portrait360.photos.quality import PhotoLimits, QualityModel, judge, measure_picture, perceptual_hash
 from portrait360.photos.reading import read_photo
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, pixels."""
 _HEAD_PLACE = (0.5, 0.5)
 """Where a portrait's crop shows the head's joint: cameras look at it."""
 
@@ -84,9 +86,7 @@ class PhotoWorker:
         opacity = person_only(self._load()[4](image), _HEAD_PLACE)
         return (np.clip(opacity, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
-    def _person(
-        self, photo: UInt8[ndarray, "H W 3"], person: Detection, others: list[tuple[float, float, float, float]]
-    ) -> PersonOutcome:
+    def _person(self, photo: UInt8[ndarray, "H W 3"], person: Detection, others: list[Box]) -> PersonOutcome:
         _, encoder, model, body, _ = self._load()
         try:
             fit = fit_person(photo, person, encoder, model, body)
@@ -117,12 +117,19 @@ class PhotoWorker:
         )  # fmt: skip
 
 
-def outside_share(box: tuple[float, float, float, float], size: tuple[int, int]) -> float:
-    """Share of a box (left, top, right, bottom) that lies outside of a picture of this width and height."""
+def outside_share(box: Box, size: tuple[int, int]) -> float:
+    """Share of a box that lies outside of a picture of this width and height."""
+    return 1.0 - _common(box, (0.0, 0.0, float(size[0]), float(size[1]))) / max(_area(box), 1e-9)
+
+
+def _area(box: Box) -> float:
     left, top, right, bottom = box
-    width = max(0.0, min(right, size[0]) - max(left, 0.0))
-    height = max(0.0, min(bottom, size[1]) - max(top, 0.0))
-    return 1.0 - width * height / max((right - left) * (bottom - top), 1e-9)
+    return max(0.0, right - left) * max(0.0, bottom - top)
+
+
+def _common(a: Box, b: Box) -> float:
+    """Area that two boxes share."""
+    return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
 
 
 def _shoulders_outside(person: Detection, size: tuple[int, int]) -> float:
@@ -131,14 +138,9 @@ def _shoulders_outside(person: Detection, size: tuple[int, int]) -> float:
     return float(((points < 0) | (points > np.array(size))).any(axis=1).sum())
 
 
-def _overlap(fit: Fit, others: list[tuple[float, float, float, float]]) -> float:
+def _overlap(fit: Fit, others: list[Box]) -> float:
     """Largest share of the crop's middle half that another person's head covers."""
     half = fit.side / 4.0
     x, y = fit.centre
     middle = (x - half, y - half, x + half, y + half)
-    shares = [0.0]
-    for left, top, right, bottom in others:
-        width = max(0.0, min(right, middle[2]) - max(left, middle[0]))
-        height = max(0.0, min(bottom, middle[3]) - max(top, middle[1]))
-        shares.append(width * height / (4.0 * half * half))
-    return max(shares)
+    return max((_common(middle, head) / _area(middle) for head in others), default=0.0)

@@ -15,8 +15,8 @@ from torch import Tensor
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
-from portrait360.data.sampling import balance_weights
-from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch, yaw_sector
+from portrait360.data.sampling import yaw_repeats
+from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch
 from portrait360.model.generator import select
 from portrait360.training.augment import mirror_some, zoom_some
 from portrait360.training.distributed import Ranks
@@ -25,7 +25,6 @@ from portrait360.types import DatasetError
 
 FACE_YAW = 80.0
 """Degrees to either side of the front from where a face shows more than its outline."""
-YAW_SECTORS = 12
 
 
 class Sampler:
@@ -95,15 +94,6 @@ def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Te
 def shows_face(cameras: Float[Tensor, "N 25"]) -> Bool[Tensor, "N"]:
     """Whether a camera stands within `FACE_YAW` of the front."""
     return yaw_pitch(cameras)[0].abs() < math.radians(FACE_YAW)
-
-
-def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> np.ndarray:
-    """How often to show each picture so that all yaws are seen about equally often, at most `most` times.
-
-    In the fullest of `YAW_SECTORS` sectors each picture comes once. (What 13.3 intends for rear views only.)
-    """
-    weights = balance_weights(yaw_sector(yaw_pitch(cameras)[0], YAW_SECTORS), limit=math.inf)
-    return (weights / weights.min()).round().clamp(1, most).long().numpy()
 
 
 class Framing:
