@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
-import pytest
 import torch
 
-from portrait360.data.sampling import mirrored, yaw_balance_weights, yaw_histogram
+from portrait360.data.sampling import mirrored, yaw_histogram
 from portrait360.geometry.cameras import camera_label, project
 
 
@@ -42,17 +39,3 @@ def test_histogram_counts_every_camera_once() -> None:
     assert counts.shape == (36,)
     assert counts.sum() == 6
     assert [counts[i].item() for i in (0, 1, 18, 35)] == [2, 1, 2, 1]
-
-
-def test_weights_draw_every_direction_equally_often() -> None:
-    torch.manual_seed(0)
-    yaw = torch.cat([torch.randn(3000) * 0.5, torch.rand(1500) * 2 * math.pi - math.pi])
-    cameras = camera_label(yaw)
-    weights = yaw_balance_weights(cameras, limit=1e9)
-    assert weights.shape == (4500,)
-    assert weights.mean().item() == pytest.approx(1, abs=1e-5)
-    drawn = torch.multinomial(weights, 200_000, replacement=True)
-    shares = yaw_histogram(cameras[drawn]) / 200_000 * 36
-    assert (shares - 1).abs().max() < 0.1
-    limited = yaw_balance_weights(torch.cat([cameras[:3000], camera_label(math.pi)]), limit=10.0)
-    assert limited.max().item() == pytest.approx(10, rel=0.01)

@@ -82,6 +82,16 @@ def test_only_larger_pictures_are_zoomed(tmp_path):
     assert torch.equal(zoomed.camera[:, :16], whole.camera[:, :16])
 
 
+def test_windows_that_would_be_blurred_are_not_shown(tmp_path):
+    model = PRESETS["tiny"].model
+    path = tmp_path / "large.zip"
+    write_fake_dataset(path, resolution=2 * model.resolution, coarse=True)
+    windows = recipe(zoom_probability=1.0, zoom_windows=(0.6, 0.41, 0.39))
+    data = TrainingData(path, model, windows, seed=0)
+    assert data.framing.windows == (0.6, 0.41)
+    assert set(data.sampler.take(0, 64)[2].tolist()) <= {1, 2}
+
+
 def test_faces_are_shown_closer_than_other_pictures():
     yaws = torch.deg2rad(torch.tensor([0.0, 75.0, -75.0, 90.0, 180.0, -90.0]))
     faces = shows_face(camera_label(yaws))

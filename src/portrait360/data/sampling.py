@@ -11,7 +11,6 @@ from torch import Tensor
 
 from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch, yaw_sector
 
-_CLAMP_ROUNDS = 20
 YAW_SECTORS = 12
 """Rare yaws are counted in sectors of 30 degrees, the first centred on the front."""
 
@@ -35,31 +34,6 @@ def yaw_histogram(cameras: Float[Tensor, "N 25"], bins: int = 36) -> Int[Tensor,
     return torch.bincount(_yaw_sector(cameras, bins), minlength=bins)
 
 
-def yaw_balance_weights(cameras: Float[Tensor, "N 25"], bins: int = 36, limit: float = 10.0) -> Float[Tensor, " N"]:
-    """Weights for drawing samples so that every viewing direction comes equally often.
-
-    Args:
-        cameras: camera labels.
-        bins: equal sectors of yaw; each sector that has pictures gets the same total weight.
-        limit: no picture is drawn more than this many times as often as on average, so that a handful of rear
-            views is not shown over and over.
-
-    Returns:
-        Weights with mean 1.
-    """
-    return balance_weights(_yaw_sector(cameras, bins), limit)
-
-
-def balance_weights(group: Int[Tensor, " N"], limit: float) -> Float[Tensor, " N"]:
-    """Weights with mean 1 for drawing samples so that every group comes equally often; none above `limit`."""
-    counts = torch.bincount(group)
-    occupied = int((counts > 0).sum())
-    weights = (len(group) / occupied) / counts[group].to(torch.float64)
-    for _ in range(_CLAMP_ROUNDS):  # what is cut off goes to the others, which may lift them over the limit
-        weights = (weights / weights.mean()).clamp(max=limit)
-    return (weights / weights.mean()).to(torch.float32)
-
-
 def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> Int[np.ndarray, " N"]:
     """How often to show each picture so that all yaws are seen about equally often, at most `most` times.
 
@@ -67,8 +41,9 @@ def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> Int[np.ndarray, " 
     """
     if not len(cameras):
         return np.zeros(0, np.int64)
-    weights = balance_weights(yaw_sector(yaw_pitch(cameras)[0], YAW_SECTORS), limit=math.inf)
-    return (weights / weights.min()).round().clamp(1, most).long().numpy()
+    sector = yaw_sector(yaw_pitch(cameras)[0], YAW_SECTORS)
+    counts = torch.bincount(sector)
+    return (counts.max() / counts[sector]).round().clamp(1, most).long().numpy()
 
 
 def _yaw_sector(cameras: Float[Tensor, "N 25"], bins: int) -> Int[Tensor, " N"]:

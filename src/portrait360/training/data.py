@@ -25,6 +25,8 @@ from portrait360.types import DatasetError
 
 FACE_YAW = 80.0
 """Degrees to either side of the front from where a face shows more than its outline."""
+LEAST_DETAIL = 0.8
+"""Windows with fewer of the dataset's pixels per pixel of the model are not shown: they would be blurred."""
 
 
 class Sampler:
@@ -109,8 +111,9 @@ class Framing:
                 f"{path} has pictures of {resolution} pixels; {model.name} needs {model.resolution}.",
                 "Draw the dataset at a higher resolution, or choose a smaller preset.",
             )
-        self.model, self.training, self.windows = model, training, training.zoom_windows
-        self.zooms = training.zoom_probability > 0 and resolution * self.windows[0] >= model.resolution
+        self.model, self.training = model, training
+        self.zooms = training.zoom_probability > 0 and resolution * training.zoom_windows[0] >= model.resolution
+        self.windows = tuple(w for w in training.zoom_windows if resolution * w >= LEAST_DETAIL * model.resolution)
         self.kept = resolution if self.zooms else model.resolution
         self.loaded = resolution if model.background is None else self.kept
         """Side at which pictures are decoded: backgrounds are taken out before averaging down."""

@@ -9,7 +9,6 @@ thread to the last bit: sums over several may differ there).
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder,
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.photo_augment import CLUTTERED, PhotoBatch, photo_batch
+from portrait360.training.schedules import cosine_decay
 from portrait360.types import CheckpointError, DatasetError
 
 _FORMAT = {"format": "portrait360", "kind": "encoder-checkpoint"}
@@ -155,7 +155,7 @@ def learning_rate(step: int, recipe: EncoderTraining) -> float:
     if step < recipe.warm_up:
         return recipe.rate * (step + 1) / recipe.warm_up
     done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
-    return recipe.rate * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+    return recipe.rate * cosine_decay(done)
 
 
 def train_encoder(

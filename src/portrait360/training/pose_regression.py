@@ -8,7 +8,6 @@ The camera is given, as in training. A measurement: nothing of it goes into a mo
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +27,7 @@ from portrait360.script import run_script
 from portrait360.training.augment import mirror_some
 from portrait360.training.data import composite
 from portrait360.training.losses import pose_loss
+from portrait360.training.schedules import cosine_decay
 from portrait360.types import DatasetError
 
 BATCH = 32
@@ -62,7 +62,7 @@ def regress(data: Labelled, model: ModelConfig, steps: int, seed: int = 0, *, pr
     optimizer = torch.optim.AdamW(network.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.05)
     with show_progress("regressing", steps, "steps", visible=progress) as bar:
         for step in range(steps):
-            decay = 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+            decay = cosine_decay(step / steps, 0.02)
             for group in optimizer.param_groups:
                 group["lr"] = RATE * decay * min(1.0, (step + 1) / WARMUP)
             batch = data.take(torch.randint(len(data.images), (BATCH,)))

@@ -55,8 +55,13 @@ def learning_rate_factor(images: int, config: TrainingConfig) -> float:
     if config.lr_decay_kimg <= 0:
         return 1.0
     left = config.total_kimg - images / 1000.0
-    a = min(max(1.0 - left / config.lr_decay_kimg, 0.0), 1.0)
-    return 0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * a))
+    a = max(1.0 - left / config.lr_decay_kimg, 0.0)
+    return cosine_decay(a, 0.1)
+
+
+def cosine_decay(done: float, last: float = 0.0) -> float:
+    """Half a cosine from 1 to `last` as `done` goes from 0 to 1."""
+    return last + (1.0 - last) * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
 
 def raw_resolution(images: int, model: ModelConfig, config: TrainingConfig) -> int:
