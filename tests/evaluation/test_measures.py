@@ -40,13 +40,14 @@ def samples(count: int = 60, seed: int = 0) -> SampleSet:
         body_pose=pose,
         coarse_pose=0.5 * pose,
         head_features=torch.randn(count, 10, generator=g),
+        face_features=torch.randn(count, 10, generator=g),
     )
 
 
 def test_a_set_is_at_no_distance_from_itself():
     one = samples()
     found = measures.set_measures(one, one, 0)
-    for name in ("frechet", "sliced_wasserstein", "frechet_head", "pose_distribution"):
+    for name in ("frechet", "sliced_wasserstein", "frechet_head", "frechet_face", "pose_distribution"):
         assert found[name] == pytest.approx(0.0, abs=1e-6), name
     assert found["precision"] == found["recall"] == 1.0
     for name in ("yaw_error", "pitch_error", "back_faces"):
@@ -120,9 +121,9 @@ def test_poses_of_real_pictures():
 
 
 def test_what_is_unknown_is_left_out():
-    bare = dataclasses.replace(samples(), body_pose=None, head_features=None)
+    bare = dataclasses.replace(samples(), body_pose=None, head_features=None, face_features=None)
     found = measures.set_measures(bare, bare, 0)
-    assert not {name for name in found if "pose" in name or "neck" in name or name == "frechet_head"}
+    assert not {name for name in found if "pose" in name or "neck" in name or name in ("frechet_head", "frechet_face")}
     assert "frechet" in found
     more = dataclasses.replace(bare, further_features=torch.randn(60, 4))
     assert measures.fidelity(more, more, 0)["inception_frechet"] == pytest.approx(0.0, abs=1e-6)
@@ -133,6 +134,7 @@ def test_what_is_unknown_is_left_out():
     [
         (lambda s: dataclasses.replace(s, features=s.features + 2.0), ["frechet", "kernel"]),
         (lambda s: dataclasses.replace(s, head_features=s.head_features * 3.0), ["frechet_head"]),
+        (lambda s: dataclasses.replace(s, face_features=s.face_features * 3.0), ["frechet_face"]),
         (lambda s: dataclasses.replace(s, pictures=s.pictures // 8 * 8 // 2), []),
         (lambda s: dataclasses.replace(s, camera=s.camera.flip(0)), ["yaw_error"]),
         (lambda s: dataclasses.replace(s, body_pose=s.body_pose.flip(0)), ["d_neck_error", "encoder_head_error"]),
@@ -145,6 +147,18 @@ def test_spoilt_samples_score_worse(spoil, worse):
     after = measures.set_measures(real, spoil(other), 0)
     for name in worse:
         assert after[name] > 1.3 * before[name], name
+
+
+def test_faces_are_compared_where_they_show():
+    real, other = samples(seed=0), samples(seed=1)
+    before = measures.fidelity(real, other, 0)["frechet_face"]
+    front = measures.shows_face(other)
+    assert 10 < front.sum() < 30
+    backs = torch.where(front[:, None], other.face_features, 9.0)
+    faces = torch.where(front[:, None], 9.0, other.face_features)
+    spoilt = [dataclasses.replace(other, face_features=features) for features in (backs, faces)]
+    assert measures.fidelity(real, spoilt[0], 0)["frechet_face"] == pytest.approx(before)
+    assert measures.fidelity(real, spoilt[1], 0)["frechet_face"] > 10 * before
 
 
 def test_few_persons_have_little_variety():

@@ -12,13 +12,13 @@ from fake_portraits import write_fake_dataset
 from portrait360.checkpoint import load_encoder, load_weights
 from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation.samples import (
-    HEAD_WINDOW,
+    WINDOWS,
     Judge,
     RealPictures,
+    closer_camera,
     draw_generated,
     draw_people,
-    has_heads,
-    head_camera,
+    windows_of,
 )
 from portrait360.geometry.cameras import camera_label, project
 
@@ -63,6 +63,7 @@ def test_real_pictures_are_brought_to_the_model(data, weights, judge):
     middle = as_images(dataset, rows)[:, :, 16:48, 16:48]
     expected = judge.encoder.encode((middle * 127.5 + 127.5).round() / 127.5 - 1.0).features
     assert torch.allclose(seen.head_features, expected, atol=0.05)
+    assert seen.face_features is None
 
 
 def as_images(dataset: PortraitDataset, rows: torch.Tensor) -> torch.Tensor:
@@ -86,24 +87,27 @@ def test_known_encodings_are_taken(data, weights, judge):
     rows = torch.arange(5)
     seen = real.look(rows, judge, nothing)
     names = ("features", "identity", "seen_yaw", "seen_pitch", "seen_pose", "head_features")
+    assert seen.head_features is not None
     known = {name: getattr(seen, name) + 1.0 for name in names}
     again = real.look(rows, judge, nothing, known)
     assert torch.equal(again.features, seen.features + 1.0)
     assert torch.equal(again.predicted_pose, seen.predicted_pose)
 
 
-def test_heads_want_enough_pixels(data):
+def test_closer_looks_want_enough_pixels(data):
     dataset = PortraitDataset(data)
-    assert has_heads(dataset, 32)
-    assert not has_heads(dataset, 33)
+    assert windows_of(dataset, 17) == ("head", "face")
+    assert windows_of(dataset, 32) == ("head",)
+    assert windows_of(dataset, 33) == ()
 
 
-def test_the_head_camera_sees_the_middle():
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_closer_camera_sees_the_middle(window):
     label = camera_label(torch.tensor([0.4]), 0.1)
     points = torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0)) * 0.03
     whole, _ = project(label, points)
-    closer, _ = project(head_camera(label), points)
-    assert torch.allclose(closer - 0.5, (whole - 0.5) / HEAD_WINDOW, atol=1e-5)
+    closer, _ = project(closer_camera(label, window), points)
+    assert torch.allclose(closer - 0.5, (whole - 0.5) / WINDOWS[window], atol=1e-5)
 
 
 def test_generated_pictures_come_from_the_seed(weights, judge):
@@ -120,7 +124,11 @@ def test_generated_pictures_come_from_the_seed(weights, judge):
         assert samples.body_pose.shape == (5, 6)
     assert not torch.equal(first.same.camera, first.random.camera)
     assert not torch.equal(first.same.body_pose, first.random.body_pose)
-    assert draw_generated(weights.generator, judge, cameras, 2, 0, nothing, heads=False).same.head_features is None
+    head = draw_generated(weights.generator, judge, cameras, 2, 0, nothing, windows=("head",)).same
+    assert head.face_features is None
+    both = draw_generated(weights.generator, judge, cameras, 2, 0, nothing).same
+    assert torch.equal(both.head_features, head.head_features)
+    assert not torch.allclose(both.face_features, both.head_features)
 
 
 def test_people_are_rendered_for_the_camera_that_conditioned_them(weights, judge):

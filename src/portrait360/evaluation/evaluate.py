@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import platform
 import time
 from collections import defaultdict
@@ -31,7 +32,7 @@ from portrait360.evaluation.measures import MEASURES
 from portrait360.evaluation.pairs import generated_pairs, synthetic_pairs
 from portrait360.evaluation.report import sheet, table
 from portrait360.evaluation.samples import (
-    HEAD_WINDOW,
+    WINDOWS,
     Drawn,
     Extractor,
     Judge,
@@ -196,7 +197,7 @@ def _prepare(
     if len(dataset) < FEWEST:
         raise DatasetError(
             f"{data} has {len(dataset)} pictures; measuring wants at least {FEWEST}.",
-            "Draw more: portrait360 dataset synth --count 4000 --resolution 128 --seed 77 --out heldout.zip",
+            "Draw more: portrait360 dataset synth --count 4000 --resolution 256 --seed 77 --out heldout.zip",
         )
     if dataset.resolution < model.resolution:
         raise DatasetError(
@@ -218,8 +219,9 @@ def _prepare(
         missing["inception"] = "no --inception file was given"
     judge = Judge(encoder.to(place), networks.discriminator, further)
     real = RealPictures(dataset, exact, model)
-    if not real.with_heads:
-        missing["frechet_head"] = f"needs pictures of {round(model.resolution / HEAD_WINDOW)} pixels"
+    for name, window in WINDOWS.items():
+        if name not in real.windows:
+            missing[f"frechet_{name}"] = f"needs pictures of {math.ceil(model.resolution / window)} pixels"
     if installed_makehuman_folder() is None:
         missing["consistency floor"] = "the synthetic parts are not installed (dataset synth fetches them)"
     about = {
@@ -237,7 +239,7 @@ def _prepare(
     }  # fmt: skip
     model_part = (model.resolution, model.background is None, model.plain_background, model.discriminator.mirror_once)
     shas = (dataset.fingerprint(), encoder_info["sha256"], inception_sha)
-    parts = (FORMAT_VERSION, HEAD_WINDOW, plan.pictures, *shas, *model_part)
+    parts = (FORMAT_VERSION, sorted(WINDOWS.items()), plan.pictures, *shas, *model_part)
     return Run(networks, judge, real, plan, about, missing, hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
 
 
@@ -280,7 +282,7 @@ def _measure(run: Run, bar: Progress) -> tuple[Collected, Shown]:
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed + 1))
         here, there = real.take(order[:count]), real.take(order[count : 2 * count])
         floors = measures.set_measures(here, there, seed)
-        drawn.append(draw_generated(generator, run.judge, cameras, count, seed, bar.advance, heads=run.real.with_heads))
+        drawn.append(draw_generated(generator, run.judge, cameras, count, seed, bar.advance, windows=run.real.windows))
         same, random = drawn[-1].same, drawn[-1].random
         values = measures.fidelity(here, same, seed)
         further = measures.set_measures(here, random, seed)
@@ -309,7 +311,16 @@ def _look_at_real(run: Run, pool: Int[Tensor, " M"], advance: Callable[[int], No
     return real
 
 
-_CACHED = ("features", "identity", "seen_yaw", "seen_pitch", "seen_pose", "head_features", "further_features")
+_CACHED = (
+    "features",
+    "identity",
+    "seen_yaw",
+    "seen_pitch",
+    "seen_pose",
+    "head_features",
+    "face_features",
+    "further_features",
+)
 
 
 def _sectors(generated: list[SampleSet], real: SampleSet) -> dict[str, dict[str, Any]]:

@@ -58,6 +58,7 @@ def _fidelity(suffix: str, how: str) -> dict[str, Measure]:
         f"frechet{suffix}": Measure(group, "lower", "", f"Fréchet distance{how}"),
         f"kernel{suffix}": Measure(group, "lower", "x1000", f"kernel distance{how}"),
         f"frechet_head{suffix}": Measure(group, "lower", "", f"Fréchet distance of heads{how}"),
+        f"frechet_face{suffix}": Measure(group, "lower", "", f"Fréchet distance of faces{how}"),
         f"precision{suffix}": Measure(group, "higher", "", f"precision{how}"),
         f"recall{suffix}": Measure(group, "higher", "", f"recall{how}"),
         f"sliced_wasserstein{suffix}": Measure(group, "lower", "x1000", f"sliced Wasserstein distance{how}"),
@@ -113,11 +114,20 @@ def fidelity(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]
     }
     if real.head_features is not None and samples.head_features is not None:
         values["frechet_head"] = frechet_distance(real.head_features.numpy(), samples.head_features.numpy())
+    if real.face_features is not None and samples.face_features is not None:
+        faces = [one.face_features[shows_face(one)] for one in (real, samples) if one.face_features is not None]
+        if min(map(len, faces)) >= 2:
+            values["frechet_face"] = frechet_distance(*(f.numpy() for f in faces))
     if real.further_features is not None and samples.further_features is not None:
         a, b = real.further_features.numpy(), samples.further_features.numpy()
         values["inception_frechet"] = frechet_distance(a, b)
         values["inception_kernel"] = 1000.0 * kernel_distance(a, b, seed=seed).mean
     return values
+
+
+def shows_face(samples: SampleSet) -> Bool[Tensor, " N"]:
+    """Whether a picture was taken from the front, `FRONTAL` to either side."""
+    return yaw_pitch(samples.camera)[0].abs() < FRONTAL
 
 
 def angle_between(a: Float[Tensor, " N"], b: Float[Tensor, " N"]) -> Float[Tensor, " N"]:

@@ -27,8 +27,8 @@ from portrait360.pictures import as_bytes, from_bytes
 from portrait360.portrait import find_matter
 from portrait360.pose import network_pictures
 
-HEAD_WINDOW = 0.5
-"""Side of the middle part of the picture that shows the head, for the measures of heads."""
+WINDOWS = {"head": 0.5, "face": 0.27}
+"""Sides of the middle parts of the picture that show the head, and eyes, nose and mouth, for the measures of these."""
 
 KEPT_SIDE = 256
 """Pictures are kept at most at this side, as bytes."""
@@ -58,7 +58,8 @@ class SampleSet:
     """The true one: exact labels, or what the picture was rendered with."""
     coarse_pose: Float[Tensor, "N 6"] | None = None
     head_features: Float[Tensor, "N F"] | None = None
-    """Features of the middle of the picture, seen by a camera of its own."""
+    face_features: Float[Tensor, "N F"] | None = None
+    """Features of the middle of the picture, seen by cameras of their own (`WINDOWS`), whatever it shows."""
     further_features: Float[Tensor, "N D"] | None = None
 
     def __len__(self) -> int:
@@ -101,7 +102,7 @@ class Judge:
         self,
         pictures: Pictures,
         camera: Float[Tensor, "B 25"],
-        heads: Float[Tensor, "B 3 H H"] | None,
+        closer: dict[str, Float[Tensor, "B 3 H H"]],
         *,
         body_pose: Float[Tensor, "B 6"] | None = None,
         coarse_pose: Float[Tensor, "B 6"] | None = None,
@@ -111,13 +112,13 @@ class Judge:
 
         Args:
             pictures, camera: what to look at, on the networks' device.
-            heads: pictures of the middle parts.
+            closer: pictures of the middle parts, by the names of `WINDOWS`.
             body_pose, coarse_pose: what is known about them.
             known: what `encodings` gave for these pictures before; else the encoder looks at them.
         """
         stored = as_bytes(pictures.image)
         shown = from_bytes(stored)
-        encodings = self.encodings(shown, heads) if known is None else known
+        encodings = self.encodings(shown, closer) if known is None else known
         if stored.shape[-1] > KEPT_SIDE:
             stored = as_bytes(F.interpolate(shown, size=(KEPT_SIDE, KEPT_SIDE), mode="area"))
         # one part per picture: the deviation over the minibatch must not depend on the neighbours
@@ -131,7 +132,9 @@ class Judge:
             **encodings,
         )
 
-    def encodings(self, shown: Float[Tensor, "B 3 H H"], heads: Float[Tensor, "B 3 H H"] | None) -> dict[str, Tensor]:
+    def encodings(
+        self, shown: Float[Tensor, "B 3 H H"], closer: dict[str, Float[Tensor, "B 3 H H"]]
+    ) -> dict[str, Tensor]:
         """What does not depend on the model that is measured, by the names of `SampleSet`."""
         seen = self.encoder.encode(shown)
         out = {
@@ -141,8 +144,8 @@ class Judge:
             "seen_pitch": seen.camera.pitch,
             "seen_pose": seen.body_pose,
         }
-        if heads is not None:
-            out["head_features"] = self.encoder.encode(from_bytes(as_bytes(heads))).features
+        for name, pictures in closer.items():
+            out[f"{name}_features"] = self.encoder.encode(from_bytes(as_bytes(pictures))).features
         if self.further is not None:
             out["further_features"] = self.further(shown)
         return {name: value.cpu() for name, value in out.items()}
@@ -151,9 +154,9 @@ class Judge:
 # ---- real pictures ----
 
 
-def has_heads(data: PortraitDataset, resolution: int) -> bool:
-    """Whether the middle of the dataset's pictures still has `resolution` pixels."""
-    return data.resolution * HEAD_WINDOW >= resolution
+def windows_of(data: PortraitDataset, resolution: int) -> tuple[str, ...]:
+    """The `WINDOWS` in which the dataset's pictures still have `resolution` pixels."""
+    return tuple(name for name, window in WINDOWS.items() if data.resolution * window >= resolution)
 
 
 class RealPictures:
@@ -161,7 +164,7 @@ class RealPictures:
 
     def __init__(self, data: PortraitDataset, exact: PortraitDataset | None, model: ModelConfig) -> None:
         self.data, self.exact, self.model = data, exact, model
-        self.with_heads = has_heads(data, model.resolution)
+        self.windows = windows_of(data, model.resolution)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -178,12 +181,12 @@ class RealPictures:
         parts = []
         for start in range(0, len(rows), _AT_ONCE):
             some = rows[start : start + _AT_ONCE]
-            shown, heads = self._pictures(some)
+            shown, closer = self._pictures(some)
             parts.append(
                 judge.look(
                     _to(shown, device),
                     self.data.cameras[some].to(device),
-                    None if heads is None else heads.to(device),
+                    {name: part.to(device) for name, part in closer.items()},
                     body_pose=None if self.exact is None else self.exact.body_poses[some],
                     coarse_pose=self.data.body_poses[some] if self.data.label_kind == "coarse" else None,
                     known=None if known is None else {k: v[start : start + _AT_ONCE] for k, v in known.items()},
@@ -196,7 +199,7 @@ class RealPictures:
         """A picture and its mask."""
         return self.data.image(row), self.data.mask(row)
 
-    def _pictures(self, rows: Int[Tensor, " M"]) -> tuple[Pictures, Tensor | None]:
+    def _pictures(self, rows: Int[Tensor, " M"]) -> tuple[Pictures, dict[str, Tensor]]:
         """Pictures at the model's sizes, and their middle parts."""
         images, masks = (
             torch.stack([torch.from_numpy(v.copy()) for v in column])
@@ -204,11 +207,12 @@ class RealPictures:
         )
         image, mask = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0, masks[:, None].float() / 255.0
         shown = network_pictures(self.model, image, mask)
-        if not self.with_heads:
-            return shown, None
-        margin = round(self.data.resolution * (1.0 - HEAD_WINDOW) / 2.0)
-        middle = slice(margin, self.data.resolution - margin)
-        return shown, network_pictures(self.model, image[..., middle, middle], mask[..., middle, middle]).image
+        closer = {}
+        for name in self.windows:
+            margin = round(self.data.resolution * (1.0 - WINDOWS[name]) / 2.0)
+            middle = slice(margin, self.data.resolution - margin)
+            closer[name] = network_pictures(self.model, image[..., middle, middle], mask[..., middle, middle]).image
+        return shown, closer
 
 
 def _to(pictures: Pictures, device: torch.device) -> Pictures:
@@ -259,9 +263,9 @@ def draw_people(generator: Generator, cameras: Float[Tensor, "N 25"], count: int
     return People(scene, camera, pose, RenderDraws(occupancy=None if matter is None else Occupancy(matter)))
 
 
-def head_camera(camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 25"]:
-    """The camera that sees the middle part of the picture."""
-    return zoom_camera(camera, 1.0 / HEAD_WINDOW)
+def closer_camera(camera: Float[Tensor, "B 25"], window: str) -> Float[Tensor, "B 25"]:
+    """The camera that sees a middle part of the picture (a name of `WINDOWS`)."""
+    return zoom_camera(camera, 1.0 / WINDOWS[window])
 
 
 @torch.no_grad()
@@ -273,7 +277,7 @@ def draw_generated(
     seed: int,
     advance: Callable[[int], None],
     *,
-    heads: bool = True,
+    windows: tuple[str, ...] = tuple(WINDOWS),
     batch: int = 16,
 ) -> Drawn:
     """Draw `count` persons and look at each in both ways.
@@ -283,7 +287,7 @@ def draw_generated(
         cameras: the data's, from which cameras are drawn.
         count, seed: how many persons, and which.
         advance: told how many persons are done.
-        heads: also render the middle parts.
+        windows: middle parts to render as well.
         batch: persons at a time.
     """
     draws = torch.Generator().manual_seed(seed)
@@ -294,9 +298,12 @@ def draw_generated(
         others = draw_views(generator, cameras, len(people.camera), draws)
         for (camera, pose), parts in (((people.camera, people.body_pose), same), (others, random)):
             out = generator.render(people.scene, camera, pose, draws=people.draws)
-            closer = generator.render(people.scene, head_camera(camera), pose, draws=people.draws) if heads else None
+            closer = {
+                name: generator.render(people.scene, closer_camera(camera, name), pose, draws=people.draws).image
+                for name in windows
+            }
             pictures = Pictures(out.image, out.raw if has_raw else None, out.mask)
-            parts.append(judge.look(pictures, camera, None if closer is None else closer.image, body_pose=pose))
+            parts.append(judge.look(pictures, camera, closer, body_pose=pose))
         advance(len(people.camera))
     return Drawn(join(same), join(random))
 
