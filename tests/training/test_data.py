@@ -47,6 +47,10 @@ def test_portraits_stand_before_plain_grey():
     small, m = composite(images, masks, 0.0, 2)
     assert small[0, 0].tolist() == [[200, 128], [200, 128]]
     assert m[0, 0].tolist() == [[255, 0], [255, 0]]
+    whole, m = composite(images, masks, 0.0, 4)
+    assert whole.data_ptr() == images.data_ptr()
+    assert whole[0, 2].tolist() == [[200, 200, 128, 128]] * 4
+    assert torch.equal(m, masks)
 
 
 def test_batches_carry_the_coarse_labels(tmp_path):

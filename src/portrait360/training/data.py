@@ -79,10 +79,14 @@ class Sampler:
 
 
 def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Tensor, Tensor]:
-    """Put portraits before a plain grey and average down to `side`, in uint8, a slice at a time."""
+    """Put portraits before a plain grey and average down to `side`, in uint8, a slice at a time.
+
+    What is at that side already is changed in place: whole datasets in memory have no room for a second copy.
+    """
     n, _, full, _ = images.shape
-    small = torch.empty(n, 3, side, side, dtype=torch.uint8)
-    small_masks = torch.empty(n, 1, side, side, dtype=torch.uint8)
+    small, small_masks = images, masks
+    if full != side:
+        small, small_masks = (torch.empty(n, c, side, side, dtype=torch.uint8) for c in (3, 1))
     for i in range(0, n, 256):
         m = masks[i : i + 256].float() / 255.0
         x = images[i : i + 256].float() * m + (1.0 - m) * (grey * 127.5 + 127.5)
