@@ -202,10 +202,10 @@ class TrainingConfig:
     match: the discriminator sees faces larger. It wants a dataset larger than the model by 1 / the first window, and
     closer windows only where they are not much smaller than the model's pictures (training/data.py)."""
     face_zoom_probability: float = 0.0
-    """Share of the pictures taken from the front that show only the smallest of `zoom_windows`; the rest is zoomed
-    like any other picture. Details of faces are what is learned last, and few pictures show them."""
+    """Share of the pictures taken from the front that show only the smallest of `zoom_windows`, which then no other
+    picture does; the rest is zoomed by the others. Details of faces are what is learned last."""
     zoom_windows: tuple[float, ...] = (0.6, 0.42, 0.27)
-    """Sides of that middle part in units of the picture's, equally often: the head with its hair, the face, its eyes
+    """Sides of that middle part in units of the picture's: the head with its hair, the face, its eyes
     and mouth."""
     plain_renderer: bool = False
     """Render by the readable twin of the fused CPU renderer (to compare speeds)."""
@@ -308,7 +308,7 @@ _SMALL_TRAINING = TrainingConfig(
     pose_match_weight=0.3,
     style_average_decay=0.995,
     zoom_probability=0.67,
-    face_zoom_probability=0.4,
+    face_zoom_probability=0.5,
     occupancy=True,
     bf16=True,
 )

@@ -102,10 +102,14 @@ def test_faces_are_shown_closer_than_other_pictures():
     assert faces.tolist() == [True, True, True, False, False, False]
     count = 4000
     closest = np.where(np.arange(count) < count // 2, 0.6, 0.0)
-    indices, _, levels = Sampler(count, 1, True, zoom_probability=0.5, zooms=2, closest=closest).take(0, count)
+    indices, _, levels = Sampler(count, 1, True, zoom_probability=0.5, zooms=3, closest=closest).take(0, count)
     front = indices < count // 2
-    assert abs((levels[front] == 2).mean() - (0.6 + 0.4 * 0.25)) < 0.03
-    assert abs((levels[~front] == 2).mean() - 0.25) < 0.03
+    shares = [[(levels[rows] == level).mean() for level in range(4)] for rows in (front, ~front)]
+    np.testing.assert_allclose(shares, [[0.2, 0.1, 0.1, 0.6], [0.5, 0.25, 0.25, 0.0]], atol=0.03)
+    equally = Sampler(count, 1, True, zoom_probability=0.6, zooms=2).take(0, count)[2]
+    np.testing.assert_allclose(np.bincount(equally) / count, [0.4, 0.3, 0.3], atol=0.03)
+    face_alone = Sampler(count, 1, True, zoom_probability=0.6, zooms=1, closest=closest).take(0, count)[2]
+    assert set(face_alone) == {0, 1}
 
 
 def test_rare_sides_are_shown_as_often_as_common_ones():

@@ -33,7 +33,8 @@ class Sampler:
     """Shuffled order as a pure function of position: epoch e is a permutation drawn from (seed, e).
 
     Resuming needs no state: position n always names the same picture, mirrored or not and zoomed as then.
-    `closest`: probability per picture of the closest zoom, before `zoom_probability` is asked.
+    `closest`: probability per picture of the closest zoom, before `zoom_probability` is asked, which then stands for
+    the others.
     `repeats`: how often each picture comes in an epoch.
     """
 
@@ -52,6 +53,7 @@ class Sampler:
         self.pool = np.repeat(np.arange(count), 1 if repeats is None else repeats)
         self.count = len(self.pool)
         self.closest = np.zeros(count) if closest is None else closest
+        self._others = zooms if closest is None or zooms == 1 else zooms - 1
         self._epoch = -1
         self._order = self._levels = np.empty(0, np.int64)
         self._flags = np.empty(0, bool)
@@ -61,7 +63,7 @@ class Sampler:
         self._order = self.pool[rng.permutation(self.count)]
         mirror, zoom = rng.random((2, self.count))
         self._flags = mirror < (0.5 if self.mirror else 0.0)
-        level = 1 + np.floor(zoom * self.zooms / max(self.zoom_probability, 1e-9)).astype(np.int64)
+        level = 1 + np.floor(zoom * self._others / max(self.zoom_probability, 1e-9)).astype(np.int64)
         levels = np.where(zoom < self.zoom_probability, level, 0)
         self._levels = np.where(rng.random(self.count) < self.closest[self._order], self.zooms, levels)
         self._epoch = epoch
@@ -131,14 +133,14 @@ class Framing:
     def sampler(self, cameras: Float[Tensor, "N 25"], seed: int) -> Sampler:
         """The order in which pictures with these cameras are shown."""
         training = self.training
-        closest = training.face_zoom_probability * shows_face(cameras).numpy() if self.zooms else None
+        closest = training.face_zoom_probability * shows_face(cameras).numpy()
         return Sampler(
             len(cameras),
             seed,
             training.mirror,
             training.zoom_probability if self.zooms else 0.0,
             len(self.windows),
-            closest,
+            closest if self.zooms and training.face_zoom_probability else None,
             yaw_repeats(cameras, training.yaw_repeats),
         )
 
