@@ -43,5 +43,5 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[train,photos,dev]"
+	$(PIP) --editable ".[train,photos,onnx,ray,dev]"
 	@touch $@ $(VENV)/.installed-demo

@@ -32,7 +32,7 @@ def pins() -> dict[str, str]:
 def test_every_dependency_is_pinned_to_a_version_in_its_range():
     pinned = pins()
     extras = project()["project"]["optional-dependencies"]
-    assert set(extras) == {"train", "photos", "ray", "viewer", "dev"}
+    assert set(extras) == {"train", "photos", "ray", "onnx", "viewer", "dev"}
     for text in [*project()["project"]["dependencies"], *itertools.chain(*extras.values())]:
         requirement = Requirement(text)
         version = pinned[canonicalize_name(requirement.name)]

@@ -167,16 +167,31 @@ class DatasetPhotos:
     """local: processes on this machine; ray: a Ray cluster, whose machines must all see the folder."""
     shards: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Also pack the dataset into WebDataset shards in this folder."""
+    limits: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
+    """When to reject, for instance {"smallest_side": 200}; docs/photos.md lists all limits. Others keep their
+    defaults."""
+    quality: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Your quality network (.safetensors or .onnx). Its marks are in the report; they reject nobody unless --limits has
+    a least_quality."""
+    matting: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx", help_behavior_hint="")] = None
+    """Your matting network in place of mediapipe's segmentation."""
+    body: Annotated[Path | None, tyro.conf.arg(metavar="SMPL.pkl|.npz", help_behavior_hint="")] = None
+    """Your SMPL file, read as data: body poses are then turns about its joints. Default: the packaged body."""
 
     def run(self) -> None:
         from portrait360.photos.job import process_folder
+        from portrait360.photos.limits_file import read_limits
 
         report = process_folder(
             self.folder,
             self.out,
             resolution=self.resolution,
+            limits=None if self.limits is None else read_limits(self.limits),
             workers=self.workers,
             balance=self.balance,
+            matting=self.matting,
+            quality=self.quality,
+            body=self.body,
             engine=self.engine,
             shards=self.shards,
         )

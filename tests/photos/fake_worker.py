@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import time
 from pathlib import Path
@@ -49,6 +48,8 @@ class FakeWorker:
         kind = said["kind"]
         if kind == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        while kind == "hang":
+            time.sleep(60)
         if kind == "break":
             raise ZeroDivisionError("no such angle")
         if kind == "unreadable":
@@ -95,15 +96,6 @@ class Stillborn(FakeWorker):
 
     def __init__(self, resolution: int, limits: PhotoLimits) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-class FullDisk(FakeWorker):
-    """Cannot write files of more than 1 kB, which fails with an OSError as a full disk does."""
-
-    def __init__(self, resolution: int, limits: PhotoLimits) -> None:
-        super().__init__(resolution, limits)
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
 
 class Forgetful(FakeWorker):

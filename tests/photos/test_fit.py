@@ -17,6 +17,7 @@ from portrait360.geometry.rotations import axis_angle_to_matrix
 from portrait360.photos import fit
 from portrait360.photos.landmark_model import load_landmark_model
 from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
+from portrait360.photos.matte import Outline
 
 TRUTH = np.array([0.5, -0.1, 0.05, 0.04, 0.02, -0.01, 0.1, -0.15, 0.05, -0.12, 0.2, 0.02])
 """Yaw, pitch, roll, log scale, offset, body pose."""
@@ -25,14 +26,14 @@ TRUTH = np.array([0.5, -0.1, 0.05, 0.04, 0.02, -0.01, 0.1, -0.15, 0.05, -0.12, 0
 def problem(view: np.ndarray, *, mesh: bool) -> fit._Problem:
     """A person seen exactly as in TRUTH, of whom the encoder says `view`."""
     model, body = load_landmark_model(), load_body()
-    blank = Detection(np.zeros((33, 2)), np.ones(33), None)
+    blank = Detection(np.zeros((33, 2)), None)
     said = fit._View(view[:6], view[6:], np.zeros((15, 2)), 0.0)
     exact = fit._Problem(said, blank, np.zeros(2), 1.0, model, body)
     face, shoulders = exact.places(torch.from_numpy(TRUTH)[None])
     points, whole = np.zeros((33, 2)), np.zeros((478, 2))
     points[[LEFT_SHOULDER, RIGHT_SHOULDER]] = shoulders[0].numpy() - 0.5
     whole[model.mesh_indices.numpy()] = face[0].numpy() - 0.5
-    person = Detection(points, np.ones(33), whole if mesh else None)
+    person = Detection(points, whole if mesh else None)
     return fit._Problem(said, person, np.zeros(2), 1.0, model, body)
 
 
@@ -104,6 +105,49 @@ def looking(fitted: fit.Fit) -> np.ndarray:
     return (cam2world(fitted.camera[None])[0, :3, :3].T @ neck @ head)[:, 2].numpy()
 
 
+def test_without_landmarks_the_encoder_is_believed(monkeypatch):
+    """As for people whom only the second look found: its crop is the first one."""
+    model, body = load_landmark_model(), load_body()
+    looked = []
+
+    def look(photo, centre, side, *_):
+        looked.append((*centre.tolist(), side))
+        return fit._View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0)
+
+    monkeypatch.setattr(fit, "_look", look)
+    monkeypatch.setattr(fit, "ENCODER_PASSES", 1)
+    person = Detection(None, None, (40.0, 50.0, 100.0), (0.0, 0.0, 1.0, 1.0))
+    found = fit.fit_person(np.zeros((8, 8, 3), np.uint8), person, load_encoder()[0], model, body)
+    assert looked == [(40.0, 50.0, 100.0)]
+    assert found.centre == pytest.approx((40.0 + 100.0 * TRUTH[4], 50.0 + 100.0 * TRUTH[5]))
+    assert found.side == pytest.approx(100.0 * math.exp(TRUTH[3]))
+    torch.testing.assert_close(found.body_pose.double(), torch.from_numpy(TRUTH[6:]), atol=1e-5, rtol=0)
+
+
+def test_the_encoder_sees_people_cut_out(monkeypatch):
+    """Unless the mask covers next to nothing: then it is the mask that fails."""
+    encoder, shown = load_encoder()[0], []
+    original = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda pixels: shown.append(pixels) or original(pixels))
+    photo = np.full((200, 200, 3), 255, np.uint8)
+
+    def left(share: float):
+        def matte(image: np.ndarray) -> np.ndarray:
+            columns = (np.arange(image.shape[1]) + 0.5) / image.shape[1]
+            return np.broadcast_to(columns < share, image.shape[:2]).astype(np.float32)
+
+        return matte
+
+    for matte in (left(0.6), left(0.2), None):
+        outline = None if matte is None else Outline(photo, (100.0, 100.0), 80.0, matte)
+        fit._look(photo, np.array([100.0, 100.0]), 80.0, encoder, outline)
+    half, none, plain = (pixels[0, 0] for pixels in shown)
+    assert (half[:, :60] == 1.0).all()
+    assert (half[:, 100:].abs() < 0.01).all()
+    assert (none == 1.0).all()
+    assert (plain == 1.0).all()
+
+
 def test_hair_that_looks_like_a_face_is_not_believed(monkeypatch):
     """A mesh that would take a turn of more than a neck can do is left out."""
     model, body = load_landmark_model(), load_body()
@@ -122,7 +166,7 @@ def test_hair_that_looks_like_a_face_is_not_believed(monkeypatch):
     monkeypatch.setattr(fit, "ENCODER_PASSES", 1)
     encoder = load_encoder()[0]
     blank = np.zeros((8, 8, 3), np.uint8)
-    with_face = fit.fit_person(blank, Detection(points, np.ones(33), mesh), encoder, model, body)
-    without = fit.fit_person(blank, Detection(points, np.ones(33), None), encoder, model, body)
+    with_face = fit.fit_person(blank, Detection(points, mesh), encoder, model, body)
+    without = fit.fit_person(blank, Detection(points, None), encoder, model, body)
     assert fit.largest_turn(with_face.body_pose.numpy()) < fit.MOST_TURN
     torch.testing.assert_close(with_face.body_pose, without.body_pose)

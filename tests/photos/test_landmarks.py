@@ -9,7 +9,7 @@ import pytest
 from skimage.data import astronaut, coffee
 
 from portrait360.photos import landmarks
-from portrait360.photos.landmarks import LEFT_EAR, LEFT_SHOULDER, NOSE, RIGHT_EAR, Detector
+from portrait360.photos.landmarks import LEFT_EAR, LEFT_SHOULDER, NOSE, RIGHT_EAR, Detection, Detector
 from portrait360.types import InputError
 
 
@@ -20,6 +20,7 @@ def detector():
 
 def test_a_portrait_has_one_person_with_a_face_mesh(detector):
     (person,) = detector.find(astronaut())
+    assert person.points is not None
     assert person.points.shape == (33, 2)
     assert np.abs(person.points[NOSE] - [220, 125]).max() < 20
     assert person.points[LEFT_EAR, 0] > person.points[RIGHT_EAR, 0]
@@ -41,8 +42,14 @@ def test_two_people_side_by_side_are_two_the_larger_first(detector):
     assert len(people) == 2
     widths = [person.head_box()[2] - person.head_box()[0] for person in people]
     assert widths[0] > 1.5 * widths[1]
-    assert people[0].points[NOSE, 0] < 512 < people[1].points[NOSE, 0]
+    noses = [person.points[NOSE, 0] for person in people if person.points is not None]
+    assert noses[0] < 512 < noses[1]
     assert all(person.mesh is not None for person in people)
+
+
+def test_the_head_of_a_person_without_landmarks_is_given():
+    head = (10.0, 20.0, 30.0, 45.0)
+    assert Detection(None, None, (20.0, 40.0, 60.0), head).head_box() == head
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 100), (640, 480), (300, 900), (3, 2000)])

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 from skimage.data import astronaut
 
-from portrait360.photos.matte import SelfieMatte, guided_filter, person_only, sharpened
+from portrait360.photos.crop import LARGEST_SIDE, crop_square
+from portrait360.photos.matte import (
+    GREY,
+    Outline,
+    SelfieMatte,
+    guided_filter,
+    mirrored_opacity,
+    on_grey,
+    person_only,
+    sharpened,
+    wider_opacity,
+)
 
 
 def test_the_guided_filter_equals_its_brute_force():
@@ -66,3 +77,63 @@ def test_a_portrait_is_cut_out():
     assert mask[10, 10] < 0.05
     assert mask[20, 340] < 0.05
     assert ((mask > 0.05) & (mask < 0.95)).mean() < 0.1
+
+
+def red(image: np.ndarray) -> np.ndarray:
+    """A matting network by which what is red is a person."""
+    return image[..., 0].astype(np.float32) / 255.0
+
+
+def test_seen_wider_the_pixels_are_those_of_the_crop():
+    sides = []
+
+    def matting(image: np.ndarray) -> np.ndarray:
+        sides.append(len(image))
+        return red(image)
+
+    photo = np.ascontiguousarray(astronaut())
+    for centre, side in (((220.0, 120.0), 150.0), ((20.0, 500.0), 300.5)):
+        crop, inside = crop_square(photo, centre, side, 64)
+        difference = np.abs(wider_opacity(photo, centre, side, 64, matting) - red(crop))
+        assert difference[inside == 1.0].mean() < 0.005
+    assert sides == [108, 108]
+
+
+def test_an_outline_is_seen_once_for_all_crops_nearby():
+    calls = []
+
+    def matting(image: np.ndarray) -> np.ndarray:
+        calls.append(len(image))
+        wide = ((np.mgrid[: len(image), : len(image)] + 0.5) / len(image) - 0.5) * 1.7
+        return (np.abs(wide[1] - 0.1) < 0.25).astype(np.float32) * (wide[0] > -0.3)
+
+    outline = Outline(np.zeros((300, 300, 3), np.uint8), (150.0, 150.0), 100.0, matting)
+    same = outline.opacity((150.0, 150.0), 100.0, 64) > 0.5
+    # 15 pixels to the left and 20 down; twice as large, everything is half as far from the middle
+    moved = outline.opacity((135.0, 170.0), 100.0, 64) > 0.5
+    larger = outline.opacity((150.0, 150.0), 160.0, 64) > 0.5
+    assert len(calls) == 1
+    for seen, (top, left, right) in (
+        (same, (0.2, 0.35, 0.85)), (moved, (0.0, 0.5, 1.0)), (larger, (0.3125, 0.40625, 0.71875)),
+    ):  # fmt: skip
+        rows, columns = np.nonzero(seen)
+        found = np.array([rows.min(), columns.min(), columns.max() + 1]) / 64
+        np.testing.assert_allclose(found, (top, left, right), atol=0.025)
+
+
+def test_crops_cannot_be_seen_wider_than_the_largest_one():
+    photo = np.zeros((10, 20, 3), np.uint8)
+    side = 20.0 * LARGEST_SIDE
+    assert wider_opacity(photo, (10.0, 5.0), side, 32, red).shape == (32, 32)
+    assert Outline(photo, (10.0, 5.0), side, red).side == side
+
+
+def test_a_mirror_gives_each_pixel_its_own_opacity():
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    np.testing.assert_array_equal(mirrored_opacity(image, red), red(image))
+
+
+def test_a_person_in_front_of_grey():
+    image = np.full((2, 2, 3), 28, np.uint8)
+    cut = on_grey(image, np.array([[0.0, 1.0], [0.5, 2.0]]))
+    assert cut[..., 1].tolist() == [[GREY, 28], [(GREY + 28) // 2, 28]]

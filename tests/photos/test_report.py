@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from portrait360.data.sampling import YAW_BINS
 from portrait360.geometry.cameras import camera_label
 from portrait360.photos import report_page
 from portrait360.photos.outcome import PersonOutcome, PhotoOutcome
 from portrait360.photos.quality import REASONS
-from portrait360.photos.report import YAW_BINS, Report, open_report, read_report
+from portrait360.photos.report import Report, open_report, read_report
 from portrait360.types import DatasetError, InputError
 
 HOSTILE = [

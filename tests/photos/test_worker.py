@@ -12,10 +12,14 @@ import torch
 from PIL import Image
 from skimage.data import astronaut, coffee
 
+from photos.synthetic_person import LEFT, TOP, photo
+from photos.synthetic_person import SIDE as PERSON
 from portrait360.geometry.cameras import RADIUS, camera_label, yaw_pitch
+from portrait360.photos.fit import Fit
+from portrait360.photos.landmark_model import load_landmark_model
 from portrait360.photos.outcome import PhotoFile
 from portrait360.photos.quality import PhotoLimits
-from portrait360.photos.worker import PhotoWorker, outside_share
+from portrait360.photos.worker import PhotoWorker, outside_share, shoulders_outside
 
 SIDE = 128
 
@@ -91,6 +95,61 @@ def test_networks_of_the_user_are_asked(tmp_path):
     assert calls == [(SIDE, SIDE, 3)]
     assert person.measures["person"] == pytest.approx(1.0, abs=0.01)
     assert person.reason == "low quality"
+
+
+class Failing:
+    """A matting network that sees nobody at first, and then everything."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.calls = failures, 0
+
+    def __call__(self, image: np.ndarray, /) -> np.ndarray:
+        self.calls += 1
+        return np.full(image.shape[:2], float(self.calls > self.failures), np.float32)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2, 3])
+def test_a_mask_that_misses_the_body_is_looked_for_again(tmp_path, failures):
+    matting = Failing(failures)
+    (person,) = PhotoWorker(SIDE, matting=matting)(file_of(tmp_path, astronaut())).people
+    assert person.reason is None
+    assert person.measures["uncovered"] == 0.0
+    assert matting.calls == failures + 1
+
+
+def test_a_body_that_no_mask_covers_is_rejected_as_occluded(tmp_path):
+    def left_half(image: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.arange(image.shape[1]) < image.shape[1] / 2, image.shape[:2]).astype(np.float32)
+
+    (person,) = PhotoWorker(SIDE, matting=left_half)(file_of(tmp_path, astronaut())).people
+    assert person.reason == "occluded"
+    assert 0.0 < person.measures["uncovered"] < 0.6
+    assert "leaves out" in person.detail
+    kinder = PhotoWorker(SIDE, PhotoLimits(most_uncovered=0.6), matting=left_half)
+    assert kinder(file_of(tmp_path, astronaut())).people[0].reason is None
+
+
+def test_people_without_landmarks_are_fitted_too(tmp_path, worker, monkeypatch):
+    """When no detector sees anybody, the outline is looked at."""
+    monkeypatch.setattr(worker._load()[0], "find", lambda photo: [])
+    (person,) = worker(file_of(tmp_path, photo(4)[0])).people
+    assert person.reason is None
+    assert person.crop is not None
+    x, y, side = person.crop
+    assert abs(x - (LEFT + PERSON / 2)) < 0.06 * PERSON
+    assert abs(y - (TOP + PERSON / 2)) < 0.06 * PERSON
+    assert abs(side / PERSON - 1.0) < 0.15
+    assert person.measures["uncovered"] < 0.03
+
+
+def test_shoulders_beyond_the_edges():
+    """As wide as the crop, both joints are inside; they are some three quarters of it apart."""
+    model, camera = load_landmark_model(), camera_label(0.0)[0]
+    for centre, outside in (((100.0, 100.0), 0.0), ((40.0, 100.0), 1.0), ((160.0, 100.0), 1.0)):
+        fit = Fit(centre, 200.0, camera, torch.zeros(6), 0.0, 1.0)
+        assert shoulders_outside(fit, model, (200, 200)) == outside
+    fit = Fit((100.0, 100.0), 200.0, camera, torch.zeros(6), 0.0, 1.0)
+    assert shoulders_outside(fit, model, (200, 120)) == 2.0
 
 
 def test_a_worker_travels_between_processes_after_it_worked(tmp_path, worker):

@@ -17,7 +17,7 @@ from portrait360.data.layout import YAW_BEFORE
 from portrait360.data.overlay import draw_body
 from portrait360.data.plots import FIRST, SECOND, Series, columns_of, histogram, labelled
 from portrait360.data.progress import show_progress
-from portrait360.data.sampling import yaw_histogram
+from portrait360.data.sampling import YAW_BINS, yaw_histogram
 from portrait360.files import atomic_folder
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
@@ -112,7 +112,7 @@ def _sheet(dataset: PortraitDataset) -> Image.Image:
 
 
 def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
-    counts = yaw_histogram(dataset.cameras, 36).numpy()
+    counts = yaw_histogram(dataset.cameras).numpy()
     title = f"Yaw of {len(dataset)} cameras, sectors of 10°"
     unit = "yaw in degrees: 0 = front, 90 = the subject's left, ±180 = back"
     ticks = list(range(-180, 181, 30))
@@ -123,10 +123,10 @@ def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
     return histogram((1100, 420), title, series, (-180.0, 180.0), ticks, unit)
 
 
-def _before_balancing(dataset: PortraitDataset) -> Int[np.ndarray, " 36"] | None:
+def _before_balancing(dataset: PortraitDataset) -> Int[np.ndarray, " bins"] | None:
     """The yaw histogram without the repeats of `dataset photos --balance`; None where nothing was repeated."""
     counts = dataset.meta.get(YAW_BEFORE)
-    if not isinstance(counts, list) or len(counts) != 36 or not all(type(n) is int and n >= 0 for n in counts):
+    if not isinstance(counts, list) or len(counts) != YAW_BINS or not all(type(n) is int and n >= 0 for n in counts):
         return None
     return np.array(counts) if sum(counts) < len(dataset) else None
 
@@ -191,7 +191,7 @@ def _summary(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None, masks
     before = _before_balancing(dataset)
     if before is not None:
         summary["yaw_sectors_before_balancing"] = dict(
-            zip(summary["yaw_sectors"], before.reshape(12, 3).sum(axis=1).tolist(), strict=True)
+            zip(summary["yaw_sectors"], before.reshape(len(sectors), -1).sum(axis=1).tolist(), strict=True)
         )
     if dataset.has_body_poses:
         summary["body_pose_degrees"] = _pose_statistics(dataset.body_poses)

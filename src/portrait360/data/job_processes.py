@@ -49,11 +49,11 @@ class Worker:
 W = TypeVar("W", bound=Worker)
 
 
-def ready(workers: Sequence[W]) -> list[W]:
-    """Wait until some workers have a message or have died; these."""
+def ready(workers: Sequence[W], seconds: float | None = None) -> list[W]:
+    """Wait until some workers have a message or have died; these. None when `seconds` went by without."""
     by_handle: dict = {worker.connection: worker for worker in workers}
     by_handle.update({worker.process.sentinel: worker for worker in workers})
-    found = {id(by_handle[handle]): by_handle[handle] for handle in wait(list(by_handle))}
+    found = {id(by_handle[handle]): by_handle[handle] for handle in wait(list(by_handle), seconds)}
     return list(found.values())
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch, yaw_sector
 
+YAW_BINS = 36
+"""Histograms of yaw have sectors of 10 degrees, from -180 to 180."""
 YAW_SECTORS = 12
 """Rare yaws are counted in sectors of 30 degrees, the first centred on the front."""
 
@@ -29,7 +31,7 @@ def mirrored(
     return image.flip(-1), mask.flip(-1), mirror_camera(camera), mirror_body_pose(body_pose)
 
 
-def yaw_histogram(cameras: Float[Tensor, "N 25"], bins: int = 36) -> Int[Tensor, " bins"]:
+def yaw_histogram(cameras: Float[Tensor, "N 25"], bins: int = YAW_BINS) -> Int[Tensor, " bins"]:
     """How many cameras fall into each of `bins` equal sectors of yaw, from -180 to 180 degrees."""
     return torch.bincount(_yaw_sector(cameras, bins), minlength=bins)
 

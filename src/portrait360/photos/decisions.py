@@ -16,7 +16,7 @@ from portrait360.data.sampling import yaw_histogram, yaw_repeats
 from portrait360.photos.outcome import PersonOutcome, PhotoOutcome
 from portrait360.photos.parts import PhotoJob, read_photos
 from portrait360.photos.quality import find_duplicates
-from portrait360.photos.report import YAW_BINS, Report
+from portrait360.photos.report import Report
 
 DUPLICATE = "duplicate"
 
@@ -95,4 +95,4 @@ def _duplicates(
 
 def _histogram(cameras: Float[Tensor, "N 25"], times: Sequence[int]) -> tuple[int, ...]:
     repeated = cameras.repeat_interleave(torch.tensor(times, dtype=torch.long), dim=0)
-    return tuple(yaw_histogram(repeated, YAW_BINS).tolist())
+    return tuple(yaw_histogram(repeated).tolist())

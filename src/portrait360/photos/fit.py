@@ -1,8 +1,9 @@
 """Camera, crop and body pose of a person in a photo: what explains best all that was seen.
 
-The portrait encoder looks at a crop and at its mirror image; mediapipe's face mesh, where a face shows, and shoulders
-are points of the body (`landmark_model`). The most likely camera and pose under all of these, each with the error that
-it has on synthetic photos, is found by robust least squares (soft L1) from several sides of the person.
+The portrait encoder looks at a crop, the person cut out, and at its mirror image; mediapipe's face mesh, where a face
+shows, and shoulders are points of the body (`landmark_model`). The most likely camera and pose under all of these,
+each with the error that it has on synthetic photos, is found by robust least squares (soft L1) from several sides of
+the person.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from portrait360.model.encoder import HEAD, TORSO, Encoded, PortraitEncoder, lan
 from portrait360.photos.crop import crop_square
 from portrait360.photos.landmark_model import LandmarkModel
 from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection
+from portrait360.photos.matte import MattingModel, Outline, on_grey
+from portrait360.photos.user_body import same_attitude
 
 ENCODER_PASSES = 2
 """Crops that the encoder sees: that of the landmarks, and one that it corrected."""
@@ -44,6 +47,8 @@ _TOLERANCE = 1e-4
 MOST_TURN = math.radians(55.0)
 """Angle of neck or head beyond which a face mesh is not believed."""
 _STEP = 1e-4
+_LEAST_PERSON = 0.15
+"""Share of a crop that a mask covers at least to be believed; persons cover a third and more."""
 _UNSURE = math.radians(20.0)
 """Angle between the encoder's two views at which the confidence is 1/e."""
 
@@ -82,21 +87,29 @@ def fit_person(
     encoder: PortraitEncoder,
     model: LandmarkModel,
     body: BodyTemplate,
+    learned_on: BodyTemplate | None = None,
+    *,
+    matte: MattingModel | None = None,
 ) -> Fit:
     """Find crop, camera and body pose of a detected person.
 
     Args:
         photo: the whole photo, upright.
-        person: where its landmarks are.
+        person: where its landmarks are, or a first crop.
         encoder: the portrait encoder.
         model: where landmarks lie on the body.
         body: what the pose moves.
+        learned_on: the body in whose terms the encoder speaks; None for `body`.
+        matte: what cuts the person out for the encoder, which takes furniture for shoulders; None: nothing does.
     """
-    centre, side = model.first_crop(person.points)
-    view = _look(photo, centre, side, encoder)
+    centre, side = _first_crop(person, model)
+    outline = None if matte is None else Outline(photo, (float(centre[0]), float(centre[1])), side, matte)
+    view = _look(photo, centre, side, encoder, outline)
     for _ in range(1, ENCODER_PASSES):
         centre, side = centre + view.camera[4:] * side, side * math.exp(view.camera[3])
-        view = _look(photo, centre, side, encoder)
+        view = _look(photo, centre, side, encoder, outline)
+    if learned_on is not None:
+        view = replace(view, pose=same_attitude(view.pose, learned_on, body))
     problem = _Problem(view, person, centre, side, model, body)
     solution = problem.solve()
     if person.mesh is not None and largest_turn(solution[6:]) > MOST_TURN:
@@ -126,9 +139,27 @@ def largest_turn(body_pose: Float[ndarray, " 6"]) -> float:
     return float(np.linalg.norm(body_pose.reshape(2, 3), axis=1).max())
 
 
-def _look(photo: UInt8[ndarray, "H W 3"], centre: Float[ndarray, " 2"], side: float, encoder: PortraitEncoder) -> _View:
+def _first_crop(person: Detection, model: LandmarkModel) -> tuple[Float[ndarray, " 2"], float]:
+    if person.points is not None:
+        return model.first_crop(person.points)
+    assert person.crop is not None
+    return np.array(person.crop[:2]), person.crop[2]
+
+
+def _look(
+    photo: UInt8[ndarray, "H W 3"],
+    centre: Float[ndarray, " 2"],
+    side: float,
+    encoder: PortraitEncoder,
+    outline: Outline | None,
+) -> _View:
     """The encoder's view of a crop: the mean of what it says of the crop and of its mirror image."""
-    picture, _ = crop_square(photo, (float(centre[0]), float(centre[1])), side, encoder.config.resolution)
+    middle, resolution = (float(centre[0]), float(centre[1])), encoder.config.resolution
+    picture, _ = crop_square(photo, middle, side, resolution)
+    if outline is not None:
+        opacity = outline.opacity(middle, side, resolution)
+        if opacity.mean() >= _LEAST_PERSON:
+            picture = on_grey(picture, opacity)
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
     encoded = encoder.encode(torch.cat([pixels, pixels.flip(3)]))
     straight, mirrored = _numbers(encoded)
@@ -162,8 +193,10 @@ class _Problem:
         body: BodyTemplate,
     ) -> None:
         self.view, self.model, self.body = view, model, body
-        shoulders = (person.points[[LEFT_SHOULDER, RIGHT_SHOULDER]] - centre) / side + 0.5
-        self.shoulders = torch.from_numpy(shoulders)
+        self.shoulders = None
+        if person.points is not None:
+            shoulders = (person.points[[LEFT_SHOULDER, RIGHT_SHOULDER]] - centre) / side + 0.5
+            self.shoulders = torch.from_numpy(shoulders)
         self.mesh = None
         if person.mesh is not None:
             self.mesh = torch.from_numpy((person.mesh[model.mesh_indices.numpy()] - centre) / side + 0.5)
@@ -204,8 +237,9 @@ class _Problem:
         parts = [
             torch.cat([yaw, camera[:, 1:]], dim=1) / torch.from_numpy(_CAMERA_ERROR),
             (numbers[:, 6:] - torch.from_numpy(self.view.pose)) / torch.from_numpy(_POSE_ERROR),
-            (shoulders - self.shoulders).flatten(1) / _SHOULDER_ERROR,
         ]
+        if self.shoulders is not None:
+            parts.append((shoulders - self.shoulders).flatten(1) / _SHOULDER_ERROR)
         if self.mesh is not None:
             parts.append((face - self.mesh).flatten(1) / _MESH_ERROR)
         return torch.cat(parts, dim=1)

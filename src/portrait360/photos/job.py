@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -39,15 +40,17 @@ from portrait360.data.shards import is_shards, write_shards
 from portrait360.data.store import open_store
 from portrait360.data.writer import DatasetWriter, open_writer
 from portrait360.files import explained_os_errors, make_folder
+from portrait360.geometry.body import load_body
 from portrait360.photos.decisions import decide
 from portrait360.photos.landmarks import no_mediapipe
 from portrait360.photos.local_engine import read_locally
 from portrait360.photos.outcome import PhotoFile
-from portrait360.photos.parts import KeptPhoto, PhotoJob, WorkerFactory, is_whole, read_photos
+from portrait360.photos.parts import LONGEST_READING, KeptPhoto, PhotoJob, WorkerFactory, is_whole, read_photos
 from portrait360.photos.quality import PhotoLimits
 from portrait360.photos.ray_engine import check_ray, read_with_ray
 from portrait360.photos.reading import find_photos
 from portrait360.photos.report import Report, open_report, read_report, report_files
+from portrait360.photos.user_files import open_user_files
 from portrait360.types import DatasetError, InputError
 
 _RESOLUTIONS = range(16, 2049)
@@ -63,9 +66,13 @@ def process_folder(
     limits: PhotoLimits | None = None,
     workers: int | None = None,
     balance: int | None = None,
+    matting: Path | None = None,
+    quality: Path | None = None,
+    body: Path | None = None,
     worker_factory: WorkerFactory | None = None,
     engine: str = "local",
     shards: Path | None = None,
+    longest_reading: float = LONGEST_READING,
     progress: bool = True,
 ) -> Report:
     """Read every photo below `folder` and write the dataset `out` and its report.
@@ -82,17 +89,24 @@ def process_folder(
         workers: processes; one per available core when None, with Ray as many as it has cores.
         balance: show persons from rare sides up to so many times: each repeat is one more entry, with files of
             its own, as tools that read this layout expect one file per label. None or 1 repeats nobody.
-        worker_factory: makes the reader of photos in each process; `PhotoWorker` when None.
+        matting: an ONNX network in place of mediapipe's segmentation (`user_networks.UserMatting`).
+        quality: a network that gives marks (`user_networks.UserQuality`); `limits.least_quality` says what is
+            enough, and without that limit marks are in the report only.
+        body: an SMPL file, in whose terms body poses are then (`user_body`).
+        worker_factory: makes the reader of photos in each process, in place of a `PhotoWorker` with these files.
         engine: "local" reads with processes of this machine, "ray" with those of a Ray cluster, whose machines
             must see the folder under the same path.
         shards: also pack the dataset into WebDataset shards in this folder.
+        longest_reading: seconds; a photo that takes longer, twice, is unreadable.
         progress: show photos done, per second and time left on standard error.
 
     Returns:
         The totals of the report.
 
     Raises:
-        InputError: an argument is out of range, a package is missing, or the disk is full (what was read is kept).
+        InputError: an argument is out of range, a package is missing, a network is refused, or the disk is full (what
+            was read is kept).
+        AssetError, CheckpointError: `body` is no SMPL file, or `quality` no network.
         DatasetError: `out` is something else, nobody can be used (the report says why), or a process failed.
         KeyboardInterrupt: after saying how to continue.
     """
@@ -100,12 +114,13 @@ def process_folder(
     _check_arguments(out, resolution, workers, balance, engine, shards)
     if engine == "ray":
         check_ray()
-    factory = worker_factory or _photo_worker()
+    given = open_user_files(matting, quality, body)
     parts = parts_folder(out)
     files = tuple(file for file in find_photos(folder) if not _is_ours(file, out, parts))
     if not files:
         raise InputError(f"{folder} holds no photos.", "Name the folder that holds them.")
-    job = PhotoJob(parts, files, resolution, limits)
+    job = PhotoJob(parts, files, resolution, limits, given, longest_reading)
+    factory = worker_factory or _photo_worker(job)
     asked = _asked(job)
     if out.exists():
         report = _finished(out, asked, balance)
@@ -177,13 +192,27 @@ def _check_arguments(
         raise InputError(f"{shards} already holds shards.", "Choose another folder.")
 
 
-def _photo_worker() -> WorkerFactory:
-    """The package's own reader. Raises InputError when it cannot work here."""
+def _photo_worker(job: PhotoJob) -> WorkerFactory:
+    """The package's own reader, with what the user gave. Raises Portrait360Error when it cannot work here or so."""
     if importlib.util.find_spec("mediapipe") is None:
         raise no_mediapipe()
+    from portrait360.photos.user_body import load_user_body
+    from portrait360.photos.user_networks import UserMatting, UserQuality
     from portrait360.photos.worker import PhotoWorker
 
-    return PhotoWorker
+    options: dict[str, Any] = {}
+    if job.given.matting is not None:
+        options["matting"] = UserMatting(job.given.matting, job.resolution)
+        options["matting"].check()
+    if job.given.quality is not None:
+        options["quality"] = UserQuality(job.given.quality, job.resolution)
+        options["quality"].check()
+    elif job.limits.least_quality is not None:
+        raise InputError("there is a limit least_quality, but no quality network.", "Give one with --quality.")
+    if job.given.body is not None:
+        options["body"] = job.given.body
+        load_user_body(job.given.body, load_body())
+    return functools.partial(PhotoWorker, **options)
 
 
 def _is_ours(file: PhotoFile, out: Path, parts: Path) -> bool:
@@ -207,6 +236,7 @@ def _asked(job: PhotoJob) -> dict[str, Any]:
         "photos": len(job.files),
         "resolution": job.resolution,
         **{f"limit_of_{name}": value for name, value in dataclasses.asdict(job.limits).items()},
+        **job.given.asked(),
         "versions": _versions(),
         "listing_of_the_folder": digest.hexdigest()[:16],
     }
@@ -259,6 +289,7 @@ def _assemble(job: PhotoJob, out: Path, asked: dict[str, Any], balance: int | No
     about = {
         "resolution": job.resolution,
         "limits": dataclasses.asdict(job.limits),
+        "given": job.given.about(),
         "versions": asked["versions"],
         "balance": balance or 1,
     }

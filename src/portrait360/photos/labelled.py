@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from portrait360.data.labelled_pictures import FittedCrop, LabelledPicture, Pixels
-from portrait360.photos.crop import crop_square
+from portrait360.photos.fit import Fit
 from portrait360.photos.outcome import PhotoError
 from portrait360.photos.reading import read_photo
 from portrait360.photos.worker import PhotoWorker
@@ -44,8 +43,9 @@ class PhotoFitter:
             name = str(path) if len(people) == 1 else f"{path}#{number}"
             fitted = FittedCrop(crop, fit.body_pose, fit.fit_error, fit.confidence)
 
-            def read(crop: tuple[float, float, float] = crop) -> Pixels:
-                return self._cut(path, crop)
+            def read(fit: Fit = fit) -> Pixels:
+                picture = self.worker.cut(self._read(path), fit)
+                return picture.image, picture.mask
 
             found.append(LabelledPicture(name, fit.camera, read, (path,), fitted=fitted))
         return found
@@ -57,8 +57,3 @@ class PhotoFitter:
             raise InputError(
                 f"{path} cannot be used: {error.message}", "Give a photo that a viewer can open."
             ) from error
-
-    def _cut(self, path: Path, crop: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-        x, y, side = crop
-        image, _ = crop_square(self._read(path), (x, y), side, RESOLUTION)
-        return image, self.worker.mask(image)

@@ -103,7 +103,7 @@ def _look(folder: Path) -> _Seen:
             truth = truths[file.name]
             centre, side = np.array(truth["centre"]), truth["side"]
             person = person_at(detector.find(read_photo(file.path)), centre, side)
-            if person is not None:
+            if person is not None and person.points is not None:
                 yaw = np.degrees(np.arctan2(truth["camera"][3], truth["camera"][11]))
                 if person.mesh is not None and abs(yaw) < _FACE_YAW:
                     meshes.append((person.mesh - centre) / side + 0.5)
@@ -125,7 +125,8 @@ def _look(folder: Path) -> _Seen:
 def person_at(people: list[Detection], centre: Float[ndarray, " 2"], side: float) -> Detection | None:
     """The person whose head lies in the middle of a crop."""
     for person in people:
-        if np.abs(person.points[list(HEAD_POINTS)].mean(axis=0) - centre).max() < 0.4 * side:
+        points = person.points
+        if points is not None and np.abs(points[list(HEAD_POINTS)].mean(axis=0) - centre).max() < 0.4 * side:
             return person
     return None
 

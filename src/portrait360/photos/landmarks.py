@@ -1,7 +1,7 @@
 """Persons in a photo and the points on them that mediapipe's networks see.
 
-The networks come inside mediapipe's wheel. Pose landmarks (33 per person) carry a visibility, face meshes (478 points)
-come where a face shows. Both are in pixels of the photo, right and down.
+The networks come inside mediapipe's wheel. Pose landmarks are 33 per person, face meshes (478 points) come where a face
+shows. Both are in pixels of the photo, right and down.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ _MOST_STEPS = 8
 
 @dataclass(frozen=True)
 class Detection:
-    """One person."""
+    """One person: pose landmarks, or, where only the second look (`second_look`) found her, a crop and a head."""
 
-    points: Float[ndarray, "33 2"]
-    visibility: Float[ndarray, " 33"]
+    points: Float[ndarray, "33 2"] | None
     mesh: Float[ndarray, "478 2"] | None
+    crop: tuple[float, float, float] | None = None
+    """Centre (right, down) and side of a first crop."""
+    head: tuple[float, float, float, float] | None = None
+    """Left, top, right and bottom of the head."""
 
     def head_box(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the head, skull and chin included, pixels.
@@ -52,6 +55,9 @@ class Detection:
         A square of twice the spread of the landmarks of the face about their middle: they reach from ear to ear and
         from the eyes to the mouth, at least one of which shows from every side.
         """
+        if self.points is None:
+            assert self.head is not None
+            return self.head
         points = self.points[list(HEAD_POINTS)]
         low, high = points.min(axis=0), points.max(axis=0)
         half = 1.1 * float((high - low).max())
@@ -90,33 +96,29 @@ class Detector:
         if first is not None:
             found.append(first)
         for middle, size in self._faces(photo):
-            if len(found) < _MOST_PEOPLE and not any(_holds(points, middle) for points, _ in found):
+            if len(found) < _MOST_PEOPLE and not any(_holds(points, middle) for points in found):
                 side = _AROUND_FACE * size
                 person = self._pose_around(photo, middle + np.array([0.0, 0.15 * side]), side)
-                if person is not None and _holds(person[0], middle):
+                if person is not None and _holds(person, middle):
                     found.append(person)
-        people = [Detection(points, visibility, self._mesh(photo, points)) for points, visibility in found]
+        people = [Detection(points, self._mesh(photo, points)) for points in found]
         return sorted(people, key=lambda person: person.head_box()[0] - person.head_box()[2])
 
-    def _pose(self, photo: UInt8[ndarray, "H W 3"]) -> tuple[np.ndarray, np.ndarray] | None:
+    def _pose(self, photo: UInt8[ndarray, "H W 3"]) -> Float[ndarray, "33 2"] | None:
         with quietly():
             result = self._load()[0].process(photo)
         if result.pose_landmarks is None:
             return None
         landmarks = result.pose_landmarks.landmark
         size = np.array([photo.shape[1], photo.shape[0]], np.float64)
-        points = np.array([[p.x, p.y] for p in landmarks]) * size
-        return points, np.array([p.visibility for p in landmarks])
+        return np.array([[p.x, p.y] for p in landmarks]) * size
 
     def _pose_around(
         self, photo: UInt8[ndarray, "H W 3"], centre: np.ndarray, side: float
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    ) -> Float[ndarray, "33 2"] | None:
         part = _part(photo, centre, side)
-        person = None if part is None else self._pose(part)
-        if person is None:
-            return None
-        points, visibility = person
-        return (points / _PART_SIDE - 0.5) * side + centre, visibility
+        points = None if part is None else self._pose(part)
+        return None if points is None else (points / _PART_SIDE - 0.5) * side + centre
 
     def _faces(self, photo: UInt8[ndarray, "H W 3"]) -> list[tuple[np.ndarray, float]]:
         """Middle and larger side of faces, pixels; one face may come several times, as parts of the photo overlap."""

@@ -1,4 +1,4 @@
-"""Photos in chunks: read one, keep what became of it in a part file, and read that again.
+"""Photos in chunks: read them one by one, keep what became of a chunk in a part file, and read that again.
 
 A part file is a zip of one chunk::
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import io
 import json
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,22 @@ from portrait360.data.job_files import part_file
 from portrait360.data.store import Store, open_store
 from portrait360.photos.outcome import PersonOutcome, PhotoError, PhotoFile, PhotoOutcome
 from portrait360.photos.quality import REASONS, PhotoLimits
+from portrait360.photos.user_files import UserFiles
 from portrait360.types import DatasetError, Portrait360Error
 
 THUMBNAIL = 96
 """Longer side of the small pictures of the report, pixels."""
 UNREADABLE = "unreadable"
+LONGEST_READING = 120.0
+"""Seconds that a photo may take: hundreds of times what one takes, so that only those that never end are given up."""
 
 _OUTCOMES = "outcomes.json"
+_IMAGE, _MASK, _SMALL = "image.webp", "mask.png", "small.webp"
 _LARGEST_CHUNK = 16
 
 PhotoReader = Callable[[PhotoFile], PhotoOutcome]
-"""What became of a photo. It must depend on the photo only."""
+"""What became of a photo. It must depend on the photo only. A reader may have a method `prepare`, called first: what it
+takes to load networks does not count as a photo's time."""
 
 WorkerFactory = Callable[[int, PhotoLimits], PhotoReader]
 """Makes the reader inside a process, of resolution and limits; picklable (a class or function of a module)."""
@@ -43,21 +48,22 @@ WorkerFactory = Callable[[int, PhotoLimits], PhotoReader]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Photos that one process reads one after the other. `died`: names of those that ended the process twice."""
+    """Photos whose outcomes lie in one part file."""
 
     number: int
     files: tuple[PhotoFile, ...]
-    died: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """What is read, and where its parts lie."""
+    """What is read, and where its parts lie. `longest_reading`: seconds that a photo may take."""
 
     parts: Path
     files: tuple[PhotoFile, ...]
     resolution: int
     limits: PhotoLimits
+    given: UserFiles = field(default_factory=UserFiles)
+    longest_reading: float = LONGEST_READING
 
     @property
     def chunk_size(self) -> int:
@@ -68,10 +74,10 @@ class PhotoJob:
     def chunks(self) -> int:
         return -(-len(self.files) // self.chunk_size)
 
-    def chunk(self, number: int, died: frozenset[str] = frozenset()) -> Chunk:
+    def chunk(self, number: int) -> Chunk:
         """The photos of a chunk."""
         first = number * self.chunk_size
-        return Chunk(number, self.files[first : first + self.chunk_size], died)
+        return Chunk(number, self.files[first : first + self.chunk_size])
 
     def part(self, number: int) -> Path:
         """The part file of a chunk."""
@@ -95,40 +101,61 @@ class Failed:
         return error
 
 
-class ChunkReader:
-    """Reads chunks, in a process of its own."""
+@dataclass(frozen=True)
+class PhotoRecord:
+    """What a part file keeps of a photo: its entry in outcomes.json, and pictures by name, less the photo's index."""
+
+    entry: dict[str, Any]
+    pictures: dict[str, bytes]
+
+
+def record(outcome: PhotoOutcome) -> PhotoRecord:
+    """What is kept of an outcome."""
+    return PhotoRecord(_to_json(outcome), _pictures(outcome))
+
+
+def part_members(records: Sequence[PhotoRecord]) -> dict[str, bytes]:
+    """The members of the part file of a chunk with these photos, in order."""
+    members = {
+        _member(index, name): content for index, kept in enumerate(records) for name, content in kept.pictures.items()
+    }
+    return {**members, _OUTCOMES: json.dumps([kept.entry for kept in records]).encode()}
+
+
+class GuardedReader:
+    """A reader of photos in a process of its own: what fails is told, not raised.
+
+    A photo that raises an error is an unreadable one, as the thousands after it shall not wait for it; what the
+    user can mend (a model that is missing, say) ends the job.
+    """
 
     def __init__(self, factory: WorkerFactory, resolution: int, limits: PhotoLimits) -> None:
-        self._read = factory(resolution, limits)
+        self._factory, self._resolution, self._limits = factory, resolution, limits
 
-    def read(self, chunk: Chunk, begun: Callable[[int], None] = lambda index: None) -> dict[str, bytes] | Failed:
-        """The members of a chunk's part file.
+    def prepare(self) -> Failed | None:
+        """Make the reader, before anything else; None when that went well."""
+        try:
+            self._read = self._factory(self._resolution, self._limits)
+            prepare = getattr(self._read, "prepare", None)
+            if prepare is not None:
+                prepare()
+        except Portrait360Error as error:
+            return Failed(error.message, error.hint, type(error), "")
+        except Exception as error:
+            message = f"preparing to read photos failed: {type(error).__name__}: {error}"
+            return Failed(message, "", DatasetError, traceback.format_exc())
+        return None
 
-        A photo that raises an error is an unreadable one, as the thousands after it shall not wait for it; what the
-        user can mend (a model that is missing, say) ends the job.
+    def read(self, file: PhotoFile) -> PhotoRecord | Failed:
+        """What became of a photo."""
+        try:
+            return record(self._outcome(file))
+        except PhotoError as error:
+            return record(PhotoOutcome(file.name, error.reason, error.message))
+        except Portrait360Error as error:
+            return Failed(error.message, error.hint, type(error), "")
 
-        Args:
-            chunk: what to read.
-            begun: told the index of each photo in the chunk before it is read.
-        """
-        members: dict[str, bytes] = {}
-        entries = []
-        for index, file in enumerate(chunk.files):
-            begun(index)
-            try:
-                outcome = self._outcome(file, chunk)
-                entries.append(_to_json(outcome))
-                members.update(_pictures(index, outcome))
-            except PhotoError as error:
-                entries.append(_to_json(PhotoOutcome(file.name, error.reason, error.message)))
-            except Portrait360Error as error:
-                return Failed(error.message, error.hint, type(error), "")
-        members[_OUTCOMES] = json.dumps(entries).encode()
-        return members
-
-    def _outcome(self, file: PhotoFile, chunk: Chunk) -> PhotoOutcome:
-        if file.name in chunk.died:
-            return PhotoOutcome(file.name, UNREADABLE, "the process died while reading it, twice.")
+    def _outcome(self, file: PhotoFile) -> PhotoOutcome:
         try:
             outcome = self._read(file)
         except Portrait360Error:
@@ -156,7 +183,7 @@ def is_whole(job: PhotoJob, number: int) -> bool:
     for index, outcome in enumerate(outcomes):
         for person, found in enumerate(outcome.people):
             if found.reason is None:
-                expected |= {_member(index, person, kind) for kind in ("image.webp", "mask.png", "small.webp")}
+                expected |= {_member(index, _name(person, kind)) for kind in (_IMAGE, _MASK, _SMALL)}
     names = [outcome.name for outcome in outcomes]
     return set(store.names()) == expected and names == [file.name for file in job.chunk(number).files]
 
@@ -171,12 +198,14 @@ class KeptPhoto:
 
     def picture(self, person: int) -> tuple[bytes, bytes]:
         """Image and mask of an accepted person, encoded as in the dataset."""
-        image = self.store.read(_member(self.index, person, "image.webp"))
-        return image, self.store.read(_member(self.index, person, "mask.png"))
+        return self._read(person, _IMAGE), self._read(person, _MASK)
 
     def thumbnail(self, person: int) -> bytes:
         """A small WebP of an accepted person."""
-        return self.store.read(_member(self.index, person, "small.webp"))
+        return self._read(person, _SMALL)
+
+    def _read(self, person: int, kind: str) -> bytes:
+        return self.store.read(_member(self.index, _name(person, kind)))
 
 
 def read_photos(job: PhotoJob) -> Iterator[KeptPhoto]:
@@ -213,20 +242,24 @@ def _check(outcome: PhotoOutcome, file: PhotoFile) -> None:
             raise DatasetError(f"{where} has a label that is not finite.")
 
 
-def _member(index: int, person: int, kind: str) -> str:
-    return f"{index:04d}-{person:02d}.{kind}"
+def _member(index: int, name: str) -> str:
+    return f"{index:04d}-{name}"
 
 
-def _pictures(index: int, outcome: PhotoOutcome) -> dict[str, bytes]:
-    members = {}
+def _name(person: int, kind: str) -> str:
+    return f"{person:02d}.{kind}"
+
+
+def _pictures(outcome: PhotoOutcome) -> dict[str, bytes]:
+    pictures = {}
     for number, person in enumerate(outcome.people):
         if person.reason is None:
             assert person.image is not None
             assert person.mask is not None
-            members[_member(index, number, "image.webp")] = person.image
-            members[_member(index, number, "mask.png")] = person.mask
-            members[_member(index, number, "small.webp")] = _small(person.image)
-    return members
+            pictures[_name(number, _IMAGE)] = person.image
+            pictures[_name(number, _MASK)] = person.mask
+            pictures[_name(number, _SMALL)] = _small(person.image)
+    return pictures
 
 
 def _small(image: bytes) -> bytes:

@@ -33,7 +33,7 @@ REASONS: dict[str, str] = {
     "blurred": "The person is out of focus or moved.",
     "duplicate": "The same picture was accepted already.",
     "truncated": "The photo ends within the head or the shoulders.",
-    "occluded": "Something hides too much of the person.",
+    "occluded": "Something hides too much of the person, or the mask misses it.",
     "several heads": "Other heads reach into the picture of this person.",
     "low confidence": "It is too unsure where the parts of the body are.",
     "bad fit": "No camera and body pose explain what was found.",
@@ -62,6 +62,8 @@ class PhotoLimits:
     """Largest share of the head's box that lies outside of the photo."""
     most_outside: float = 0.4
     """Largest share of the crop that lies outside of the photo."""
+    most_shoulders_outside: float = 0.0
+    """Largest number of shoulders (their joints) that lie outside of the photo."""
     most_overlap: float = 0.05
     """Largest share of the crop's middle that other heads cover."""
     least_confidence: float = 0.5
@@ -76,6 +78,9 @@ class PhotoLimits:
     """Largest share of the person's pixels with grey levels above 247."""
     least_person: float = 0.08
     """Least share of the crop that the person's mask covers."""
+    most_uncovered: float = 0.1
+    """Largest share of the fitted body that the person's mask leaves out. Good masks of synthetic persons leave out up
+    to 0.05; those that leave out more than 0.1 overlap with the true ones by 0.92 at most."""
     most_flat: float = 0.5
     """Largest share of the person's pixels, neither black nor white, around which (3×3 pixels, at 256 pixels or fewer)
     no channel varies by more than 2 levels; only pictures of few colours are judged by it. A drawing measured 0.93, as
@@ -164,7 +169,8 @@ def judge(measures: dict[str, float], limits: PhotoLimits) -> tuple[str, str] | 
 
     Gates, in this order; those whose measure is missing are passed over, and those whose measure is NaN fail:
     `side` (pixels of the photo), `confidence`, `fit_error` (share of the side), `turn` (degrees), `head_outside`,
-    `outside`, `overlap`, `person` (shares), `dark`, `bright` (shares), `sharpness`, `flat` with `colours`, `quality`.
+    `outside` (shares), `shoulders_outside` (how many), `overlap`, `person`, `uncovered`, `dark`, `bright` (shares),
+    `sharpness`, `flat` with `colours`, `quality`.
     """
 
     def least(key: str, limit: float) -> bool:
@@ -199,12 +205,20 @@ def judge(measures: dict[str, float], limits: PhotoLimits) -> tuple[str, str] | 
     if most("outside", limits.most_outside):
         found, limit = percent("outside", limits.most_outside)
         return "truncated", f"{found} of the crop lies outside of the photo; at most {limit} may."
+    if most("shoulders_outside", limits.most_shoulders_outside):
+        return "truncated", (
+            f"{measures['shoulders_outside']:.0f} of the shoulders are outside of the photo; at most"
+            f" {limits.most_shoulders_outside:.0f} may be."
+        )
     if most("overlap", limits.most_overlap):
         found, limit = percent("overlap", limits.most_overlap)
         return "several heads", f"other heads cover {found} of the crop's middle; at most {limit} is allowed."
     if least("person", limits.least_person):
         found, limit = percent("person", limits.least_person)
         return "occluded", f"the person covers {found} of the crop; at least {limit} is needed."
+    if most("uncovered", limits.most_uncovered):
+        found, limit = percent("uncovered", limits.most_uncovered)
+        return "occluded", f"the mask leaves out {found} of the body; at most {limit} may be."
     for key, what, most_share in (("dark", "black", limits.most_dark), ("bright", "white", limits.most_bright)):
         if most(key, most_share):
             found, limit = percent(key, most_share)

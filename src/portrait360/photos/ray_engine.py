@@ -1,22 +1,26 @@
-"""Read photos with a Ray cluster: the same chunks as `local_engine`, each read by an actor that keeps its networks.
+"""Read photos with actors of a Ray cluster, each of which keeps its networks.
 
-Actors send the content of their part files back, so that only the machine that asked writes; they read the photos
-themselves, so that all machines must see the folder under the same path.
+Actors give back what they read, so that only the machine that asked writes; they open the photos themselves, so that
+all machines must see the folder under the same path.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import os
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from portrait360.data.job_files import write_part
 from portrait360.data.progress import Progress
-from portrait360.photos.local_engine import MOST_DEATHS, TRIES, death, then
-from portrait360.photos.parts import Chunk, ChunkReader, Failed, PhotoJob, WorkerFactory
+from portrait360.photos.outcome import PhotoFile
+from portrait360.photos.parts import Failed, GuardedReader, PhotoJob, PhotoRecord, WorkerFactory
+from portrait360.photos.scheduling import Crew, ProcessDiedError, Scheduler
 from portrait360.types import InputError
+
+_STORE_BYTES = 256 * 2**20
+"""Memory for answers on their way, of a Ray started for the job; by itself Ray takes a third of what there is."""
 
 
 def check_ray() -> None:
@@ -37,25 +41,25 @@ def read_with_ray(
         job: what is read.
         missing: numbers of chunks.
         workers: actors, one core each; as many as there are cores when None.
-        factory: as for `ChunkReader`.
-        progress: told of each chunk.
+        factory: as for `GuardedReader`.
+        progress: told of each photo.
 
     Raises:
         Portrait360Error: what an actor failed with; the other parts are kept.
-        DatasetError: actors keep dying.
+        DatasetError: actors keep dying, or photos take too long one after the other.
     """
     check_ray()
-    import ray  # pyright: ignore[reportMissingImports] - an extra that few install
+    import ray
 
-    waiting = deque(job.chunk(number) for number in missing)
-    if not waiting:
+    missing = list(missing)
+    if not missing:
         return
     own = not ray.is_initialized()
     if own:
         _connect(ray, workers)
     try:
         count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        _RayReading(ray, job, factory, progress).run(waiting, count)
+        Scheduler(job, missing, _RayCrew(ray, job, factory), progress).run(count)
     finally:
         if own:
             ray.shutdown()
@@ -64,72 +68,51 @@ def read_with_ray(
 def _connect(ray: Any, workers: int | None) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
-    else:
-        ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine unless the user wants it to
+    ray.init(
+        address="local",
+        num_cpus=workers,
+        object_store_memory=_STORE_BYTES,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
 
 
-class _RayReading:
-    def __init__(self, ray: Any, job: PhotoJob, factory: WorkerFactory, progress: Progress) -> None:
-        self.ray, self.job, self.factory, self.progress = ray, job, factory, progress
-        self.deaths_in_a_row = 0
-        self.actor_class = ray.remote(num_cpus=1, max_restarts=0)(ChunkReader)
+class _Actor:
+    """An actor, and what it was asked last; None when it has answered."""
 
-    def run(self, waiting: deque[Chunk], count: int) -> None:
-        """Keep each of `count` actors busy with one chunk."""
-        running: dict[Any, tuple[Any, Chunk]] = {}
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.task = handle.prepare.remote()
 
-        def give(actor: Any) -> None:
-            if waiting:
-                chunk = waiting.popleft()
-                running[actor.read.remote(chunk)] = actor, chunk
 
-        for _ in range(min(count, len(waiting))):
-            give(self._start())
-        while running:
-            finished, _ = self.ray.wait(list(running), num_returns=1)
-            for task in finished:
-                actor, chunk = running.pop(task)
-                try:
-                    members = self.ray.get(task)
-                except self.ray.exceptions.RayActorError as error:
-                    self._count_death(error)
-                    actor, chunk = self._without_deadly(chunk)
-                    waiting.appendleft(chunk)
-                else:
-                    self._keep(chunk, members)
-                give(actor)
+class _RayCrew(Crew[_Actor]):
+    def __init__(self, ray: Any, job: PhotoJob, factory: WorkerFactory) -> None:
+        actor_class = ray.remote(num_cpus=1, max_restarts=0)(GuardedReader)
+        self._ray = ray
+        self._new = functools.partial(actor_class.remote, factory, job.resolution, job.limits)
 
-    def _start(self) -> Any:
-        return self.actor_class.remote(self.factory, self.job.resolution, self.job.limits)
+    def start(self) -> _Actor:
+        return _Actor(self._new())
 
-    def _keep(self, chunk: Chunk, members: dict[str, bytes] | Failed) -> None:
-        if isinstance(members, Failed):
-            raise members.error(then(self.job))
-        write_part(self.job.part(chunk.number), members)
-        self.deaths_in_a_row = 0
-        self.progress.advance(len(chunk.files))
+    def give(self, process: _Actor, file: PhotoFile) -> None:
+        process.task = process.handle.read.remote(file)
 
-    def _count_death(self, error: Exception) -> None:
-        self.deaths_in_a_row += 1
-        if self.deaths_in_a_row >= MOST_DEATHS:
-            raise death(self.job, str(error).strip().splitlines()[0]) from error
+    def ready(self, processes: Sequence[_Actor], seconds: float) -> list[_Actor]:
+        by_task = {process.task: process for process in processes}
+        tasks, _ = self._ray.wait(list(by_task), num_returns=1, timeout=seconds)
+        return [by_task[task] for task in tasks]
 
-    def _without_deadly(self, chunk: Chunk) -> tuple[Any, Chunk]:
-        """A new actor for a chunk that ended its actor, and the chunk with the photos marked that do so every time.
+    def answer(self, process: _Actor) -> PhotoRecord | Failed | None:
+        task, process.task = process.task, None
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError:
+            raise
+        except self._ray.exceptions.RayError as error:
+            raise ProcessDiedError(str(error).strip().splitlines()[0]) from error
 
-        Nobody tells which photo it was: each is read alone.
-        """
-        died = set(chunk.died)
-        actor = self._start()
-        for file in chunk.files:
-            for _ in range(0 if file.name in died else TRIES):
-                try:
-                    self.ray.get(actor.read.remote(Chunk(chunk.number, (file,))))
-                    self.deaths_in_a_row = 0
-                    break
-                except self.ray.exceptions.RayActorError as error:
-                    self._count_death(error)
-                    actor = self._start()
-            else:
-                died.add(file.name)
-        return actor, Chunk(chunk.number, chunk.files, frozenset(died))
+    def stop(self, process: _Actor) -> None:
+        self._ray.kill(process.handle)

@@ -16,15 +16,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from portrait360.data.sampling import YAW_BINS
 from portrait360.files import atomic_write
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.photos.outcome import PersonOutcome, PhotoOutcome
 from portrait360.photos.quality import REASONS
 from portrait360.photos.report_page import Page, open_page
 from portrait360.types import DatasetError
-
-YAW_BINS = 36
-"""Sectors of 10 degrees from -180 to 180."""
 
 
 @dataclass(frozen=True)

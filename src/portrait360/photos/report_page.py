@@ -152,6 +152,7 @@ def _group_top(reason: str, count: int) -> str:
 def _bottom(head: dict[str, Any]) -> str:
     facts = {"resolution": head.get("resolution"), "balance": head.get("balance")}
     facts |= head.get("limits", {}) | head.get("versions", {})
+    facts |= {name: f"{file['file']}, SHA-256 {file['sha256']}" for name, file in head.get("given", {}).items()}
     rows = "".join(
         f"<tr><td>{_escaped(name.replace('_', ' '))}</td><td>{_escaped(value)}</td></tr>"
         for name, value in facts.items()

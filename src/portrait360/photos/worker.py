@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from portrait360.checkpoint import load_encoder
 from portrait360.data import layout
-from portrait360.geometry.body import load_body
+from portrait360.geometry.body import BodyTemplate, load_body
+from portrait360.geometry.cameras import project
 from portrait360.photos.crop import crop_square
 from portrait360.photos.fit import Fit, fit_person, largest_turn
-from portrait360.photos.landmark_model import load_landmark_model
-from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
-from portrait360.photos.matte import MattingModel, SelfieMatte, person_only
+from portrait360.photos.landmark_model import LandmarkModel, load_landmark_model
+from portrait360.photos.landmarks import Detection, Detector
+from portrait360.photos.matte import MattingModel, SelfieMatte, mirrored_opacity, person_only, wider_opacity
 from portrait360.photos.outcome import PersonOutcome, PhotoError, PhotoFile, PhotoOutcome
 from portrait360.photos.quality import PhotoLimits, QualityModel, judge, measure_picture, perceptual_hash
 from portrait360.photos.reading import read_photo
+from portrait360.photos.second_look import second_look
+from portrait360.photos.silhouette import body_silhouette, uncovered_share
+from portrait360.photos.user_body import load_user_body
+from portrait360.photos.user_files import UserFile
+from portrait360.photos.user_networks import UserMatting, UserQuality
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, pixels."""
 _HEAD_PLACE = (0.5, 0.5)
 """Where a portrait's crop shows the head's joint: cameras look at it."""
+_WELL_COVERED = 0.03
+"""Share of the body that the mask may miss before it is looked for again."""
+_A_LITTLE_WIDER = 1.3
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A person's square of a photo."""
+
+    image: UInt8[ndarray, "R R 3"]
+    inside: Float[ndarray, "R R"]
+    """1 where it shows the photo, 0 in the padding."""
+    mask: UInt8[ndarray, "R R"]
+    """255 where it shows the person in its middle."""
+    uncovered: float
+    """Share of the fitted body that the mask leaves out."""
 
 
 class PhotoWorker:
-    """Callable: what became of a photo. Networks load at the first call, so that workers travel between processes.
+    """Callable: what became of a photo. Networks load in `prepare` or at the first call, so that workers travel between
+    processes.
 
     Args:
         resolution: side of the crops in pixels.
         limits: when to reject.
         matting: a matting network in place of mediapipe's segmentation.
         quality: a quality network; `limits.least_quality` says what is enough.
+        body: an SMPL file; body poses are then in its terms (`user_body`).
     """
 
     def __init__(
@@ -45,9 +71,10 @@ class PhotoWorker:
         *,
         matting: MattingModel | None = None,
         quality: QualityModel | None = None,
+        body: UserFile | None = None,
     ) -> None:
         self.resolution, self.limits = resolution, limits or PhotoLimits()
-        self.matting, self.quality = matting, quality
+        self.matting, self.quality, self.body = matting, quality, body
         self._parts: tuple[Any, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,10 +83,20 @@ class PhotoWorker:
     def _load(self) -> tuple[Any, ...]:
         if self._parts is None:
             torch.set_num_threads(1)  # each process has a core
+            bodies: tuple[BodyTemplate, ...] = (load_body(),)
+            if self.body is not None:
+                bodies = load_user_body(self.body, bodies[0]).body, bodies[0]
             self._parts = (
-                Detector(), load_encoder()[0].eval(), load_landmark_model(), load_body(), self.matting or SelfieMatte(),
+                Detector(), load_encoder()[0].eval(), load_landmark_model(), bodies, SelfieMatte(),
             )  # fmt: skip
         return self._parts
+
+    def prepare(self) -> None:
+        """Load the networks now."""
+        self._load()
+        for network in (self.matting, self.quality):
+            if isinstance(network, (UserMatting, UserQuality)):
+                network.prepare()
 
     def __call__(self, file: PhotoFile) -> PhotoOutcome:
         try:
@@ -67,7 +104,7 @@ class PhotoWorker:
         except PhotoError as error:
             return PhotoOutcome(file.name, error.reason, error.message)
         size = (photo.shape[1], photo.shape[0])
-        people = self._load()[0].find(photo)
+        people = self._find(photo)
         if not people:
             return PhotoOutcome(file.name, "no person", "Nobody was found.", size)
         boxes = [person.head_box() for person in people]
@@ -78,33 +115,70 @@ class PhotoWorker:
 
     def fit(self, photo: UInt8[ndarray, "H W 3"]) -> list[tuple[Detection, Fit]]:
         """The persons of a photo, the largest head first."""
-        detector, encoder, model, body, _ = self._load()
-        return [(person, fit_person(photo, person, encoder, model, body)) for person in detector.find(photo)]
+        return [(person, self._fit(photo, person)) for person in self._find(photo)]
 
-    def mask(self, image: UInt8[ndarray, "R R 3"]) -> UInt8[ndarray, "R R"]:
-        """255 where a crop shows the person in its middle."""
-        opacity = person_only(self._load()[4](image), _HEAD_PLACE)
-        return (np.clip(opacity, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    def _find(self, photo: UInt8[ndarray, "H W 3"]) -> list[Detection]:
+        detector, encoder, _, bodies, matte = self._load()
+        people = detector.find(photo)
+        if not people:
+            person = second_look(photo, encoder, bodies[-1], matte)
+            people = [] if person is None else [person]
+        return people
+
+    def _fit(self, photo: UInt8[ndarray, "H W 3"], person: Detection) -> Fit:
+        _, encoder, model, bodies, matte = self._load()
+        return fit_person(photo, person, encoder, model, *bodies, matte=matte)
+
+    def cut(self, photo: UInt8[ndarray, "H W 3"], fit: Fit) -> Cut:
+        """A person's picture and mask.
+
+        Segmentation fails now and then, by chance: a mask that misses the body is looked for again, with more around
+        the crop and in a mirror, and the one that covers the body best is taken.
+
+        Raises:
+            PhotoError: the crop is none.
+        """
+        image, inside = crop_square(photo, fit.centre, fit.side, self.resolution)
+        # the packaged body: SMPL rests with its arms spread
+        _, _, _, (*_, body), selfie = self._load()
+        silhouette, matting = body_silhouette(body, fit.camera, fit.body_pose), self.matting or selfie
+        square = (photo, fit.centre, fit.side, self.resolution, matting)
+        tries: list[Callable[[], Float[ndarray, "R R"]]] = [
+            lambda: matting(image),
+            lambda: wider_opacity(*square),
+            lambda: mirrored_opacity(image, matting),
+            lambda: wider_opacity(*square, _A_LITTLE_WIDER),
+        ]
+        best = None
+        for look in tries:
+            mask = _mask(look())
+            uncovered = uncovered_share(silhouette, mask, inside)
+            if best is None or uncovered < best.uncovered:
+                best = Cut(image, inside, mask, uncovered)
+            if uncovered <= _WELL_COVERED:
+                break
+        assert best is not None
+        return best
 
     def _person(self, photo: UInt8[ndarray, "H W 3"], person: Detection, others: list[Box]) -> PersonOutcome:
-        _, encoder, model, body, _ = self._load()
         try:
-            fit = fit_person(photo, person, encoder, model, body)
-            image, inside = crop_square(photo, fit.centre, fit.side, self.resolution)
+            fit = self._fit(photo, person)
+            cut = self.cut(photo, fit)
         except PhotoError as error:
             return PersonOutcome(error.reason, error.message)
-        mask = self.mask(image)
-        measures = measure_picture(image, mask, inside, fit.side)
+        size = (photo.shape[1], photo.shape[0])
+        measures = measure_picture(cut.image, cut.mask, cut.inside, fit.side)
         measures |= {
             "confidence": fit.confidence,
             "fit_error": fit.fit_error,
             "turn": math.degrees(largest_turn(fit.body_pose.numpy())),
-            "head_outside": outside_share(person.head_box(), (photo.shape[1], photo.shape[0])),
-            "shoulders_outside": _shoulders_outside(person, (photo.shape[1], photo.shape[0])),
+            "head_outside": outside_share(person.head_box(), size),
+            "shoulders_outside": shoulders_outside(fit, self._load()[2], size),
             "overlap": _overlap(fit, others),
+            "uncovered": cut.uncovered,
         }
         if self.quality is not None:
-            measures["quality"] = float(self.quality(image))
+            measures["quality"] = float(self.quality(cut.image))
         crop = (*fit.centre, fit.side)
         camera, pose = fit.camera.numpy(), fit.body_pose.numpy()
         verdict = judge(measures, self.limits)
@@ -113,8 +187,12 @@ class PhotoWorker:
             return PersonOutcome(reason, detail, crop, measures, camera, pose)
         return PersonOutcome(
             None, "", crop, measures, camera, pose,
-            layout.encode_image(image), layout.encode_mask(mask), perceptual_hash(image),
+            layout.encode_image(cut.image), layout.encode_mask(cut.mask), perceptual_hash(cut.image),
         )  # fmt: skip
+
+
+def _mask(opacity: Float[ndarray, "R R"]) -> UInt8[ndarray, "R R"]:
+    return (np.clip(person_only(opacity, _HEAD_PLACE), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
 def outside_share(box: Box, size: tuple[int, int]) -> float:
@@ -132,9 +210,10 @@ def _common(a: Box, b: Box) -> float:
     return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
 
 
-def _shoulders_outside(person: Detection, size: tuple[int, int]) -> float:
-    """How many of the two shoulders are beyond the edges of the photo."""
-    points = person.points[[LEFT_SHOULDER, RIGHT_SHOULDER]]
+def shoulders_outside(fit: Fit, model: LandmarkModel, size: tuple[int, int]) -> float:
+    """How many of the two shoulders are beyond the edges of a photo of this width and height."""
+    places = project(fit.camera[None], model.shoulder_places[None])[0][0].numpy()
+    points = (places - 0.5) * fit.side + fit.centre
     return float(((points < 0) | (points > np.array(size))).any(axis=1).sum())
 
 
