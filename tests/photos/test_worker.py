@@ -131,7 +131,7 @@ def test_a_body_that_no_mask_covers_is_rejected_as_occluded(tmp_path):
 
 def test_people_without_landmarks_are_fitted_too(tmp_path, worker, monkeypatch):
     """When no detector sees anybody, the outline is looked at."""
-    monkeypatch.setattr(worker._load()[0], "find", lambda photo: [])
+    monkeypatch.setattr(worker._load().detector, "find", lambda photo: [])
     (person,) = worker(file_of(tmp_path, photo(4)[0])).people
     assert person.reason is None
     assert person.crop is not None
@@ -156,7 +156,7 @@ def test_a_worker_travels_between_processes_after_it_worked(tmp_path, worker):
     file = file_of(tmp_path, astronaut())
     worker(file)
     again = pickle.loads(pickle.dumps(worker))
-    assert again._parts is None
+    assert again._loaded is None
     a, b = worker(file).people[0], again(file).people[0]
     assert a.image == b.image
     assert a.crop == b.crop

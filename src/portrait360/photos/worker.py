@@ -16,6 +16,7 @@ from portrait360.checkpoint import load_encoder
 from portrait360.data import layout
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import project
+from portrait360.model.encoder import PortraitEncoder
 from portrait360.photos.crop import crop_square
 from portrait360.photos.fit import Fit, fit_person, largest_turn
 from portrait360.photos.landmark_model import LandmarkModel, load_landmark_model
@@ -52,6 +53,19 @@ class Cut:
     """Share of the fitted body that the mask leaves out."""
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """What a worker has in memory."""
+
+    detector: Detector
+    encoder: PortraitEncoder
+    landmarks: LandmarkModel
+    packaged: BodyTemplate
+    user: BodyTemplate | None
+    """The body in place of the packaged one."""
+    matte: SelfieMatte
+
+
 class PhotoWorker:
     """Callable: what became of a photo. Networks load in `prepare` or at the first call, so that workers travel between
     processes.
@@ -75,21 +89,19 @@ class PhotoWorker:
     ) -> None:
         self.resolution, self.limits = resolution, limits or PhotoLimits()
         self.matting, self.quality, self.body = matting, quality, body
-        self._parts: tuple[Any, ...] | None = None
+        self._loaded: _Loaded | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_parts": None}
+        return {**vars(self), "_loaded": None}
 
-    def _load(self) -> tuple[Any, ...]:
-        if self._parts is None:
+    def _load(self) -> _Loaded:
+        if self._loaded is None:
             torch.set_num_threads(1)  # each process has a core
-            bodies: tuple[BodyTemplate, ...] = (load_body(),)
-            if self.body is not None:
-                bodies = load_user_body(self.body, bodies[0]).body, bodies[0]
-            self._parts = (
-                Detector(), load_encoder()[0].eval(), load_landmark_model(), bodies, SelfieMatte(),
-            )  # fmt: skip
-        return self._parts
+            packaged = load_body()
+            user = None if self.body is None else load_user_body(self.body, packaged).body
+            encoder = load_encoder()[0].eval()
+            self._loaded = _Loaded(Detector(), encoder, load_landmark_model(), packaged, user, SelfieMatte())
+        return self._loaded
 
     def prepare(self) -> None:
         """Load the networks now."""
@@ -118,16 +130,17 @@ class PhotoWorker:
         return [(person, self._fit(photo, person)) for person in self._find(photo)]
 
     def _find(self, photo: UInt8[ndarray, "H W 3"]) -> list[Detection]:
-        detector, encoder, _, bodies, matte = self._load()
-        people = detector.find(photo)
+        loaded = self._load()
+        people = loaded.detector.find(photo)
         if not people:
-            person = second_look(photo, encoder, bodies[-1], matte)
+            person = second_look(photo, loaded.encoder, loaded.packaged, loaded.matte)
             people = [] if person is None else [person]
         return people
 
     def _fit(self, photo: UInt8[ndarray, "H W 3"], person: Detection) -> Fit:
-        _, encoder, model, bodies, matte = self._load()
-        return fit_person(photo, person, encoder, model, *bodies, matte=matte)
+        loaded = self._load()
+        bodies = (loaded.packaged, None) if loaded.user is None else (loaded.user, loaded.packaged)
+        return fit_person(photo, person, loaded.encoder, loaded.landmarks, *bodies, matte=loaded.matte)
 
     def cut(self, photo: UInt8[ndarray, "H W 3"], fit: Fit) -> Cut:
         """A person's picture and mask.
@@ -139,9 +152,9 @@ class PhotoWorker:
             PhotoError: the crop is none.
         """
         image, inside = crop_square(photo, fit.centre, fit.side, self.resolution)
-        # the packaged body: SMPL rests with its arms spread
-        _, _, _, (*_, body), selfie = self._load()
-        silhouette, matting = body_silhouette(body, fit.camera, fit.body_pose), self.matting or selfie
+        loaded = self._load()
+        matting = self.matting or loaded.matte
+        silhouette = body_silhouette(loaded.packaged, fit.camera, fit.body_pose)  # SMPL rests with its arms spread
         square = (photo, fit.centre, fit.side, self.resolution, matting)
         tries: list[Callable[[], Float[ndarray, "R R"]]] = [
             lambda: matting(image),
@@ -173,7 +186,7 @@ class PhotoWorker:
             "fit_error": fit.fit_error,
             "turn": math.degrees(largest_turn(fit.body_pose.numpy())),
             "head_outside": outside_share(person.head_box(), size),
-            "shoulders_outside": shoulders_outside(fit, self._load()[2], size),
+            "shoulders_outside": shoulders_outside(fit, self._load().landmarks, size),
             "overlap": _overlap(fit, others),
             "uncovered": cut.uncovered,
         }
