@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portrait360.evaluation.result_tables import RENDERERS
+from portrait360.evaluation.result_tables import ABLATED, RENDERERS
 
 
 def record(value: float, floor: float | None = None) -> dict:
@@ -70,3 +70,20 @@ def test_labels_of_photos():
     (line,) = RENDERERS["photo-labels"]({"sectors": {"front": row}})[2:]
     assert line.startswith("| front | 60 | 95 % | 3.2° | 4.0° | 9.1° |")
     assert line.endswith("| 1.4 % | 3.0 % | 0.951 |")
+
+
+def test_ablations():
+    def arm(name: str, frechet: float, recall: float) -> dict:
+        measures = {name: {"value": 5.0, "spread": 1.0} for name in ABLATED}
+        measures["frechet_random"] = {"value": frechet, "spread": 0.5}
+        measures["recall_random"] = {"value": recall, "spread": 0.01}
+        return {"arm": name, "about": f"about {name}", "images": 30_416, "measures": measures}
+
+    arms = [arm("recipe", 40.0, 0.8), arm("worse", 44.0, 0.7), arm("better", 30.0, 0.9)]
+    del arms[2]["measures"]["yaw_error"]
+    lines = RENDERERS["ablations"]({"arms": arms})
+    assert lines[2:] == [
+        "| about recipe (`recipe`) | 30.4 | 40.0 | 5.00 | 5.00 | 0.800 | 5.00 | 5.00 | 5.00 | 5.00 |",
+        "| about worse (`worse`) | 30.4 | **44.0** | 5.00 | 5.00 | **0.700** | 5.00 | 5.00 | 5.00 | 5.00 |",
+        "| about better (`better`) | 30.4 | 30.0 | 5.00 | 5.00 | 0.900 | | 5.00 | 5.00 | 5.00 |",
+    ]

@@ -239,7 +239,38 @@ def photo_labels(content: Any) -> list[str]:
     return table(columns, rows)
 
 
+ABLATED = {
+    "frechet_random": "Fréchet",
+    "frechet_head_random": "of heads",
+    "frechet_face_random": "of faces",
+    "recall_random": "recall",
+    "yaw_error": "yaw error",
+    "reprojection_colour": "colour between views",
+    "d_neck_error_real": "neck",
+    "d_head_error_real": "head",
+}
+
+
+def ablations(content: Any) -> list[str]:
+    """What `training.ablations` wrote: a row per arm. Bold: worse than the first arm by more than three times the
+    larger of both deviations over the evaluation's seeds."""
+    first = content["arms"][0]["measures"]
+    rows = []
+    for arm in content["arms"]:
+        found = {name: arm["measures"].get(name) for name in ABLATED}
+        cells = [_against(first[name], value, MEASURES[name].better) for name, value in found.items()]
+        rows.append([f"{arm['about']} (`{arm['arm']}`)", f"{arm['images'] / 1000:.1f}", *cells])
+    return table(["trained", "kimg", *ABLATED.values()], rows)
+
+
+def _against(base: Any, value: Any, better: str) -> str:
+    if value is None:
+        return ""
+    return _noticed((base["value"], base["spread"]), (value["value"], value["spread"]), better)
+
+
 RENDERERS: dict[str, Renderer] = {
+    "ablations": ablations,
     "plain": plain,
     "evaluation": evaluation,
     "evaluation-sectors": evaluation_sectors,

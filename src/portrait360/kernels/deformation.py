@@ -13,6 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from portrait360.kernels.fastmath import FASTMATH
+
 BONES = 4
 """Always four moving bones, missing ones with zero weights: a fixed count lets the compiler use one vector
 instruction for all four."""
@@ -32,7 +34,7 @@ MIN_DETERMINANT = np.float32(0.2)
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
-@numba.njit(inline="always", fastmath=True, error_model="numpy")
+@numba.njit(inline="always", fastmath=FASTMATH, error_model="numpy")
 def _place(position: Any, nodes: int, inverse_spacing: Any):
     """Lower node, fraction and slope of one axis; beyond the box the border value continues without slope."""
     last = np.float32(nodes - 1)
@@ -42,7 +44,7 @@ def _place(position: Any, nodes: int, inverse_spacing: Any):
     return index, position - np.float32(index), slope
 
 
-@numba.njit(inline="always", fastmath=True, error_model="numpy")
+@numba.njit(inline="always", fastmath=FASTMATH, error_model="numpy")
 def _place_point(shape: Any, low: Any, inverse_spacing: Any, x: Any, y: Any, z: Any):
     ix, fx, sx = _place((x - low[0]) * inverse_spacing, shape[2], inverse_spacing)
     iy, fy, sy = _place((y - low[1]) * inverse_spacing, shape[1], inverse_spacing)
@@ -54,7 +56,7 @@ def _place_point(shape: Any, low: Any, inverse_spacing: Any, x: Any, y: Any, z: 
     return start, along_x, along_y, along_z, fx, fy, fz, sx, sy, sz
 
 
-@numba.njit(inline="always", fastmath=True, error_model="numpy")
+@numba.njit(inline="always", fastmath=FASTMATH, error_model="numpy")
 def _weight(volume: Any, m: int, place: Any):
     """Trilinear weight of bone m and its slopes along x, y and z."""
     start, along_x, along_y, along_z, fx, fy, fz, sx, sy, sz = place
@@ -77,12 +79,12 @@ def _weight(volume: Any, m: int, place: Any):
     )
 
 
-@numba.njit(inline="always", fastmath=True, error_model="numpy")
+@numba.njit(inline="always", fastmath=FASTMATH, error_model="numpy")
 def _determinant(a: Any):
     return a[0] * (a[4] * a[8] - a[5] * a[7]) - a[1] * (a[3] * a[8] - a[5] * a[6]) + a[2] * (a[3] * a[7] - a[4] * a[6])
 
 
-@numba.njit(inline="always", fastmath=True, error_model="numpy")
+@numba.njit(inline="always", fastmath=FASTMATH, error_model="numpy")
 def _move(volume: Any, place: Any, deltas: Any, x: Any, y: Any, z: Any):
     """Displacement (3 numbers) of a canonical point; Jacobian (9, row-major) of its posed position."""
     px = py = pz = ZERO
@@ -111,7 +113,7 @@ def _move(volume: Any, place: Any, deltas: Any, x: Any, y: Any, z: Any):
     return px, py, pz, full
 
 
-@numba.njit(inline="always", fastmath=True, error_model="numpy")
+@numba.njit(inline="always", fastmath=FASTMATH, error_model="numpy")
 def _solve(a: Any, x: Any, y: Any, z: Any):
     """The solution of a 3x3 system by Cramer's rule; zero where the matrix is singular."""
     c0, c1, c2 = a[4] * a[8] - a[5] * a[7], a[2] * a[7] - a[1] * a[8], a[1] * a[5] - a[2] * a[4]
@@ -126,7 +128,7 @@ def _solve(a: Any, x: Any, y: Any, z: Any):
     )
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True, error_model="numpy")
+@numba.njit(cache=True, parallel=True, fastmath=FASTMATH, error_model="numpy")
 def field_forward(
     volume: Any,
     low: Any,
@@ -166,7 +168,7 @@ def field_forward(
             field[image, iz, iy, ix, 2] = sz
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True, error_model="numpy")
+@numba.njit(cache=True, parallel=True, fastmath=FASTMATH, error_model="numpy")
 def field_backward(
     volume: Any,
     low: Any,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-_jit = numba.njit(parallel=True, fastmath=True, cache=True)
+from portrait360.kernels.fastmath import FASTMATH
+
+_jit = numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
 QUARTER, THREE_QUARTERS = np.float32(0.25), np.float32(0.75)
 LEAK = np.float32(0.2)
 

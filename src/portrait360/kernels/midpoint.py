@@ -15,6 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from portrait360.kernels.fastmath import FASTMATH
 from portrait360.kernels.lookup import (
     HALF,
     ONE,
@@ -37,7 +38,7 @@ LEAST_WEIGHT = np.float32(1e-6)
 """Intervals that weigh less add no features."""
 
 
-@numba.njit(fastmath=True, forceinline=True)
+@numba.njit(fastmath=FASTMATH, forceinline=True)
 def _importance(t: Any, weights: Any, coarse: int, fine: int, cdf: Any, found: Any):
     """Inverse-transform samples of the smoothed coarse weights into found[:fine], ascending (official_model 5.7).
 
@@ -73,7 +74,7 @@ def midpoint_kernel(
     """The renderer for C plane features, H hidden units, O features and D slices. C divisible by 8, H by 16."""
     C, H, O, D = channels, hidden, features, depth
 
-    @numba.njit(parallel=True, fastmath=True, cache=True)
+    @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
     def forward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, coarse, fine, field,
         field_shape, field_box, box, limits, occupied, occupancy_shape, scale, shift, stop, rendered,

@@ -16,6 +16,8 @@ import math
 import numba
 import numpy as np
 
+from portrait360.kernels.fastmath import FASTMATH
+
 SKIN, EYE, HAIR, CLOTH, FRINGE, PLAIN = 0, 1, 2, 3, 4, 5
 """Material kinds. FRINGE is brows and lashes, PLAIN is teeth and tongue."""
 
@@ -28,7 +30,7 @@ TEXTURE_SIDE = 512
 LEVEL_OFFSETS = (0, 262144, 327680, 344064)
 TEXELS_PER_SLOT = 348160
 
-_jit = numba.njit(cache=True, fastmath=True, nogil=True)
+_jit = numba.njit(cache=True, fastmath=FASTMATH, nogil=True)
 
 
 @_jit

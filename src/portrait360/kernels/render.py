@@ -19,6 +19,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from portrait360.kernels.fastmath import FASTMATH
 from portrait360.kernels.lookup import (
     ONE,
     ZERO,
@@ -89,7 +90,7 @@ def leap(gaps: Any, shape: Any, image: int, voxels: Any, pace: Any, t: Any, seed
     return 0
 
 
-@numba.njit(fastmath=True, forceinline=True)
+@numba.njit(fastmath=FASTMATH, forceinline=True)
 def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     """grad at eight taps += weight * g at channel c."""
     store8(grad, o[0] + c, axpy8(w[0], g, load8(grad, o[0] + c)))
@@ -102,7 +103,7 @@ def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     store8(grad, o[7] + c, axpy8(w[7], g, load8(grad, o[7] + c)))
 
 
-@numba.njit(fastmath=True, forceinline=True)
+@numba.njit(fastmath=FASTMATH, forceinline=True)
 def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Adjoint of `gather` in the planes."""
     o0, w0, o1, w1, o2, w2 = tri_grid_taps(base, resolution, q, channels, depth)
@@ -113,7 +114,7 @@ def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: in
         _scatter8(grad, o2, w2, c, v)
 
 
-@numba.njit(fastmath=True, forceinline=True)
+@numba.njit(fastmath=FASTMATH, forceinline=True)
 def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v: Any, s: Any, g: Any,
                  channels: int, depth: int):  # fmt: skip
     """Derivatives of g . feature of one plane along its two axes and its depth."""
@@ -132,7 +133,7 @@ def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v:
     return sum8(du), sum8(dv), sum8(ds)
 
 
-@numba.njit(fastmath=True, forceinline=True)
+@numba.njit(fastmath=FASTMATH, forceinline=True)
 def _position_gradient(planes: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Gradient of g . feature with respect to the normalised position q."""
     x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
@@ -154,7 +155,7 @@ def fused_kernels(
     C, H, O, D = channels, hidden, features, depth
     K = 1 + O
 
-    @numba.njit(parallel=True, fastmath=True, cache=True)
+    @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
     def forward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
         field_shape, field_box, box, occupied, occupancy_shape, gaps, gap_shape, gap_box, seed, scale, shift, sigmoid,
@@ -224,7 +225,7 @@ def fused_kernels(
                 rendered[image, ray, O] = opacity
                 rendered[image, ray, O + 1] = distance
 
-    @numba.njit(parallel=True, fastmath=True, cache=True)
+    @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
     def backward(
         planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
         field_shape, field_box, box, occupied, occupancy_shape, gaps, gap_shape, gap_box, seed, scale, shift, sigmoid,
@@ -368,7 +369,7 @@ def fused_kernels(
             grad_w2[latent] = mine_w2
             grad_b2[latent] = mine_b2
 
-    @numba.njit(parallel=True, fastmath=True, cache=True)
+    @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
     def density(planes, resolution, latents, w1, b1, w2, b2, points, scale, shift, densities):
         """densities (L, N) per world unit at points (N, 3) of the tri-grid's [-1, 1]^3, the same for all latents."""
         stride = resolution * resolution * 3 * D * C

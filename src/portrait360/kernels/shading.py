@@ -11,9 +11,10 @@ import math
 import numba
 import numpy as np
 
+from portrait360.kernels.fastmath import FASTMATH
 from portrait360.kernels.raster import LEVEL_OFFSETS
 
-_jit = numba.njit(cache=True, fastmath=True, nogil=True)
+_jit = numba.njit(cache=True, fastmath=FASTMATH, nogil=True)
 
 
 @_jit

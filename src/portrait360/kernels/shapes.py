@@ -11,7 +11,9 @@ import math
 import numba
 import numpy as np
 
-_jit = numba.njit(cache=True, fastmath=True, nogil=True)
+from portrait360.kernels.fastmath import FASTMATH
+
+_jit = numba.njit(cache=True, fastmath=FASTMATH, nogil=True)
 
 
 @_jit

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.extending import intrinsic, register_model
 
@@ -41,6 +41,13 @@ def _splat(builder: Any, scalar: Any) -> Any:
     vector = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
     return builder.shuffle_vector(vector, vector, zeros)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of vectors or numbers, in one instruction where the processor has it."""
+    name = "llvm.fmuladd." + (f"v{LANES}f32" if isinstance(a.type, ir.VectorType) else "f32")
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
+    return builder.call(function, [a, b, c])
 
 
 def _is_float_array(array: Any) -> bool:
@@ -88,8 +95,7 @@ def axpy8(typingctx: Any, scalar: Any, x: Any, y: Any) -> Any:
     """scalar * x + y."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        product = builder.fmul(_splat(builder, args[0]), args[1], flags=("fast",))
-        return builder.fadd(product, args[2], flags=("fast",))
+        return _multiply_add(builder, _splat(builder, args[0]), args[1], args[2])
 
     return float8(types.float32, float8, float8), codegen
 
@@ -99,7 +105,7 @@ def fma8(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, lane by lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(builder.fmul(args[0], args[1], flags=("fast",)), args[2], flags=("fast",))
+        return _multiply_add(builder, args[0], args[1], args[2])
 
     return float8(float8, float8, float8), codegen
 
@@ -125,8 +131,7 @@ def _horner(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
     """Polynomial in x, the highest power's coefficient first."""
     total = _constant(x.type, coefficients[0])
     for coefficient in coefficients[1:]:
-        product = builder.fmul(total, x, flags=("fast",))
-        total = builder.fadd(product, _constant(x.type, coefficient), flags=("fast",))
+        total = _multiply_add(builder, total, x, _constant(x.type, coefficient))
     return total
 
 
@@ -229,7 +234,6 @@ def sum8(typingctx: Any, x: Any) -> Any:
             value = builder.fadd(
                 builder.shuffle_vector(value, value, low),
                 builder.shuffle_vector(value, value, high),
-                flags=("fast",),
             )
         return builder.extract_element(value, ir.Constant(i32, 0))
 

@@ -51,7 +51,7 @@ SHEET_SEEDS = range(8)
 
 def train(
     data: Path,
-    preset: str,
+    preset: str | Preset,
     out: Path,
     resume: bool = False,
     max_minutes: float | None = None,
@@ -62,7 +62,7 @@ def train(
     recipe: str = "preset",
     quiet: bool = False,
 ) -> Path:
-    """Train `preset` on a dataset and return the weights file.
+    """Train a preset, given by name or itself, on a dataset and return the weights file.
 
     `out` receives checkpoints, `weights.safetensors` (averaged generator and discriminator), `log.jsonl`,
     TensorBoard events and picture sheets. Training ends after `kimg` thousand images (default: the preset's) or
@@ -201,12 +201,13 @@ def _open_data(path: Path, preset: Preset, seed: int, quiet: bool) -> TrainingDa
 RECIPES = ("preset", "original")
 
 
-def _preset(name: str, recipe: str, kimg: float | None) -> Preset:
-    if name not in PRESETS:
-        raise InputError(f"there is no preset {name!r}.", f"Known presets: {', '.join(PRESETS)}.")
+def _preset(preset: str | Preset, recipe: str, kimg: float | None) -> Preset:
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise InputError(f"there is no preset {preset!r}.", f"Known presets: {', '.join(PRESETS)}.")
+        preset = PRESETS[preset]
     if recipe not in RECIPES:
         raise InputError(f"there is no recipe {recipe!r}.", f"Known recipes: {', '.join(RECIPES)}.")
-    preset = PRESETS[name]
     if recipe == "original":
         preset = dataclasses.replace(preset, training=original_recipe(preset.model))
     if kimg is None:

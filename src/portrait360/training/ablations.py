@@ -1,0 +1,160 @@
+"""What each part of the recipe is worth: the recipe without it, trained for as many minutes, measured in the same way.
+
+    python -m portrait360.training.ablations TRAIN.zip --held-out HELDOUT.zip --out RUNS --minutes 25
+
+The model is `cpu-64` at 32 pixels, which learns enough in half an hour of one core for recipes to differ. All arms
+start from random weights. Each is measured when its time is over; those that have been are left alone, so that a run
+that was stopped goes on with the arm that it was in, from that arm's beginning. Several runs side by side may share
+RUNS if they have different `--arms`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from portrait360.config import PRESETS, ModelConfig, Preset, TrainingConfig, original_recipe
+from portrait360.evaluation.evaluate import Plan, evaluate
+from portrait360.files import write_json
+from portrait360.script import run_script
+from portrait360.training.loop import train
+from portrait360.types import InputError
+
+PLAN = Plan(pictures=1000, pairs=64, meshes=8)
+ENDLESS_KIMG = 1e6
+"""Time ends these runs: schedules that count from the end would come too late or too early."""
+
+
+def base() -> Preset:
+    """`cpu-64` at half its side, with its recipe at constant learning rates."""
+    preset = PRESETS["cpu-64"]
+    model = dataclasses.replace(
+        preset.model,
+        name="ablation-32",
+        resolution=32,
+        raw_resolution=32,
+        synthesis=dataclasses.replace(preset.model.synthesis, channels=(192, 192, 128, 96, 64)),
+        discriminator=dataclasses.replace(preset.model.discriminator, channels=(64, 128, 192, 192)),
+    )
+    training = dataclasses.replace(preset.training, total_kimg=ENDLESS_KIMG, lr_decay_kimg=0.0, checkpoint_kimg=1e6)
+    return Preset(model, dataclasses.replace(training, sheet_kimg=1e6))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: what is changed, and the seed of weights and order."""
+
+    about: str
+    change: Callable[[Preset], Preset] = lambda preset: preset
+    seed: int = 0
+
+
+def _model(**changes: Any) -> Callable[[Preset], Preset]:
+    return lambda preset: Preset(dataclasses.replace(preset.model, **changes), preset.training)
+
+
+def _training(**changes: Any) -> Callable[[Preset], Preset]:
+    return lambda preset: Preset(preset.model, dataclasses.replace(preset.training, **changes))
+
+
+def _original(preset: Preset) -> Preset:
+    published = original_recipe(preset.model)
+    kept: dict[str, Any] = {
+        name: getattr(preset.training, name) for name in ("total_kimg", "checkpoint_kimg", "sheet_kimg")
+    }
+    return Preset(preset.model, dataclasses.replace(published, **kept))
+
+
+ARMS = {
+    "recipe": Arm("the recipe"),
+    "again": Arm("the recipe, another seed", seed=1),
+    "nonsaturating": Arm("non-saturating loss, R1 only", _training(loss="nonsaturating", r2=False)),
+    "no-r2": Arm("without R2", _training(r2=False)),
+    "one-view": Arm("one view of each portrait", _training(views_per_latent=1)),
+    "asymmetric": Arm("no features that are the same left and right", _model(symmetric_features=0)),
+    "whole": Arm("whole pictures only, no windows", _training(zoom_probability=0.0, face_zoom_probability=0.0)),
+    "conditioned": Arm("people depend on the camera they are drawn for", _model(conditioning_scale=1.0)),
+    "r1-tenfold": Arm("ten times the gradient penalties", _training(r1_gamma=0.5, r1_gamma_mask=0.5)),
+    "own-poses": Arm("only poses of the branch, no coarse ones", _training(coarse_pose_probability=0.0)),
+    "float32": Arm("convolutions in float32", _training(bf16=False)),
+    "everywhere": Arm("rays visit empty space too", _training(occupancy=False)),
+    "published": Arm("the published recipe", _original),
+}
+
+
+def run_arm(name: str, data: Path, held_out: Path, out: Path, minutes: float) -> dict[str, Any]:
+    """Train an arm for `minutes` and measure it, or read what was measured before.
+
+    Raises:
+        InputError: the folder holds an arm that was trained for other minutes.
+        Portrait360Error: as `train` and `evaluate` do.
+    """
+    arm, folder = ARMS[name], out / name
+    done = folder / "arm.json"
+    if done.exists():
+        record = json.loads(done.read_text())
+        if record["minutes"] != minutes:
+            raise InputError(
+                f"{folder} holds an arm of {record['minutes']:g} minutes, not {minutes:g}.", "Choose another --out."
+            )
+        return record
+    shutil.rmtree(folder, ignore_errors=True)
+    preset = arm.change(base())
+    weights = train(data, preset, folder, max_minutes=minutes, device="cpu", seed=arm.seed)
+    result = evaluate(held_out, folder / "evaluation.json", weights=weights, device="cpu", plan=PLAN)
+    record = {
+        "arm": name,
+        "about": arm.about,
+        "minutes": minutes,
+        "images": result["about"]["weights"]["about"]["images"],
+        "differs": differences(base(), preset),
+        "machine": result["about"]["machine"],
+        "measures": result["measures"],
+    }
+    write_json(done, record)
+    return record
+
+
+def differences(base: Preset, other: Preset) -> dict[str, Any]:
+    """What another preset sets otherwise: its value of each field of model and training that differs."""
+    found: dict[str, Any] = {}
+    for part in ("model", "training"):
+        one: ModelConfig | TrainingConfig = getattr(base, part)
+        two: ModelConfig | TrainingConfig = getattr(other, part)
+        for field in dataclasses.fields(one):
+            if getattr(one, field.name) != getattr(two, field.name):
+                found[field.name] = getattr(two, field.name)
+    return found
+
+
+def main(
+    data: Annotated[Path, tyro.conf.Positional],
+    held_out: Path,
+    out: Path,
+    minutes: float = 25.0,
+    arms: tuple[str, ...] = tuple(ARMS),
+) -> None:
+    """Train the recipe and its variants for the same time, and measure them; OUT/ablations.json holds what is done."""
+    for name in arms:
+        if name not in ARMS:
+            raise InputError(f"there is no arm {name!r}.", f"Known arms: {', '.join(ARMS)}.")
+    for name in arms:
+        run_arm(name, data, held_out, out, minutes)
+    collect(out)
+
+
+def collect(out: Path) -> None:
+    """Write OUT/ablations.json from the arms that are done, in the order of ARMS."""
+    records = [json.loads(path.read_text()) for name in ARMS if (path := out / name / "arm.json").exists()]
+    write_json(out / "ablations.json", {"arms": records})
+
+
+if __name__ == "__main__":
+    run_script(main)

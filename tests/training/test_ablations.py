@@ -1,0 +1,81 @@
+"""Ablations change what they say, train, and are measured once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from fake_portraits import write_fake_dataset
+from portrait360.config import Preset
+from portrait360.evaluation.evaluate import Plan
+from portrait360.training import ablations
+from portrait360.training.ablations import ARMS, base, collect, differences, main, run_arm
+from portrait360.training.state import new_state
+from portrait360.training.step import training_step
+from portrait360.types import InputError
+from random_batches import random_batch
+from shrunken import shrunken
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_is_another_training_and_works(name):
+    preset = ARMS[name].change(base())
+    assert bool(differences(base(), preset)) == (name not in ("recipe", "again"))
+    assert preset.training.total_kimg == base().training.total_kimg
+    small = shrunken(preset)
+    state = new_state(small, ARMS[name].seed, torch.device("cpu"))
+    metrics = training_step(state, random_batch(small.model, 4))
+    assert all(torch.isfinite(value) for value in metrics.values())
+
+
+def test_differences_name_the_fields():
+    assert differences(base(), base()) == {}
+    assert differences(base(), ARMS["no-r2"].change(base())) == {"r2": False}
+    assert differences(base(), ARMS["asymmetric"].change(base())) == {"symmetric_features": 0}
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path, tiny_encoder):
+    """Arms of a tiny model, judged by a tiny encoder."""
+    tiny = shrunken(base())
+    training = dataclasses.replace(tiny.training, zoom_probability=0.0, face_zoom_probability=0.0)
+    measure = ablations.evaluate
+    monkeypatch.setenv("PORTRAIT360_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ablations, "base", lambda: Preset(tiny.model, training))
+    monkeypatch.setattr(ablations, "PLAN", Plan(pictures=20, pairs=2, meshes=1))
+    monkeypatch.setattr(ablations, "evaluate", lambda *a, **k: measure(*a, encoder=tiny_encoder, progress=False, **k))
+
+
+def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
+    data, out = tmp_path / "d.zip", tmp_path / "runs"
+    write_fake_dataset(data, count=44, coarse=True)
+    (out / "no-r2").mkdir(parents=True)
+    (out / "no-r2" / "log.jsonl").write_text("of a run that was stopped")
+    main(data, data, out, minutes=0.02, arms=("no-r2", "recipe"))
+    collected = json.loads((out / "ablations.json").read_text())["arms"]
+    assert [arm["arm"] for arm in collected] == ["recipe", "no-r2"]
+    for arm in collected:
+        assert arm["images"] > 0
+        assert arm["measures"]["frechet_random"]["value"] > 0
+    assert collected[1]["differs"] == {"r2": False}
+
+    weights = out / "recipe" / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert run_arm("recipe", data, data, out, 0.02) == collected[0]
+    assert weights.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="arm of 0.02 minutes, not 1"):
+        run_arm("recipe", data, data, out, 1.0)
+
+
+def test_unknown_arms_are_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(InputError, match="no arm 'nothing'"):
+        main(tmp_path / "d.zip", tmp_path / "d.zip", tmp_path / "runs", arms=("recipe", "nothing"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_collecting_nothing_gives_no_arms(tmp_path):
+    collect(tmp_path)
+    assert json.loads((tmp_path / "ablations.json").read_text()) == {"arms": []}
