@@ -40,6 +40,22 @@ def test_weights_round_trip(tmp_path):
     assert not any(p.requires_grad for p in weights.generator.parameters())
 
 
+def test_a_pose_calibration_comes_back_exactly_or_is_refused(tmp_path, tiny_weights):
+    weights = load_weights(tiny_weights)
+    assert weights.calibration is None
+    path = tmp_path / "w.safetensors"
+    calibration = torch.randn(7, 6)
+    networks = weights.generator, weights.discriminator
+    save_weights(path, weights.generator.config, *networks, {}, calibration=calibration)
+    assert torch.equal(load_weights(path).calibration, calibration)
+    for damaged in (calibration[:6].contiguous(), calibration.clone().fill_(float("nan"))):
+        save_weights(path, weights.generator.config, *networks, {})
+        tensors, metadata = read_tensors(path)
+        write_tensors(path, tensors | {"pose_calibration": damaged}, metadata)
+        with pytest.raises(CheckpointError, match="damaged pose calibration"):
+            load_weights(path)
+
+
 def with_body(path, tiny_weights, change=lambda tensors, metadata: None):
     """The tiny weights with a body, after a change."""
     weights = load_weights(tiny_weights)

@@ -99,6 +99,15 @@ def test_it_is_what_the_discriminator_says_of_one_picture(any_weights):
     torch.testing.assert_close(predict_body_pose(weights, images, masks, cameras)[1:], expected, rtol=0, atol=1e-6)
 
 
+def test_weights_with_a_calibration_correct_what_the_discriminator_says(own_weights):
+    weights = load_weights(own_weights)
+    images, masks, cameras = some_pictures(3, 64)
+    said = predict_body_pose(weights, images, masks, cameras)
+    calibration = torch.cat([0.5 * torch.eye(6), torch.full((1, 6), 0.1)])
+    found = predict_body_pose(dataclasses.replace(weights, calibration=calibration), images, masks, cameras)
+    torch.testing.assert_close(found, 0.5 * said + 0.1)
+
+
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-128"])
 def test_mirroring_picture_and_camera_mirrors_the_pose(preset, tmp_path):
     weights = load_weights(write_weights(tmp_path / "w.safetensors", preset))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from portrait360.types import CheckpointError
 
 FORMAT = "portrait360"
 _BODY = "body/"
+_CALIBRATION = "pose_calibration"
 M = TypeVar("M", bound=nn.Module)
 DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "default.safetensors"
 DEFAULT_ENCODER = Path(__file__).parent / "assets" / "encoder.safetensors"
@@ -134,14 +136,18 @@ def save_weights(
     *,
     exact: bool = False,
     body: BodyTemplate | None = None,
+    calibration: Float[Tensor, "7 6"] | None = None,
 ) -> None:
     """Generator and discriminator as one file; float16 where a tensor loses nothing that pictures show.
 
     `exact` keeps float32 everywhere. `body`: what drives the deformation of these weights instead of the packaged body.
+    `calibration`: of the discriminator's poses of real pictures (`model.calibration`).
     """
     tensors = module_tensors(generator, "G_ema") | module_tensors(discriminator, "D")
     if not exact:
         tensors = _halved(tensors)
+    if calibration is not None:
+        tensors[_CALIBRATION] = calibration
     metadata = {
         "format": FORMAT,
         "kind": "weights",
@@ -162,6 +168,8 @@ class Weights:
     discriminator: Discriminator
     info: dict[str, Any]
     """`path`, `sha256`, `model` (preset name), `version`, `about`."""
+    calibration: Float[Tensor, "7 6"] | None = None
+    """What corrects the discriminator's poses of real pictures (`model.calibration`); None: nothing does."""
 
 
 def load_weights(path: Path | None = None) -> Weights:
@@ -176,7 +184,14 @@ def load_weights(path: Path | None = None) -> Weights:
     tensors, info, body = read_weights_file(path)
     generator = _filled(Generator(info["model"], body), tensors, "G_ema", path)
     discriminator = _filled(Discriminator(info["model"]), tensors, "D", path)
-    return Weights(generator, discriminator, _described(info, path))
+    return Weights(generator, discriminator, _described(info, path), _calibration(tensors, path))
+
+
+def _calibration(tensors: dict[str, Tensor], path: Path) -> Tensor | None:
+    found = tensors.get(_CALIBRATION)
+    if found is not None and not (found.shape == (7, 6) and bool(torch.isfinite(found).all())):
+        raise CheckpointError(f"{path} holds a damaged pose calibration.", "Use an earlier checkpoint.")
+    return found
 
 
 def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]:

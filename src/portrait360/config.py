@@ -176,7 +176,6 @@ class TrainingConfig:
     pose_preg_weight: float = 0.5
     pose_preg_kimg: float = 200.0
     pose_loss_weight: float = 1.0
-    """Of the discriminator's pose head; zoomed pictures, which hardly show the neck, count a tenth."""
     pose_branch_kimg: float | None = None
     """The generator's pose branch learns until then and stays as it is afterwards; None = it always learns."""
     raw_ramp: RawRamp | None = None
@@ -302,7 +301,7 @@ _SMALL_TRAINING = TrainingConfig(
     blur_fade_kimg=8.0,
     density_noise=0.0,
     density_noise_fade_kimg=0.0,
-    pose_loss_weight=30.0,
+    pose_loss_weight=10.0,
     pose_preg_kimg=100.0,
     coarse_pose_probability=0.5,
     pose_refine_kimg=160.0,

@@ -22,6 +22,7 @@ from portrait360.data.progress import show_progress
 from portrait360.files import atomic_write, write_json
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
+from portrait360.model.calibration import calibrated
 from portrait360.model.discriminator import Pictures
 from portrait360.model.layers import resize
 from portrait360.photos.labelled import PhotoFitter
@@ -40,7 +41,7 @@ def predict_body_pose(
     masks: Float[Tensor, "B 1 H H"],
     cameras: Float[Tensor, "B 25"],
 ) -> Float[Tensor, "B 6"]:
-    """The body poses that a model's discriminator sees in pictures (official_model 8.8).
+    """The body poses that a model's discriminator sees in real pictures (official_model 8.8), calibrated if it can be.
 
     Every picture is predicted by itself, so that its pose does not depend on the others: the minibatch deviation
     (8.4) is then the constant 1e-4, as in the original's scripts, which predict from one picture at a time.
@@ -63,7 +64,8 @@ def predict_body_pose(
         for i in range(len(images)):
             one = slice(i, i + 1)
             pictures = network_pictures(weights.generator.config, images[one], masks[one])
-            poses[one] = weights.discriminator.predict_pose(pictures, cameras[one])
+            seen = weights.discriminator.predict_pose(pictures, cameras[one])
+            poses[one] = calibrated(seen, weights.calibration)
     return poses
 
 

@@ -82,6 +82,15 @@ def test_pictures_are_judged_one_by_one(data, weights, judge):
         assert torch.allclose(getattr(whole, name)[34], getattr(one, name)[0], atol=1e-5), name
 
 
+def test_poses_of_real_pictures_alone_are_calibrated(data, weights, judge):
+    real = RealPictures(PortraitDataset(data), None, weights.generator.config)
+    constant = dataclasses.replace(judge, calibration=torch.cat([torch.zeros(6, 6), torch.full((1, 6), 0.2)]))
+    assert (real.look(torch.arange(2), judge, nothing).predicted_pose != 0.2).all()
+    assert (real.look(torch.arange(2), constant, nothing).predicted_pose == 0.2).all()
+    drawn = draw_generated(weights.generator, constant, real.data.cameras, 2, 0, nothing)
+    assert (drawn.same.predicted_pose != 0.2).all()
+
+
 def test_known_encodings_are_taken(data, weights, judge):
     real = RealPictures(PortraitDataset(data), None, weights.generator.config)
     rows = torch.arange(5)

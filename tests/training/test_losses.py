@@ -41,11 +41,6 @@ def test_pose_loss_sums_over_the_six_numbers():
     assert pose_loss(a, b).item() == pytest.approx((6 + 24) / 2)
 
 
-def test_pose_loss_weighs_rows():
-    a, b = torch.zeros(3, 6), torch.tensor([[1.0] * 6, [2.0] * 6, [3.0] * 6])
-    assert pose_loss(a, b, torch.tensor([1.0, 0.0, 0.5])).item() == pytest.approx((6 + 27) / 3)
-
-
 def test_gradient_penalty_of_a_linear_judge():
     """logit = sum(w x): the gradient is w for every sample."""
     x = torch.randn(3, 2, 4, 4, requires_grad=True)

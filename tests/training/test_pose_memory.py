@@ -9,17 +9,19 @@ import torch
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, zoom_camera
+from portrait360.model.calibration import fit_calibration
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
 from portrait360.training.pose_memory import CAPACITY, LARGEST, PoseMemory, energy_distance, is_zoomed, nod_difference
 from shrunken import shrunken
 
 
-def filled(real, error, yaws=None):
+def filled(real, error, yaws=None, labels=None):
     """A memory of CAPACITY pictures: poses seen, errors made, all from the front unless yaws are given."""
     memory = PoseMemory()
     cameras = camera_label(torch.zeros(CAPACITY) if yaws is None else yaws)
-    memory.note(cameras, real, torch.zeros(CAPACITY, 6), error)
+    labels = torch.zeros(CAPACITY, 6) if labels is None else labels
+    memory.note(cameras, real, torch.zeros(CAPACITY, 6), error, labels)
     memory.keep(Ranks())
     return memory
 
@@ -39,13 +41,13 @@ def test_only_whole_pictures_are_remembered_and_the_oldest_go():
     assert is_zoomed(cameras).tolist() == [False, False, True]
     for i in range(CAPACITY // 2 + 1):
         assert not memory.ready
-        memory.note(cameras, torch.full((3, 6), float(i)), torch.zeros(3, 6), torch.zeros(3, 6))
+        memory.note(cameras, torch.full((3, 6), float(i)), *torch.zeros(3, 3, 6))
         memory.keep(Ranks())
         if i == CAPACITY // 2 - 1:
             break
     assert memory.ready
     assert sorted(set(memory.seen.rows[:, -1].int().tolist())) == list(range(CAPACITY // 2))
-    memory.note(cameras, torch.full((3, 6), -1.0), torch.zeros(3, 6), torch.zeros(3, 6))
+    memory.note(cameras, torch.full((3, 6), -1.0), *torch.zeros(3, 3, 6))
     memory.keep(Ranks())
     assert 0 not in memory.seen.rows[:, -1].int().tolist()
     assert memory.seen.rows[:2, -1].tolist() == [-1.0, -1.0]
@@ -154,3 +156,23 @@ def test_a_checkpoint_keeps_it():
     again = PoseMemory.from_tensors(memory.tensors())
     assert all(torch.equal(v, again.tensors()[k]) for k, v in memory.tensors().items())
     assert not PoseMemory.from_tensors({}).ready
+
+
+def test_labels_calibrate_what_is_seen_once_there_are_enough():
+    g = torch.Generator().manual_seed(5)
+    seen = torch.randn(CAPACITY, 6, generator=g) * 0.1
+    memory = filled(seen, torch.zeros(CAPACITY, 6), labels=0.5 * seen + 0.2)
+    expected = fit_calibration(seen, 0.5 * seen + 0.2)
+    torch.testing.assert_close(memory.calibration(), expected)
+    torch.testing.assert_close(PoseMemory.from_tensors(memory.tensors()).calibration(), expected)
+    assert PoseMemory().calibration() is None
+
+    older = PoseMemory.from_tensors({k: v for k, v in memory.tensors().items() if "labels" not in k})
+    assert older.ready
+    nothing = torch.zeros(CAPACITY // 4, 6)
+    for part in range(4):
+        assert (older.calibration() is None) == (part < 2)
+        rows = slice(part * CAPACITY // 4, (part + 1) * CAPACITY // 4)
+        older.note(camera_label(torch.zeros(CAPACITY // 4)), seen[rows], nothing, nothing, 0.5 * seen[rows])
+        older.keep(Ranks())
+    torch.testing.assert_close(older.calibration()[:6], expected[:6])

@@ -64,7 +64,7 @@ def test_a_run_that_refines_poses_resumes_exactly(tmp_path):
         state.images = 1000
         state.step = TILT_INTERVAL - 2
         some = torch.randn(CAPACITY, 6, generator=torch.Generator().manual_seed(1)) * 0.1
-        state.memory.note(camera_label(torch.linspace(0, 6.28, CAPACITY)), some, 0.1 * some, some)
+        state.memory.note(camera_label(torch.linspace(0, 6.28, CAPACITY)), some, 0.1 * some, some, 0.5 * some)
         state.memory.keep(Ranks())
         torch.manual_seed(7)
         return state

@@ -217,7 +217,7 @@ def _prepare(
         inception_sha = hashlib.sha256(inception.read_bytes()).hexdigest()
     else:
         missing["inception"] = "no --inception file was given"
-    judge = Judge(encoder.to(place), networks.discriminator, further)
+    judge = Judge(encoder.to(place), networks.discriminator, further, networks.calibration)
     real = RealPictures(dataset, exact, model)
     for name, window in WINDOWS.items():
         if name not in real.windows:

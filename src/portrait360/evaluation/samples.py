@@ -19,6 +19,7 @@ from torch import Tensor
 from portrait360.config import ModelConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.geometry.cameras import zoom_camera
+from portrait360.model.calibration import calibrated
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.encoder import PortraitEncoder
 from portrait360.model.generator import Generator, RenderDraws, Scene
@@ -96,6 +97,7 @@ class Judge:
     encoder: PortraitEncoder
     discriminator: Discriminator
     further: Extractor | None = None
+    calibration: Float[Tensor, "7 6"] | None = None
 
     @torch.no_grad()
     def look(
@@ -107,6 +109,7 @@ class Judge:
         body_pose: Float[Tensor, "B 6"] | None = None,
         coarse_pose: Float[Tensor, "B 6"] | None = None,
         known: dict[str, Tensor] | None = None,
+        real: bool = False,
     ) -> SampleSet:
         """What is seen in pictures at the model's sizes.
 
@@ -115,6 +118,7 @@ class Judge:
             closer: pictures of the middle parts, by the names of `WINDOWS`.
             body_pose, coarse_pose: what is known about them.
             known: what `encodings` gave for these pictures before; else the encoder looks at them.
+            real: whether the discriminator's poses are to be calibrated, as for real pictures.
         """
         stored = as_bytes(pictures.image)
         shown = from_bytes(stored)
@@ -123,6 +127,8 @@ class Judge:
             stored = as_bytes(F.interpolate(shown, size=(KEPT_SIDE, KEPT_SIDE), mode="area"))
         # one part per picture: the deviation over the minibatch must not depend on the neighbours
         predicted = self.discriminator.predict_pose(pictures, camera, parts=len(stored))
+        if real:
+            predicted = calibrated(predicted, self.calibration)
         return SampleSet(
             pictures=stored.cpu(),
             camera=camera.cpu(),
@@ -190,6 +196,7 @@ class RealPictures:
                     body_pose=None if self.exact is None else self.exact.body_poses[some],
                     coarse_pose=self.data.body_poses[some] if self.data.label_kind == "coarse" else None,
                     known=None if known is None else {k: v[start : start + _AT_ONCE] for k, v in known.items()},
+                    real=True,
                 )
             )
             advance(len(some))

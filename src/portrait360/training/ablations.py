@@ -79,10 +79,7 @@ ARMS = {
     "no-r2": Arm("without R2", _training(r2=False)),
     "one-view": Arm("one view of each portrait", _training(views_per_latent=1)),
     "asymmetric": Arm("no features that are the same left and right", _model(symmetric_features=0)),
-    "whole": Arm(
-        "whole pictures only, no windows",
-        _training(zoom_probability=0.0, face_zoom_probability=0.0, pose_loss_weight=10.0),
-    ),
+    "whole": Arm("whole pictures only, no windows", _training(zoom_probability=0.0, face_zoom_probability=0.0)),
     "conditioned": Arm("people depend on the camera they are drawn for", _model(conditioning_scale=1.0)),
     "r1-tenfold": Arm("ten times the gradient penalties", _training(r1_gamma=0.5, r1_gamma_mask=0.5)),
     "own-poses": Arm("only poses of the branch, no coarse ones", _training(coarse_pose_probability=0.0)),

@@ -267,7 +267,8 @@ def _save(state: TrainingState, preset: Preset, out: Path, about: dict[str, Any]
     save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state, random_states), progress)
     side = schedules.raw_resolution(state.images, state.model, state.config)
     trained = dataclasses.replace(state.model, raw_resolution=side)
-    save_weights(out / "weights.safetensors", trained, state.average, state.average_discriminator, progress)
+    networks = state.average, state.average_discriminator
+    save_weights(out / "weights.safetensors", trained, *networks, progress, calibration=state.memory.calibration())
     for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
         old.unlink()
 

@@ -20,12 +20,9 @@ def discriminator_loss(kind: str, real: Float[Tensor, "B 1"], fake: Float[Tensor
     return F.softplus(fake - real).mean()
 
 
-def pose_loss(
-    predicted: Float[Tensor, "B 6"], target: Float[Tensor, "B 6"], weight: Float[Tensor, " B"] | None = None
-) -> Float[Tensor, ""]:
-    """Squared error summed over the six numbers, times the row's weight, mean over the batch."""
-    errors = (predicted - target).square().sum(dim=1)
-    return (errors if weight is None else errors * weight).mean()
+def pose_loss(predicted: Float[Tensor, "B 6"], target: Float[Tensor, "B 6"]) -> Float[Tensor, ""]:
+    """Squared error summed over the six numbers, mean over the batch."""
+    return (predicted - target).square().sum(dim=1).mean()
 
 
 def gradient_penalties(logits: Float[Tensor, "N 1"], inputs: list[Tensor]) -> list[Float[Tensor, " B"]]:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from portrait360.geometry.cameras import FOCAL
+from portrait360.model.calibration import fit_calibration
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, HEAD_NOD, NECK_NOD
@@ -60,10 +61,11 @@ class _Ring:
 
 
 class PoseMemory:
-    """The discriminator's poses of real pictures and its errors on generated ones; whole pictures, not zoomed."""
+    """The discriminator's poses of real pictures, their labels, and its errors on generated ones; whole pictures, not
+    zoomed."""
 
     def __init__(self) -> None:
-        self.seen, self.errors = _Ring(), _Ring()
+        self.seen, self.errors, self.labels = _Ring(), _Ring(), _Ring()
         self.tilt = torch.zeros(6)
         """Body pose by which canonical heads differ from the template: generated pictures show their pose plus this."""
         self.nod_difference: float | None = None
@@ -81,11 +83,14 @@ class PoseMemory:
         real: Float[Tensor, "B 6"],
         generated: Float[Tensor, "B 6"],
         truth: Float[Tensor, "B 6"],
+        coarse: Float[Tensor, "B 6"],
     ) -> None:
-        """Predicted poses of real and of generated pictures with these cameras, and the generated ones' true poses."""
+        """Predicted poses of real and of generated pictures with these cameras, the generated ones' true poses, and
+        the real ones' labels."""
         self._noted = [
             (self.seen, torch.cat([cameras, real], dim=1).detach().float()),
             (self.errors, torch.cat([cameras, truth - generated], dim=1).detach().float()),
+            (self.labels, torch.cat([cameras, coarse], dim=1).detach().float()),
         ]
 
     def keep(self, ranks: Ranks) -> None:
@@ -143,11 +148,19 @@ class PoseMemory:
         given = torch.cat([generator.pose_branch(z, cameras) / POSE_UNIT, directions], dim=1)
         return energy_distance(given, torch.cat([wanted / POSE_UNIT, directions], dim=1))
 
+    def calibration(self) -> Float[Tensor, "7 6"] | None:
+        """What corrects the poses seen in real pictures (`model.calibration`); None until enough have been seen."""
+        known = self.labels.rows.isfinite().all(dim=1)
+        if not self.seen.full or int(known.sum()) < CAPACITY // 2:
+            return None
+        seen, labels = (ring.rows[known, CAMERA_LABEL_SIZE:] for ring in (self.seen, self.labels))
+        return fit_calibration(seen, labels)
+
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
         return {"poses/tilt": self.tilt} | {
             f"poses/{name}/{part}": value
-            for name, ring in (("seen", self.seen), ("errors", self.errors))
+            for name, ring in (("seen", self.seen), ("errors", self.errors), ("labels", self.labels))
             for part, value in (("rows", ring.rows), ("added", torch.tensor(ring.added)))
         }
 
@@ -157,9 +170,12 @@ class PoseMemory:
         memory = cls()
         if "poses/seen/rows" in tensors:
             memory.tilt = tensors["poses/tilt"].clone()
-            for name in ("seen", "errors"):
-                rows = tensors[f"poses/{name}/rows"].reshape(CAPACITY, -1).clone()
-                setattr(memory, name, _Ring(rows, int(tensors[f"poses/{name}/added"])))
+            for name in ("seen", "errors", "labels"):
+                if f"poses/{name}/rows" in tensors:
+                    rows = tensors[f"poses/{name}/rows"].reshape(CAPACITY, -1).clone()
+                    setattr(memory, name, _Ring(rows, int(tensors[f"poses/{name}/added"])))
+                else:  # older checkpoints have no labels; those to come go beside what is seen with them
+                    setattr(memory, name, _Ring(torch.full_like(memory.seen.rows, math.nan), memory.seen.added))
         return memory
 
 

@@ -24,13 +24,11 @@ from portrait360.training.augment import blur, swap_some
 from portrait360.training.canonical_tilt import CanonicalTilt, nod_degrees
 from portrait360.training.distributed import Ranks
 from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
-from portrait360.training.pose_memory import PoseMemory, is_zoomed
+from portrait360.training.pose_memory import PoseMemory
 
 OCCUPANCY_SHAPE = (20, 32, 24)
 """Cells (nz, ny, nx) of the tri-grid box; rays skip the empty ones."""
 
-ZOOMED_POSES = 0.1
-"""Weight of zoomed pictures in the pose loss; not 0, since the discriminator judges them too by the pose it sees."""
 TILT_INTERVAL = 100
 """Steps between two measurements of the canonical heads' tilt; each counts half."""
 
@@ -144,11 +142,6 @@ def _blurred(pictures: Pictures, sigma: float, *, raw: bool) -> Pictures:
     )
 
 
-def _pose_weight(camera: Tensor) -> Tensor:
-    """How much each picture counts in the pose loss: zoomed ones, which hardly show the neck, count little."""
-    return torch.where(is_zoomed(camera), ZOOMED_POSES, 1.0)
-
-
 def _leaf(pictures: Pictures) -> Pictures:
     return pictures.map(lambda t: t.detach().requires_grad_(True))
 
@@ -209,9 +202,9 @@ def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
         fake_logits, fake_poses = state.discriminator(leaf, batch.camera)
     g_loss = generator_loss(config.loss, real_logits, fake_logits)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
-    d_pose = pose_loss(fake_poses, generated.body_pose.detach(), _pose_weight(batch.camera))
+    d_pose = pose_loss(fake_poses, generated.body_pose.detach())
     if config.pose_refine_kimg is not None:
-        state.memory.note(batch.camera, real_poses, fake_poses, generated.body_pose)
+        state.memory.note(batch.camera, real_poses, fake_poses, generated.body_pose, batch.coarse_pose)
     at_pictures = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
     (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
     torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
@@ -241,7 +234,7 @@ def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     detached = shown.map(lambda t: t.detach())
     real_logits, fake_logits, poses = judge(detached)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
-    d_pose = pose_loss(poses, generated.body_pose.detach(), _pose_weight(batch.camera))
+    d_pose = pose_loss(poses, generated.body_pose.detach())
     (d_loss + config.pose_loss_weight * d_pose).backward()
     if state.step % config.r1_interval == 0:
         regularise(state, real, detached, batch.camera)
