@@ -43,7 +43,7 @@ from portrait360.training.precision import processor_name
 from portrait360.types import DatasetError
 
 NOTHING = "nothing"
-_BLOB_CENTRE, _BLOB_RADIUS = (0.15, 0.15, 0.0), 0.03
+_BLOB_CENTRE, _BLOB_RADIUS = (0.15, 0.15, 0.0), 0.036
 _FLAT = -0.04
 _TOO_FAR = 0.005
 _NARROW = 0.045
