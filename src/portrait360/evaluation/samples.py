@@ -98,6 +98,7 @@ class Judge:
     discriminator: Discriminator
     further: Extractor | None = None
     calibration: Float[Tensor, "7 6"] | None = None
+    """Of the discriminator's poses; for real pictures alone."""
 
     @torch.no_grad()
     def look(
@@ -109,7 +110,6 @@ class Judge:
         body_pose: Float[Tensor, "B 6"] | None = None,
         coarse_pose: Float[Tensor, "B 6"] | None = None,
         known: dict[str, Tensor] | None = None,
-        real: bool = False,
     ) -> SampleSet:
         """What is seen in pictures at the model's sizes.
 
@@ -118,7 +118,6 @@ class Judge:
             closer: pictures of the middle parts, by the names of `WINDOWS`.
             body_pose, coarse_pose: what is known about them.
             known: what `encodings` gave for these pictures before; else the encoder looks at them.
-            real: whether the discriminator's poses are to be calibrated, as for real pictures.
         """
         stored = as_bytes(pictures.image)
         shown = from_bytes(stored)
@@ -127,8 +126,6 @@ class Judge:
             stored = as_bytes(F.interpolate(shown, size=(KEPT_SIDE, KEPT_SIDE), mode="area"))
         # one part per picture: the deviation over the minibatch must not depend on the neighbours
         predicted = self.discriminator.predict_pose(pictures, camera, parts=len(stored))
-        if real:
-            predicted = calibrated(predicted, self.calibration)
         return SampleSet(
             pictures=stored.cpu(),
             camera=camera.cpu(),
@@ -196,11 +193,11 @@ class RealPictures:
                     body_pose=None if self.exact is None else self.exact.body_poses[some],
                     coarse_pose=self.data.body_poses[some] if self.data.label_kind == "coarse" else None,
                     known=None if known is None else {k: v[start : start + _AT_ONCE] for k, v in known.items()},
-                    real=True,
                 )
             )
             advance(len(some))
-        return join(parts)
+        seen = join(parts)
+        return dataclasses.replace(seen, predicted_pose=calibrated(seen.predicted_pose, judge.calibration))
 
     def read(self, row: int) -> tuple[UInt8[ndarray, "H W 3"], UInt8[ndarray, "H W"]]:
         """A picture and its mask."""

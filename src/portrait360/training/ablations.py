@@ -30,6 +30,7 @@ from portrait360.types import InputError
 PLAN = Plan(pictures=1000, pairs=64, meshes=8)
 ENDLESS_KIMG = 1e6
 """Time ends these runs: schedules that count from the end would come too late or too early."""
+_LENGTHS = ("total_kimg", "checkpoint_kimg", "sheet_kimg")
 
 
 def base() -> Preset:
@@ -43,8 +44,8 @@ def base() -> Preset:
         synthesis=dataclasses.replace(preset.model.synthesis, channels=(192, 192, 128, 96, 64)),
         discriminator=dataclasses.replace(preset.model.discriminator, channels=(64, 128, 192, 192)),
     )
-    training = dataclasses.replace(preset.training, total_kimg=ENDLESS_KIMG, lr_decay_kimg=0.0, checkpoint_kimg=1e6)
-    return Preset(model, dataclasses.replace(training, sheet_kimg=1e6))
+    never = dict.fromkeys(_LENGTHS, ENDLESS_KIMG)
+    return Preset(model, dataclasses.replace(preset.training, lr_decay_kimg=0.0, **never))
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,8 @@ def _training(**changes: Any) -> Callable[[Preset], Preset]:
 
 
 def _original(preset: Preset) -> Preset:
-    published = original_recipe(preset.model)
-    kept: dict[str, Any] = {
-        name: getattr(preset.training, name) for name in ("total_kimg", "checkpoint_kimg", "sheet_kimg")
-    }
-    return Preset(preset.model, dataclasses.replace(published, **kept))
+    kept: dict[str, Any] = {name: getattr(preset.training, name) for name in _LENGTHS}
+    return Preset(preset.model, dataclasses.replace(original_recipe(preset.model), **kept))
 
 
 ARMS = {
