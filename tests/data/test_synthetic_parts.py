@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from PIL import Image
 from portrait360.data import synthetic_textures as textures
 from portrait360.data.anny_body import BONES, AnnyBody, rotation_matrix
 from portrait360.data.synthetic_background import background
-from portrait360.data.synthetic_hair import beard_cover, smooth_cover
+from portrait360.data.synthetic_hair import beard_cover, scalp_cover, smooth_cover, sweep_fringe
 from portrait360.data.synthetic_library import PREPARED, PartsLibrary
-from portrait360.data.synthetic_proxies import BODY_VERTICES, decode_faces, read_proxy, scale_reference
+from portrait360.data.synthetic_proxies import BODY_VERTICES, Proxy, decode_faces, read_proxy, scale_reference
 from portrait360.data.synthetic_subject import BEARDS
 from portrait360.kernels.raster import TEXELS_PER_SLOT
 from portrait360.types import AssetError
@@ -206,3 +207,71 @@ def test_beards_stay_on_the_lower_face(body: AnnyBody, style: str) -> None:
     assert np.abs(cover - cover[body.mirror[: len(cover)]]).max() < 1e-3
     smooth = smooth_cover(cover, body.quads)
     assert 0 <= smooth.min() <= smooth.max() <= 1
+
+
+def test_hair_tints_the_scalp_but_never_face_or_cheeks(body: AnnyBody) -> None:
+    rest = body.rest({}, {}, {}).vertices
+    corners = np.arange(13380, dtype=np.int32)[:, None].repeat(3, 1)
+    wig = Proxy(
+        name="wig",
+        references=corners,
+        weights=np.full((13380, 3), 1 / 3, np.float32),
+        offsets=np.zeros((13380, 3), np.float32),
+        triangles=corners,
+        uv=np.full((13380, 3, 2), 0.5, np.float32),
+        hides=np.zeros(BODY_VERTICES, bool),
+    )
+    cover = scalp_cover(wig, np.full((1, TEXELS_PER_SLOT, 4), 255, np.uint8), 0, rest)
+    away = rest[:13380] - rest[14598:14742].mean(0)
+    assert cover[(away[:, 1] > 0.08) & (away[:, 1] < 0.2)].min() > 0.85
+    assert cover[(away[:, 1] > -0.05) & (away[:, 2] < -0.08) & (away[:, 1] < 0.2)].min() > 0.85
+    # below the hairline all is skin as far back as the ears, which hair that is swept aside bares
+    assert cover[(away[:, 1] < 0.04) & (away[:, 2] > -0.05)].max() == 0
+    assert cover[away[:, 1] < -0.065].max() == 0
+
+
+def _shell(side: float) -> np.ndarray:
+    """Hair (V,3) hanging around a skull whose middle is the origin: everywhere but before one cheek."""
+    rng = np.random.default_rng(4)
+    turn = rng.uniform(-math.pi, math.pi, 20000)
+    height = rng.uniform(-0.15, 0.1, 20000)
+    radius = rng.uniform(0.09, 0.11, 20000)
+    kept = (height > 0.05) | (np.abs(turn) > 1.0) | (turn * side > -0.1)
+    shell = np.stack([radius * np.sin(turn), height, radius * np.cos(turn)], 1)
+    return shell[kept].astype(np.float32)
+
+
+_EYES, _SKULL = np.array([0, -0.03, 0.075], np.float32), np.zeros(3, np.float32)
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_a_swept_fringe_leaves_the_eyes_free_and_the_rest_in_place(side: float) -> None:
+    hair = _shell(side)
+    swept = sweep_fringe(hair, _EYES, _SKULL, 1.0)
+    before, after = np.arctan2(hair[:, 0], hair[:, 2]), np.arctan2(swept[:, 0], swept[:, 2])
+    # two eyes 64 mm apart and 30 mm wide each, seen from before: the pixels of lashes included
+    low = np.abs(hair[:, 1] - _EYES[1]) < 0.014
+    front = np.abs(after) < math.pi / 2
+    assert (low & front & (np.abs(hair[:, 0]) < 0.047)).sum() > 50
+    assert not (low & front & (np.abs(swept[:, 0]) < 0.047)).any()
+    # nothing above the hairline or behind the temples moves, and nothing leaves its distance from the skull
+    still = (hair[:, 1] > _EYES[1] + 0.065) | (np.abs(before) > 1.45)
+    assert still.any()
+    assert np.abs(swept - hair)[still].max() < 1e-6
+    assert np.abs(np.hypot(swept[:, 0], swept[:, 2]) - np.hypot(hair[:, 0], hair[:, 2])).max() < 1e-6
+    assert np.array_equal(swept[:, 1], hair[:, 1])
+    # the fringe goes to its own side, and what hung further out still does
+    fringe = low & (before * side > -0.1) & (before * side < 1.4)
+    assert (after * side)[fringe].min() > 0.7
+    order = np.argsort((before * side)[fringe])
+    assert np.corrcoef(np.arange(len(order)), (after * side)[fringe][order])[0, 1] > 0.95
+
+
+def test_sweeping_by_nothing_changes_nothing_and_mirrors_agree() -> None:
+    hair = _shell(1.0)
+    assert np.array_equal(sweep_fringe(hair, _EYES, _SKULL, 0.0), hair)
+    flip = np.array([-1, 1, 1], np.float32)
+    assert (
+        np.abs(sweep_fringe(hair * flip, _EYES, _SKULL, 0.9) * flip - sweep_fringe(hair, _EYES, _SKULL, 0.9)).max()
+        < 1e-6
+    )

@@ -10,6 +10,12 @@ from portrait360.data.synthetic_proxies import Proxy
 from portrait360.data.synthetic_subject import HairStyle
 
 _REACH = 0.02
+_PARTING = 0.35
+"""Where fringes part, radians around the skull, away from the middle of the face on the side without a fringe."""
+_EYE_SPAN = 0.78
+"""Half of the turn around the skull that both eyes take, radians."""
+_SIDE = 1.45
+"""Hair beyond this turn around the skull, radians, hangs at the side and stays."""
 
 
 def scalp_cover(proxy: Proxy, atlas: np.ndarray, slot: int, body: np.ndarray) -> np.ndarray:
@@ -30,7 +36,10 @@ def scalp_cover(proxy: Proxy, atlas: np.ndarray, slot: int, body: np.ndarray) ->
     distance, _ = KDTree(opaque).query(skin, distance_upper_bound=_REACH)
     cover = np.clip(1 - (np.minimum(distance, 1.0) - 0.005) / 0.008, 0, 1)
     eyes = body[EYE_VERTICES].mean(0)
-    cover[(skin[:, 2] > eyes[2] - 0.02) & (skin[:, 1] < eyes[1] + 0.055)] = 0
+    # hair that is swept aside bares temples and cheeks up to the ears
+    behind = np.clip((eyes[2] - 0.055 - skin[:, 2]) / 0.015, 0, 1)
+    below = np.clip((eyes[1] + 0.065 - skin[:, 1]) / 0.02, 0, 1)
+    cover *= 1 - below * (1 - behind)
     cover[skin[:, 1] < eyes[1] - 0.06] = 0
     return (cover * 0.9).astype(np.float32)
 
@@ -83,9 +92,10 @@ def style_hair(
     """Change volume, length and curl of fitted hair (V,3), metres at rest; `centre` is the skull's middle.
 
     Volume pushes away from the skull, more the farther a point already is; length stretches what hangs below
-    the ears; curl waves along the way down. Points near the hairline stay, so that no gap opens.
+    the ears; curl waves along the way down; a swept fringe leaves the eyes free. Points near the hairline stay, so
+    that no gap opens.
     """
-    out = fitted.astype(np.float32).copy()
+    out = sweep_fringe(fitted, body[EYE_VERTICES].mean(0), centre, style.fringe)
     away = out - centre
     distance = np.linalg.norm(away, axis=1, keepdims=True)
     away = away / np.maximum(distance, 1e-6)
@@ -106,3 +116,35 @@ def style_hair(
         out += away * np.array([1, 0, 1], np.float32) * (amount * np.sin(phase))[:, None]
         out[:, 0] += amount * np.cos(phase) * 0.6
     return out.astype(np.float32)
+
+
+def sweep_fringe(hair: np.ndarray, eyes: np.ndarray, centre: np.ndarray, amount: float) -> np.ndarray:
+    """Hair (V,3), metres at rest, with what hangs before the eyes turned around the skull towards the ears (V,3).
+
+    `eyes` (3,) is the point between the eyes, `centre` (3,) the skull's middle. Nothing above the hairline and
+    nothing beside the face moves; between them the turn grows from the hairline down to the brows, as a fringe
+    falls that is combed aside. `amount` 0 changes nothing, 1 clears both eyes; the side on which more hair hangs
+    before the eyes takes all of it up to the parting.
+    """
+    out = hair.astype(np.float32).copy()
+    if amount <= 0:
+        return out
+    x, z = out[:, 0] - centre[0], out[:, 2] - centre[2]
+    height = out[:, 1] - eyes[1]
+    turn = np.arctan2(x, z)
+    hanging = (np.abs(turn) < _EYE_SPAN) & (np.abs(height) < 0.03)
+    side = 1.0 if np.sin(turn[hanging]).sum() >= 0 else -1.0
+    turn = turn * side
+    fall = np.clip((0.065 - height) / 0.05, 0, 1)
+    swept = amount * fall * fall * (3 - 2 * fall)
+    # both parts of the hair are squeezed between their swept edge and the side of the head
+    edge = -_PARTING + (_EYE_SPAN + _PARTING) * swept
+    other = -_PARTING - (_EYE_SPAN - _PARTING) * swept
+    fringe = edge + (turn + _PARTING) * (_SIDE - edge) / (_SIDE + _PARTING)
+    rest = other + (turn + _PARTING) * (other + _SIDE) / (_SIDE - _PARTING)
+    moved = np.where(turn >= -_PARTING, fringe, rest)
+    moved = np.where(np.abs(turn) < _SIDE, moved, turn) * side
+    radius = np.hypot(x, z)
+    out[:, 0] = centre[0] + radius * np.sin(moved)
+    out[:, 2] = centre[2] + radius * np.cos(moved)
+    return out

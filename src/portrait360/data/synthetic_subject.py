@@ -45,7 +45,9 @@ _HAIR_LIKING = {
     ("long01", False): 1.3,
     ("ponytail01", False): 1.3,
 }
-"""How often a cut is worn, by (name, male); 1 unless listed. Cuts that hide an eye are kept rarer."""
+"""How often a cut is worn, by (name, male); 1 unless listed."""
+_HIDDEN_EYES = 0.1
+"""Share of subjects who wear their hair as the part was cut, which hangs over an eye in three of ten."""
 BEARDS = ("full", "goatee", "moustache")
 _VIEW_STREAM = 0x76696577
 """Fourth word of the random seed of further views: keeps them apart from whatever is drawn from [seed, index]."""
@@ -56,7 +58,8 @@ _FACE_PARTS = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck
 class HairStyle:
     """Hair of a subject. `name` None is bald; `stubble` tints the bald scalp. Lengths in metres at rest.
 
-    `beard` is one of BEARDS, painted with `beard_cover` (0 none, up to 0.4 stubble, up to 0.9 full).
+    `fringe` says how far hair in front of the eyes is swept aside: 0 as cut, 1 clear of the eye. `beard` is one of
+    BEARDS, painted with `beard_cover` (0 none, up to 0.4 stubble, up to 0.9 full).
     """
 
     name: str | None
@@ -68,6 +71,7 @@ class HairStyle:
     curl: float
     curl_waves: float
     curl_phase: float
+    fringe: float
     beard: str
     beard_cover: float
 
@@ -134,7 +138,7 @@ def sample_subject(
     if unknown:
         raise InputError(f"Unknown override {unknown[0]!r}.", f"Use one of: {', '.join(OVERRIDES)}.")
     # independent streams, so that fixing one property leaves the others of the subject alone
-    who, shape, face, pose, wear, look, light, view = np.random.default_rng([seed, index]).spawn(8)
+    who, shape, face, pose, wear, look, light, view, comb = np.random.default_rng([seed, index]).spawn(9)
 
     male = bool(who.random() < 0.5)
     if "gender" in given:
@@ -154,7 +158,7 @@ def sample_subject(
     if "head" in given:
         head = np.asarray(given["head"], np.float64)
 
-    hair = _sample_hair(wear, parts, male, age, race)
+    hair = _sample_hair(wear, comb, parts, male, age, race)
     if "hair" in given:
         hair.name = given["hair"]
         if hair.name is not None and hair.name not in parts.proxies.get("hair", {}):
@@ -199,6 +203,7 @@ def sample_subject(
             "ethnicity": {k: round(v, 4) for k, v in race_mix.items()},
             "hair": hair.name or "none",
             "hair_mirrored": hair.mirrored,
+            "hair_swept": hair.fringe > 0,
             "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
             "clothes": garment.name,
             "skin": skin.name,
@@ -337,7 +342,9 @@ def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
     return neck, head, arms
 
 
-def _sample_hair(rng: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str) -> HairStyle:
+def _sample_hair(
+    rng: np.random.Generator, comb: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str
+) -> HairStyle:
     wanted = names.HAIR_MALE if male else names.HAIR_FEMALE
     choices = parts.available("hair", wanted)
     liking = np.array([_HAIR_LIKING.get((name, male), 1.0) for name in choices])
@@ -359,6 +366,7 @@ def _sample_hair(rng: np.random.Generator, parts: PartsLibrary, male: bool, age:
     beard_cover = 0.0
     if male and age != "child":
         beard_cover = 0.65 + 0.3 * amount if growth < 0.2 else (0.1 + 0.3 * amount if growth < 0.6 else 0.0)
+    fringe = 0.0 if comb.random() < _HIDDEN_EYES else float(comb.uniform(0.8, 1.1))
     return HairStyle(
         name=name,
         mirrored=mirrored,
@@ -369,6 +377,7 @@ def _sample_hair(rng: np.random.Generator, parts: PartsLibrary, male: bool, age:
         curl=float(rng.uniform(0, 0.007) if rng.random() < 0.5 else 0.0),
         curl_waves=float(rng.uniform(60, 140)),
         curl_phase=float(rng.uniform(0, 2 * math.pi)),
+        fringe=fringe,
         beard=beard,
         beard_cover=beard_cover,
     )
