@@ -279,3 +279,15 @@ def test_most_people_comb_their_hair_out_of_their_eyes(source: PortraitSource) -
     hidden = np.mean([person.hair.fringe == 0 for person in people])
     assert 0.05 < hidden < 0.16
     assert min(person.hair.fringe for person in people if person.hair.fringe > 0) >= 0.8
+
+
+def test_neck_and_head_turn_together_as_far_as_each_may(source: PortraitSource) -> None:
+    people = [source.describe(8, index) for index in range(1500)]
+    neck, head = (np.degrees([getattr(person, part) for person in people]) for part in ("neck", "head"))
+    assert np.abs(neck).max(0) == pytest.approx([16, 20, 12])
+    assert np.abs(head).max(0) == pytest.approx([16, 24, 12])
+    # a normal distribution cut off at two deviations has 0.96 of its spread and a bit less of its correlation
+    assert neck.std(0) == pytest.approx([7.7, 9.6, 5.8], rel=0.06)
+    assert head.std(0) == pytest.approx([7.7, 11.5, 5.8], rel=0.06)
+    together = [float(np.corrcoef(neck[:, axis], head[:, axis])[0, 1]) for axis in range(3)]
+    assert together == pytest.approx([0.5, 0.8, 0.7], abs=0.06)

@@ -51,6 +51,11 @@ _HIDDEN_EYES = 0.1
 BEARDS = ("full", "goatee", "moustache")
 _VIEW_STREAM = 0x76696577
 """Fourth word of the random seed of further views: keeps them apart from whatever is drawn from [seed, index]."""
+_NECK_SPREAD, _HEAD_SPREAD = (8.0, 10.0, 6.0), (8.0, 12.0, 6.0)
+"""Standard deviations of nod, turn and tilt, degrees; none goes beyond two of them."""
+_SHARED_TURNS = (0.5, 0.8, 0.7)
+"""How neck and head go together in nod, turn and tilt, as correlations: who looks aside turns both. Least in nods,
+because chins are also pushed forward and drawn in."""
 _FACE_PARTS = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck", "nose")
 
 
@@ -322,13 +327,10 @@ def _sample_expression(rng: np.random.Generator) -> dict[str, float]:
 
 def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neck and head axis-angle (radians) and five arm numbers: lowering, swing, shrug, two elbow bends."""
-
-    def turn(spread: tuple[float, float, float]) -> np.ndarray:
-        limit = 2 * np.asarray(spread)
-        return np.radians(np.clip(rng.normal(0, 1, 3) * spread, -limit, limit))
-
-    neck = turn((8.0, 10.0, 6.0))
-    head = turn((8.0, 12.0, 6.0))
+    first, second = rng.normal(0, 1, 3), rng.normal(0, 1, 3)
+    shared = np.asarray(_SHARED_TURNS)
+    neck = np.radians(np.clip(first, -2, 2) * _NECK_SPREAD)
+    head = np.radians(np.clip(shared * first + np.sqrt(1 - shared**2) * second, -2, 2) * _HEAD_SPREAD)
     # the label says nothing about the arms, so they vary little
     arms = np.array(
         [
