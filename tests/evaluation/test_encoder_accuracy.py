@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from fake_portraits import FakeSource
-from portrait360.checkpoint import load_encoder
+from portrait360.checkpoint import load_encoder, save_encoder
 from portrait360.data.writer import open_writer
 from portrait360.evaluation.encoder_accuracy import (
     align,
+    cover_table,
     measure_encoder,
     outline_overlap,
     photo_sheet,
@@ -101,6 +102,13 @@ def test_the_whole_report(tmp_path, tiny_encoder):
         assert 0.0 <= result[kind]["retrieval"] <= 1.0
     assert result["about"]["people"] == 6
     assert measure_encoder(path, tiny_encoder) == result
+    assert "covers" not in result
+    config = dataclasses.replace(load_encoder(tiny_encoder)[0].config, sees_covers=True)
+    save_encoder(tmp_path / "seeing.safetensors", PortraitEncoder(config).eval(), {})
+    covers = measure_encoder(path, tmp_path / "seeing.safetensors")["covers"]
+    assert covers["covered"] + covers["free"] <= 12
+    assert covers["free"] > 2
+    assert 0.0 <= covers["false_alarms"] <= 100.0
 
 
 class Knowing(PortraitEncoder):
@@ -170,3 +178,12 @@ def test_photos_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.jpg").write_text("no photo")
     with pytest.raises(InputError, match="not a readable picture"):
         read_photo(tmp_path / "a.jpg")
+
+
+def test_covered_people_are_counted_by_hand():
+    hidden = torch.tensor([0.0, 0.0, 0.005, 0.0, 0.05, 0.2, 0.3, 0.4])
+    seen = torch.tensor([0.0, 0.1, 0.02, 0.0, 0.2, 0.2, 0.01, 0.09])
+    assert cover_table(seen, hidden) == {
+        "covered": 3, "noticed": 66.7, "free": 4, "false_alarms": 25.0,
+        "error": round(100 * float((seen - hidden).abs().mean()), 1),
+    }  # fmt: skip

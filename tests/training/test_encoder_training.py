@@ -120,9 +120,27 @@ def test_it_starts_from_a_given_encoder(data, tmp_path, one_thread):
         train_encoder(data, tmp_path / "third.safetensors", EncoderConfig(), RECIPE, init=first)
 
 
+def test_an_encoder_that_does_not_see_covers_learns_to(data, tmp_path, one_thread):
+    first, seeing = tmp_path / "first.safetensors", dataclasses.replace(SMALL, sees_covers=True)
+    train_encoder(data, first, SMALL, RECIPE)
+    still = dataclasses.replace(RECIPE, steps=1, rate=0.0)
+    second = train_encoder(data, tmp_path / "second.safetensors", seeing, still, init=first)
+    assert load_encoder(tmp_path / "second.safetensors")[0].config == seeing
+    pictures = batch_of(0, data, RECIPE)[0].image
+    before, after = load_encoder(first)[0].encode(pictures), second.encode(pictures)
+    assert before.covered is None
+    assert after.covered is not None
+    assert torch.allclose(after.covered, torch.full_like(after.covered, 0.018), atol=1e-3)
+    # the rest stays, but for the statistics of one more batch
+    assert torch.allclose(before.landmarks, after.landmarks, atol=0.05)
+    assert torch.allclose(before.blur, after.blur, rtol=0.2)
+    with pytest.raises(CheckpointError, match="sees what is covered"):
+        train_encoder(data, tmp_path / "third.safetensors", SMALL, RECIPE, init=tmp_path / "second.safetensors")
+
+
 def test_it_learns_a_batch_by_heart(data, one_thread):
     torch.manual_seed(0)
-    encoder = PortraitEncoder(SMALL)
+    encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=True))
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-3)
     photos, poses = batch_of(0, data, RECIPE)
     body = load_body()
@@ -133,7 +151,8 @@ def test_it_learns_a_batch_by_heart(data, one_thread):
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
-    for name in ("yaw", "offset", "pose", "mask", "identity"):
+    assert photos.covered.max() > 0.1
+    for name in ("yaw", "offset", "pose", "mask", "identity", "cover"):
         assert history[-1][name] < 0.7 * history[0][name], name
 
 

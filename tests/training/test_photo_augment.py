@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from portrait360.geometry.cameras import camera_label
-from portrait360.training.clutter import SHAPES, bystanders, clouds, shapes
+from portrait360.training.clutter import SHAPES, THINGS, bystanders, clouds, shapes, things
 from portrait360.training.photo_augment import CLUTTERED, MIN_BLUR, PhotoRanges, photo_batch
 
 NOTHING = PhotoRanges(
     plain_crop=1.0, plain_background=0.0, other_background=0.0, cluttered_background=0.0, bystander=0.0,
-    grey=0.0, colour=0.0, shrink=0.0, blur=0.0, noise=0.0, jpeg=0.0, cover=0.0,
+    grey=0.0, colour=0.0, shrink=0.0, blur=0.0, noise=0.0, jpeg=0.0, cover=0.0, thing=0.0,
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def test_the_generator_decides_everything():
         {"noise": 1.0},
         {"jpeg": 1.0},
         {"cover": 1.0},
+        {"thing": 1.0},
         {"plain_background": 1.0},
         {"other_background": 1.0},
         {"cluttered_background": 1.0},
@@ -124,3 +125,29 @@ def test_bystanders_are_the_next_picture_s_person():
         assert len(seen) > 20
         assert seen.max() <= colour + 1e-5
         assert (seen - colour).abs().median() < 1e-4
+
+
+def test_things_stand_before_the_chosen_people_only():
+    image, mask = torch.full((32, 3, 48, 48), 0.25), torch.zeros(32, 1, 48, 48)
+    mask[:, :, 20:40, 16:32] = 1.0
+    chosen = torch.arange(32) % 2 == 0
+    pictures, where = things(image, mask, chosen, torch.Generator().manual_seed(0))
+    changed_pixels = (pictures != image).any(dim=1, keepdim=True)
+    assert not where[~chosen].any()
+    assert (changed_pixels <= where).all()
+    assert changed_pixels.sum() > 0.95 * where.sum()
+    # the middle of each is on the person
+    assert (where & (mask > 0)).any(dim=(1, 2, 3))[chosen].all()
+    shares = where[chosen].float().mean(dim=(1, 2, 3))
+    assert 0.0 < shares.min() < 0.05
+    assert 0.1 < shares.max() < THINGS * 0.25
+
+
+def test_the_hidden_share_of_the_person_is_known():
+    images, masks, photos = changed(thing=1.0, cover=1.0)
+    differs = (photos.image - (images / 127.5 - 1.0)).abs().amax(dim=1, keepdim=True) > 1e-3
+    person = masks > 0
+    seen = (differs & person).sum(dim=(1, 2, 3)) / person.sum(dim=(1, 2, 3))
+    assert torch.allclose(photos.covered, seen, atol=0.03)
+    assert photos.covered.std() > 0.05
+    assert torch.equal(changed()[2].covered, torch.zeros(8))

@@ -6,6 +6,7 @@ python -m portrait360.evaluation.encoder_accuracy persons.zip --out encoder.json
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +34,13 @@ from portrait360.pictures import to_bytes
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.encoder import EncoderData
-from portrait360.training.photo_augment import photo_batch
+from portrait360.training.photo_augment import PhotoRanges, photo_batch
 from portrait360.training.precision import processor_name
 from portrait360.types import InputError
 
 PEOPLE = 200
+COVERED, FREE, NOTICED = 0.15, 0.01, 0.08
+"""Shares of a person hidden: much, nothing to speak of, and the estimate above which somebody counts as covered."""
 _OUTLINE = (235, 45, 150)
 _SIDE = 256
 
@@ -108,7 +111,36 @@ def measure_encoder(data: Path, encoder_file: Path | None = None) -> dict[str, A
             "sectors": sector_table(seen, camera, content.body_poses, masks),
             "retrieval": retrieval(seen.identity, camera.yaw, content.views),
         }
+    if encoder.config.sees_covers:
+        result["covers"] = cover_table(*_covered(encoder, content))
     return result
+
+
+def cover_table(seen: Float[Tensor, " N"], hidden: Float[Tensor, " N"]) -> dict[str, float | int]:
+    """How well shares of persons that things hide are seen: of those with over COVERED hidden, and of those with less
+    than FREE, the per cent that are taken for covered, by an estimate of over NOTICED."""
+    covered, free = hidden > COVERED, hidden < FREE
+    return {
+        "covered": int(covered.sum()),
+        "noticed": round(100.0 * (seen[covered] > NOTICED).float().mean().item(), 1),
+        "free": int(free.sum()),
+        "false_alarms": round(100.0 * (seen[free] > NOTICED).float().mean().item(), 1),
+        "error": round(100.0 * (seen - hidden).abs().mean().item(), 1),
+    }
+
+
+def _covered(encoder: PortraitEncoder, content: EncoderData) -> tuple[Tensor, Tensor]:
+    """What the encoder says of pictures half of which have things in front, and what is true."""
+    draws, ranges = torch.Generator().manual_seed(1), dataclasses.replace(PhotoRanges(), thing=0.5)
+    seen, hidden = [], []
+    for i in range(0, len(content.images), 64):
+        some = slice(i, i + 64)
+        photos = photo_batch(content.images[some], content.masks[some], content.cameras[some], draws, ranges)
+        share = encoder.encode(photos.image).covered
+        assert share is not None
+        seen.append(share)
+        hidden.append(photos.covered)
+    return torch.cat(seen), torch.cat(hidden)
 
 
 def _plain(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:

@@ -53,6 +53,8 @@ class EncoderConfig:
     mask_channels: int = 24
     hidden: int = 320
     identity: int = 128
+    sees_covers: bool = False
+    """Whether it says how much of the person things in front hide; encoders before that do not."""
 
     @property
     def features(self) -> int:
@@ -102,6 +104,13 @@ class Encoded:
     """For distances between distributions of pictures; each number has unit variance over the training pictures."""
     blur: Float[Tensor, " B"]
     """Standard deviation of the blur, in pixels of the encoder's resolution."""
+    cover_logits: Float[Tensor, " B"] | None = None
+    """Logit of the share of the person that things in front hide; None if the encoder does not say."""
+
+    @property
+    def covered(self) -> Float[Tensor, " B"] | None:
+        """Share of the person that things in front hide, 0 to 1; None if the encoder does not say."""
+        return None if self.cover_logits is None else self.cover_logits.sigmoid()
 
     def mask(self, side: int) -> Float[Tensor, "B 1 S S"]:
         """Share of each pixel that shows the person, at `side` pixels."""
@@ -158,8 +167,8 @@ class PortraitEncoder(nn.Module):
         self.hidden_further = nn.Sequential(
             nn.Linear(config.hidden, 128), nn.ReLU(), nn.Linear(128, config.hidden), nn.ReLU()
         )
-        # cos and sin of yaw; pitch, roll, log scale, offset; pose; log2 of blur
-        self.numbers = nn.Linear(config.hidden, 2 + 3 + 2 + 6 + 1)
+        # cos and sin of yaw; pitch, roll, log scale, offset; pose; log2 of blur; logit of what is covered
+        self.numbers = nn.Linear(config.hidden, 2 + 3 + 2 + 6 + 1 + config.sees_covers)
         self.identity = nn.Linear(64 * cells + sum(config.channels[1:]), config.identity)
         width = config.mask_channels
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in (config.stem, *config.channels))
@@ -198,6 +207,7 @@ class PortraitEncoder(nn.Module):
             identity=F.normalize(self.identity(torch.cat([places, means], dim=1)), dim=1),
             features=self.standardised(means),
             blur=torch.exp2(numbers[:, 13]),
+            cover_logits=numbers[:, 14] if self.config.sees_covers else None,
         )
 
     def standardised(self, means: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
@@ -282,6 +292,7 @@ def _joined(parts: list[Encoded]) -> Encoded:
         cat(lambda e: e.identity),
         cat(lambda e: e.features),
         cat(lambda e: e.blur),
+        None if parts[0].cover_logits is None else cat(lambda e: e.cover_logits),
     )
 
 

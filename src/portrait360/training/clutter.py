@@ -1,4 +1,4 @@
-"""Backgrounds for pictures like photos: what rooms, streets and other people look like to a small network.
+"""What surrounds people in photos, behind and in front of them, as rooms, streets and things look to a small network.
 
 Nothing here is a picture of anything. Clouds have the spectrum of photos (power falls with the square of the frequency;
 Field, 1987), and in front of them stand boxes, discs and stripes with hard edges: windows, furniture, flags.
@@ -10,11 +10,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 SHAPES = 10
 """Boxes and discs in a picture at most."""
+THINGS = 3
+"""Things in front of a person at most."""
 
 
 def _uniform(low: float, high: float, *shape: int, generator: torch.Generator) -> Tensor:
@@ -45,29 +47,63 @@ def clouds(count: int, side: int, generator: torch.Generator) -> Float[Tensor, "
 def shapes(background: Float[Tensor, "B 3 R R"], generator: torch.Generator) -> Float[Tensor, "B 3 R R"]:
     """Up to `SHAPES` boxes and discs in front of pictures, turned, plain or striped, one after the other."""
     count, _, side, _ = background.shape
-    centres = (torch.arange(side) + 0.5) / side - 0.5
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
     image = background
     wanted = _uniform(0.0, SHAPES + 1.0, count, generator=generator).floor()
     for number in range(SHAPES):
-
-        def draw(low: float, high: float) -> Tensor:
-            return _uniform(low, high, count, 1, 1, generator=generator)
-
-        angle = draw(-math.pi, math.pi)
-        angle = torch.where(draw(0.0, 1.0) < 0.6, (angle / (math.pi / 2)).round() * (math.pi / 2), angle)
-        dx, dy = x - draw(-0.5, 0.5), y - draw(-0.5, 0.5)
-        u, v = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
-        width, height = draw(0.02, 0.4), draw(0.02, 0.4)
-        box = torch.maximum(u.abs() / width, v.abs() / height)
-        disc = ((u / width).square() + (v / height).square()).sqrt()
-        inside = (torch.where(draw(0.0, 1.0) < 0.7, box, disc) < 1.0)[:, None]
-        colours = _muted(2, count, generator=generator)
-        stripes = ((u / draw(0.01, 0.12)).floor() % 2 == 0) & (draw(0.0, 1.0) < 0.35)
-        colour = torch.where(stripes[:, None], colours[0], colours[1])
-        seen = inside & (number < wanted)[:, None, None, None]
-        image = torch.where(seen, colour, image)
+        centres = _uniform(-0.5, 0.5, count, 2, generator=generator)
+        inside, colour = _shape(centres, (0.02, 0.4), side, generator)
+        image = torch.where(inside & (number < wanted)[:, None, None, None], colour, image)
     return image
+
+
+def _shape(
+    centres: Float[Tensor, "B 2"], sizes: tuple[float, float], side: int, generator: torch.Generator
+) -> tuple[Bool[Tensor, "B 1 R R"], Float[Tensor, "B 3 R R"]]:
+    """A box or disc about each centre (right and down of the middle), half as wide and high as `sizes` allow: where it
+    is, and its colours, plain or striped. All in units of the picture's side."""
+    count = len(centres)
+    steps = (torch.arange(side) + 0.5) / side - 0.5
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+
+    def draw(low: float, high: float) -> Tensor:
+        return _uniform(low, high, count, 1, 1, generator=generator)
+
+    angle = draw(-math.pi, math.pi)
+    angle = torch.where(draw(0.0, 1.0) < 0.6, (angle / (math.pi / 2)).round() * (math.pi / 2), angle)
+    dx, dy = x - centres[:, 0, None, None], y - centres[:, 1, None, None]
+    u, v = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
+    width, height = draw(*sizes), draw(*sizes)
+    box = torch.maximum(u.abs() / width, v.abs() / height)
+    disc = ((u / width).square() + (v / height).square()).sqrt()
+    inside = torch.where(draw(0.0, 1.0) < 0.7, box, disc) < 1.0
+    colours = _muted(2, count, generator=generator)
+    stripes = ((u / draw(0.01, 0.12)).floor() % 2 == 0) & (draw(0.0, 1.0) < 0.35)
+    return inside[:, None], torch.where(stripes[:, None], colours[0], colours[1])
+
+
+def things(
+    image: Float[Tensor, "B 3 R R"],
+    mask: Float[Tensor, "B 1 R R"],
+    chosen: Bool[Tensor, " B"],
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "B 3 R R"], Bool[Tensor, "B 1 R R"]]:
+    """One to `THINGS` boxes and discs in front of the `chosen` people: cups, books, microphones, arms.
+
+    Each is somewhere on the person, with the texture of `clouds` on its colours. Returns pictures and where things are.
+    """
+    count, _, side, _ = image.shape
+    covered = torch.zeros(count, 1, side, side, dtype=torch.bool)
+    wanted = _uniform(1.0, THINGS + 1.0, count, generator=generator).floor() * chosen
+    texture = clouds(count, side, generator)
+    texture = texture - texture.mean(dim=(2, 3), keepdim=True)
+    for number in range(THINGS):
+        place = torch.multinomial(mask.flatten(1) + 1e-6, 1, generator=generator)[:, 0]
+        centres = (torch.stack([place % side, place // side], dim=1) + 0.5) / side - 0.5
+        inside, colour = _shape(centres, (0.03, 0.25), side, generator)
+        inside = inside & (number < wanted)[:, None, None, None]
+        image = torch.where(inside, (colour + 0.5 * texture).clamp(-1.0, 1.0), image)
+        covered = covered | inside
+    return image, covered
 
 
 def bystanders(

@@ -9,6 +9,7 @@ thread to the last bit: sums over several may differ there).
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,7 @@ def encoder_losses(
     inside = ((places > 0.0) & (places < 1.0)).all(dim=2, keepdim=True)
     side = seen.mask_logits.shape[-1]
     mask = F.interpolate(photos.mask, size=(side, side), mode="area")
-    return {
+    losses = {
         "yaw": 2.0 * robust((directions[0] - directions[1]) / 0.5),
         "pitch": robust((camera.pitch - truth.pitch) / 0.2),
         "roll": robust((camera.roll - truth.roll) / 0.2),
@@ -148,6 +149,9 @@ def encoder_losses(
         "identity": contrastive_loss(seen.identity, temperature),
         "blur": 0.5 * robust((seen.blur / photos.blur).log2()),
     }
+    if seen.cover_logits is not None:
+        losses["cover"] = 2.0 * F.binary_cross_entropy_with_logits(seen.cover_logits, photos.covered)
+    return losses
 
 
 def learning_rate(step: int, recipe: EncoderTraining) -> float:
@@ -215,10 +219,20 @@ def train_encoder(
 
 
 def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
-    encoder, _ = load_encoder(path)
-    if encoder.config != config:
+    """The encoder of a file; one that does not see what is covered yet says 1 in 50 from now on."""
+    given, _ = load_encoder(path)
+    if dataclasses.replace(given.config, sees_covers=config.sees_covers) != config:
         raise CheckpointError(f"{path} is an encoder of another size.", "Give its --config.")
-    return encoder.train().requires_grad_(True)
+    state = given.state_dict()
+    if config.sees_covers and not given.config.sees_covers:
+        weight, bias = state["numbers.weight"], state["numbers.bias"]
+        state["numbers.weight"] = torch.cat([weight, torch.zeros_like(weight[:1])])
+        state["numbers.bias"] = torch.cat([bias, bias.new_tensor([-4.0])])
+    elif given.config.sees_covers and not config.sees_covers:
+        raise CheckpointError(f"{path} sees what is covered.", "Give --config.sees-covers.")
+    encoder = PortraitEncoder(config)
+    encoder.load_state_dict(state)
+    return encoder
 
 
 @torch.no_grad()
@@ -254,7 +268,7 @@ def _resume(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimiz
 def main(
     data: Annotated[Path, tyro.conf.Positional],
     out: Path,
-    config: EncoderConfig = EncoderConfig(),  # noqa: B008 - frozen
+    config: EncoderConfig = EncoderConfig(sees_covers=True),  # noqa: B008 - frozen
     recipe: EncoderTraining = EncoderTraining(),
     init: Path | None = None,
 ) -> None:

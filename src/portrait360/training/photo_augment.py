@@ -19,7 +19,7 @@ from torch import Tensor
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.encoder import CameraEstimate, crop_grid
 from portrait360.training.augment import blur
-from portrait360.training.clutter import bystanders, clouds, shapes
+from portrait360.training.clutter import bystanders, clouds, shapes, things
 
 MIN_BLUR = 0.25
 """Blur, in pixels, of a picture that nothing has blurred."""
@@ -49,20 +49,27 @@ class PhotoRanges:
     largest_noise: float = 0.12
     jpeg: float = 0.35
     cover: float = 0.15
+    thing: float = 0.0
+    """Share of people with things in front of them."""
 
 
-CLUTTERED = PhotoRanges(plain_background=0.25, other_background=0.1, cluttered_background=0.45, bystander=0.25)
-"""With cluttered backgrounds and other people, as encoders are trained; the defaults are what they are measured on."""
+CLUTTERED = PhotoRanges(
+    plain_background=0.25, other_background=0.1, cluttered_background=0.45, bystander=0.25, thing=0.25
+)
+"""With cluttered backgrounds, other people and things in front, as encoders are trained; the defaults are what they are
+measured on."""
 
 
 @dataclass(frozen=True)
 class PhotoBatch:
-    """Changed pictures and what is true of them. `blur` as in `Encoded`, in pixels of these pictures."""
+    """Changed pictures and what is true of them. `blur` as in `Encoded`, in pixels of these pictures; `covered`: the
+    share of the person in the picture that things in front of it hide. Masks are of the whole person."""
 
     image: Float[Tensor, "B 3 R R"]
     mask: Float[Tensor, "B 1 R R"]
     camera: CameraEstimate
     blur: Float[Tensor, " B"]
+    covered: Float[Tensor, " B"]
 
 
 class _Draws:
@@ -104,11 +111,15 @@ def photo_batch(
     mask = F.grid_sample(mask, grid, align_corners=False)
     behind = _backgrounds(person, mask, draws, ranges)
     image = _colours(person * mask + behind * (1.0 - mask), draws, ranges)
-    image = _covers(image, draws, ranges)
+    image, cover = _covers(image, draws, ranges)
+    if ranges.thing > 0:
+        image, more = things(image, mask, draws.chance(ranges.thing), generator)
+        cover = torch.maximum(cover, more.float())
+    covered = (cover * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp_min(1.0)
     image, amount = _blurs(image, camera, draws, ranges)
     noise = draws.uniform(0.0, ranges.largest_noise) * draws.chance(ranges.noise)
     image = (image + torch.randn(image.shape, generator=generator) * noise[:, None, None, None]).clamp(-1.0, 1.0)
-    return PhotoBatch(_jpegs(image, draws, ranges), mask, camera, amount)
+    return PhotoBatch(_jpegs(image, draws, ranges), mask, camera, amount, covered)
 
 
 def _draw_crop(cameras: Tensor, draws: _Draws, ranges: PhotoRanges) -> CameraEstimate:
@@ -160,15 +171,15 @@ def _colours(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
     return (x + on * (changed - x)).clamp(0.0, 1.0) * 2.0 - 1.0
 
 
-def _covers(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
-    """A rectangle of one colour in front of some pictures: hands, microphones, other people."""
+def _covers(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> tuple[Tensor, Tensor]:
+    """A rectangle of one colour in front of some pictures, and where it is [B, 1, R, R]: hands, microphones."""
     side = image.shape[-1]
     centre, half = draws.uniform(0.0, 1.0, 2), draws.uniform(0.05, 0.18, 2)
     centres = (torch.arange(side) + 0.5) / side
     inside = ((centres[None, None] - centre[..., None]).abs() < half[..., None]).float()
     cover = inside[:, 1, :, None] * inside[:, 0, None, :] * draws.chance(ranges.cover).float()[:, None, None]
     colour = draws.uniform(-1.0, 1.0, 3)[:, :, None, None]
-    return image + cover[:, None] * (colour - image)
+    return image + cover[:, None] * (colour - image), cover[:, None]
 
 
 def _blurs(
