@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -170,3 +171,19 @@ def test_hair_that_looks_like_a_face_is_not_believed(monkeypatch):
     without = fit.fit_person(blank, Detection(points, None), encoder, model, body)
     assert fit.largest_turn(with_face.body_pose.numpy()) < fit.MOST_TURN
     torch.testing.assert_close(with_face.body_pose, without.body_pose)
+
+
+def test_what_hides_a_person_is_told(monkeypatch):
+    """The mean of what the encoder says of the picture and of its mirror image; nothing if it does not say."""
+    encoder, photo, middle = load_encoder()[0], np.full((64, 64, 3), 200, np.uint8), np.array([32.0, 32.0])
+    original = encoder.encode
+    logits = torch.tensor([-2.0, 1.0])
+
+    def says(logits: torch.Tensor | None) -> float | None:
+        monkeypatch.setattr(
+            encoder, "encode", lambda pixels: dataclasses.replace(original(pixels), cover_logits=logits)
+        )
+        return fit._look(photo, middle, 40.0, encoder, None).covered
+
+    assert says(logits) == pytest.approx(float(logits.sigmoid().mean()))
+    assert says(None) is None

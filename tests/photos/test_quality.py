@@ -184,6 +184,7 @@ BAD = {
     "overlap": (0.06, "several heads", "6.0%", "5.0%"),
     "person": (0.02, "occluded", "2.0%", "8.0%"),
     "uncovered": (0.3, "occluded", "30.0%", "10.0%"),
+    "covered": (0.25, "occluded", "25.0%", "8.0%"),
     "dark": (0.7, "exposure", "70.0%", "60.0%"),
     "bright": (0.4, "exposure", "40.0%", "35.0%"),
     "sharpness": (3.0, "blurred", "3.0", "20.0"),
@@ -192,7 +193,7 @@ BAD = {
 }
 GOOD = {
     "side": 300.0, "confidence": 0.9, "fit_error": 0.01, "turn": 20.0, "head_outside": 0.0, "outside": 0.1,
-    "shoulders_outside": 0.0, "overlap": 0.0, "person": 0.5, "uncovered": 0.02, "dark": 0.1,
+    "shoulders_outside": 0.0, "overlap": 0.0, "person": 0.5, "uncovered": 0.02, "covered": 0.01, "dark": 0.1,
     "bright": 0.0, "sharpness": 200.0, "flat": 0.1, "colours": 9.0, "quality": 0.9,
 }  # fmt: skip
 STRICT = PhotoLimits(least_quality=0.4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from skimage.data import astronaut, coffee
 from photos.synthetic_person import LEFT, TOP, photo
 from photos.synthetic_person import SIDE as PERSON
 from portrait360.geometry.cameras import RADIUS, camera_label, yaw_pitch
+from portrait360.photos import worker as worker_module
 from portrait360.photos.fit import Fit
 from portrait360.photos.landmark_model import load_landmark_model
 from portrait360.photos.outcome import PhotoFile
@@ -166,3 +168,16 @@ def test_share_of_a_box_outside():
     assert outside_share((0.0, 0.0, 10.0, 10.0), (20, 20)) == 0.0
     assert outside_share((-5.0, 0.0, 5.0, 10.0), (20, 20)) == 0.5
     assert outside_share((30.0, 0.0, 40.0, 10.0), (20, 20)) == 1.0
+
+
+def test_people_behind_things_are_rejected(tmp_path, monkeypatch):
+    worker = PhotoWorker(SIDE)
+    original = worker_module.fit_person
+    for share, reason in ((0.3, "occluded"), (0.02, None)):
+        monkeypatch.setattr(
+            worker_module, "fit_person", lambda *a, hidden=share, **k: replace(original(*a, **k), covered=hidden)
+        )
+        (person,) = worker(file_of(tmp_path, astronaut())).people
+        assert person.measures["covered"] == share
+        assert person.reason == reason
+        assert ("things in front hide 30.0% of the person" in person.detail) == (reason is not None)

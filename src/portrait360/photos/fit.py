@@ -68,6 +68,8 @@ class Fit:
     fitted body's, in units of the side."""
     confidence: float
     """0 to 1: how well the encoder's views of the crop and of its mirror image agree, or how well a face mesh fits."""
+    covered: float | None = None
+    """Share of the person that things in front hide, as the encoder sees it; None if it does not say."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class _View:
     landmarks: Float[ndarray, "K 2"]
     spread: float
     """Angle between the two views' cameras, radians."""
+    covered: float | None = None
 
 
 def fit_person(
@@ -131,6 +134,7 @@ def fit_person(
         torch.from_numpy(solution[6:]).float(),
         error,
         confidence,
+        view.covered,
     )
 
 
@@ -170,7 +174,8 @@ def _look(
     landmarks = encoded.landmarks[0].double().numpy()
     cameras = camera_label(torch.tensor([straight[0], mirrored[0]]), torch.tensor([straight[1], mirrored[1]]))
     turned = geodesic_angle(*cameras[:, :16].unflatten(1, (4, 4))[:, :3, :3])
-    return _View((straight + mirrored) / 2.0, poses.mean(0).double().numpy(), landmarks, float(turned))
+    covered = None if encoded.covered is None else float(encoded.covered.mean())
+    return _View((straight + mirrored) / 2.0, poses.mean(0).double().numpy(), landmarks, float(turned), covered)
 
 
 def _numbers(encoded: Encoded) -> Float[ndarray, "B 6"]:

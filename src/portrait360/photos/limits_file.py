@@ -28,6 +28,7 @@ HIGHEST: dict[str, float] = {
     "most_bright": 1.0,
     "least_person": 1.0,
     "most_uncovered": 1.0,
+    "most_covered": 1.0,
     "most_flat": 1.0,
     "fewest_colours": 4096.0,
     "least_quality": math.inf,

@@ -81,6 +81,8 @@ class PhotoLimits:
     most_uncovered: float = 0.1
     """Largest share of the fitted body that the person's mask leaves out. Good masks of synthetic persons leave out up
     to 0.05; those that leave out more than 0.1 overlap with the true ones by 0.92 at most."""
+    most_covered: float = 0.08
+    """Largest share of the person that things in front hide, as far as the portrait encoder can see."""
     most_flat: float = 0.5
     """Largest share of the person's pixels, neither black nor white, around which (3×3 pixels, at 256 pixels or fewer)
     no channel varies by more than 2 levels; only pictures of few colours are judged by it. A drawing measured 0.93, as
@@ -169,7 +171,8 @@ def judge(measures: dict[str, float], limits: PhotoLimits) -> tuple[str, str] | 
 
     Gates, in this order; those whose measure is missing are passed over, and those whose measure is NaN fail:
     `side` (pixels of the photo), `confidence`, `fit_error` (share of the side), `turn` (degrees), `head_outside`,
-    `outside` (shares), `shoulders_outside` (how many), `overlap`, `person`, `uncovered`, `dark`, `bright` (shares),
+    `outside` (shares), `shoulders_outside` (how many), `overlap`, `person`, `uncovered`, `covered`, `dark`, `bright`
+    (shares),
     `sharpness`, `flat` with `colours`, `quality`.
     """
 
@@ -219,6 +222,9 @@ def judge(measures: dict[str, float], limits: PhotoLimits) -> tuple[str, str] | 
     if most("uncovered", limits.most_uncovered):
         found, limit = percent("uncovered", limits.most_uncovered)
         return "occluded", f"the mask leaves out {found} of the body; at most {limit} may be."
+    if most("covered", limits.most_covered):
+        found, limit = percent("covered", limits.most_covered)
+        return "occluded", f"things in front hide {found} of the person; at most {limit} may be hidden."
     for key, what, most_share in (("dark", "black", limits.most_dark), ("bright", "white", limits.most_bright)):
         if most(key, most_share):
             found, limit = percent(key, most_share)

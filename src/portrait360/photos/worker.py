@@ -190,6 +190,8 @@ class PhotoWorker:
             "overlap": _overlap(fit, others),
             "uncovered": cut.uncovered,
         }
+        if fit.covered is not None:
+            measures["covered"] = fit.covered
         if self.quality is not None:
             measures["quality"] = float(self.quality(cut.image))
         crop = (*fit.centre, fit.side)
