@@ -141,6 +141,9 @@ def test_things_stand_before_the_chosen_people_only():
     shares = where[chosen].float().mean(dim=(1, 2, 3))
     assert 0.0 < shares.min() < 0.05
     assert 0.1 < shares.max() < THINGS * 0.25
+    pictures, where = things(image, mask, torch.zeros(32, dtype=torch.bool), torch.Generator().manual_seed(0))
+    assert torch.equal(pictures, image)
+    assert not where.any()
 
 
 def test_the_hidden_share_of_the_person_is_known():

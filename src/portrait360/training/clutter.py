@@ -47,12 +47,13 @@ def clouds(count: int, side: int, generator: torch.Generator) -> Float[Tensor, "
 def shapes(background: Float[Tensor, "B 3 R R"], generator: torch.Generator) -> Float[Tensor, "B 3 R R"]:
     """Up to `SHAPES` boxes and discs in front of pictures, turned, plain or striped, one after the other."""
     count, _, side, _ = background.shape
-    image = background
-    wanted = _uniform(0.0, SHAPES + 1.0, count, generator=generator).floor()
+    image = background.clone()
+    wanted = torch.randint(SHAPES + 1, (count,), generator=generator)
     for number in range(SHAPES):
-        centres = _uniform(-0.5, 0.5, count, 2, generator=generator)
+        rows = torch.nonzero(wanted > number)[:, 0]
+        centres = _uniform(-0.5, 0.5, len(rows), 2, generator=generator)
         inside, colour = _shape(centres, (0.02, 0.4), side, generator)
-        image = torch.where(inside & (number < wanted)[:, None, None, None], colour, image)
+        image[rows] = torch.where(inside, colour, image[rows])
     return image
 
 
@@ -91,18 +92,22 @@ def things(
 
     Each is somewhere on the person, with the texture of `clouds` on its colours. Returns pictures and where things are.
     """
-    count, _, side, _ = image.shape
-    covered = torch.zeros(count, 1, side, side, dtype=torch.bool)
-    wanted = _uniform(1.0, THINGS + 1.0, count, generator=generator).floor() * chosen
-    texture = clouds(count, side, generator)
+    image, side = image.clone(), image.shape[-1]
+    covered = torch.zeros_like(mask, dtype=torch.bool)
+    people = torch.nonzero(chosen)[:, 0]
+    if not len(people):
+        return image, covered
+    wanted = torch.randint(1, THINGS + 1, (len(people),), generator=generator)
+    texture = clouds(len(people), side, generator)
     texture = texture - texture.mean(dim=(2, 3), keepdim=True)
     for number in range(THINGS):
-        place = torch.multinomial(mask.flatten(1) + 1e-6, 1, generator=generator)[:, 0]
+        more = wanted > number
+        rows = people[more]
+        place = torch.multinomial(mask[rows].flatten(1) + 1e-6, 1, generator=generator)[:, 0]
         centres = (torch.stack([place % side, place // side], dim=1) + 0.5) / side - 0.5
         inside, colour = _shape(centres, (0.03, 0.25), side, generator)
-        inside = inside & (number < wanted)[:, None, None, None]
-        image = torch.where(inside, (colour + 0.5 * texture).clamp(-1.0, 1.0), image)
-        covered = covered | inside
+        image[rows] = torch.where(inside, (colour + 0.5 * texture[more]).clamp(-1.0, 1.0), image[rows])
+        covered[rows] = covered[rows] | inside
     return image, covered
 
 

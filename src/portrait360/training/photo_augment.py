@@ -142,10 +142,10 @@ def _backgrounds(person: Tensor, mask: Tensor, draws: _Draws, ranges: PhotoRange
     soft = blur(F.avg_pool2d(person.roll(1, dims=0), 4), 1.5)
     soft = F.interpolate(soft, size=person.shape[-2:], mode="bilinear", align_corners=False)
     colour = draws.uniform(-1.0, 1.0, 3) * draws.chance(0.5)[:, None]
-    behind = person
-    if ranges.cluttered_background > 0:
-        clutter = shapes(clouds(len(person), person.shape[-1], draws.generator), draws.generator)
-        behind = torch.where(kind < other + ranges.cluttered_background, clutter, behind)
+    behind = person.clone()
+    cluttered = torch.nonzero((kind >= other) & (kind < other + ranges.cluttered_background))[:, 0]
+    if len(cluttered):
+        behind[cluttered] = shapes(clouds(len(cluttered), person.shape[-1], draws.generator), draws.generator)
     behind = torch.where(kind < other, soft, behind)
     behind = torch.where(kind < plain, colour[:, :, None, None], behind)
     if ranges.bystander > 0:
