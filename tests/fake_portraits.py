@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from full_disk import fill_disk
 from portrait360.data.labels import coarse_body_poses
 from portrait360.data.writer import open_writer
 from portrait360.geometry.cameras import camera_label
@@ -82,8 +82,7 @@ class FullDisk(FakeSource):
 
     def __init__(self) -> None:
         super().__init__()
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        fill_disk(1000)
 
 
 def write_fake_dataset(path: Path, count: int = 6, resolution: int = 32, coarse: bool = False) -> None:

@@ -20,9 +20,9 @@ IMAGE, MASK = "images/00000/00000002.webp", "masks/00000/00000002.png"
 def limited(words: list[str], size: int) -> subprocess.CompletedProcess[str]:
     """Run a command in a process that cannot write files larger than `size` bytes."""
     code = (
-        "import resource, sys; from portrait360.cli import entry_point;"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}));"
-        f"sys.argv[1:] = {words!r}; entry_point()"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r});"
+        "from portrait360.cli import entry_point; from full_disk import fill_disk;"
+        f"fill_disk({size}); sys.argv[1:] = {words!r}; entry_point()"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

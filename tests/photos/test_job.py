@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from full_disk import full_disk
 from photos import fake_worker
 from polite import check
 from portrait360.cli import main
@@ -234,13 +234,8 @@ def test_processes_that_never_read_are_no_fault_of_the_photos(folder: Path, tmp_
 
 
 def test_a_full_disk_gives_one_sentence_and_nothing_half_written(folder: Path, tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # writing more fails as on a full disk
-    try:
-        with pytest.raises(InputError, match="the disk is full"):
-            process(folder, tmp_path / "full.zip", workers=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(1000), pytest.raises(InputError, match="the disk is full"):
+        process(folder, tmp_path / "full.zip", workers=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,9 +16,10 @@ from portrait360.checkpoint import checkpoints, load_checkpoint
 from portrait360.data.shards import write_shards
 
 PROGRAM = """
-import dataclasses, os, resource, signal, sys
+import dataclasses, os, signal, sys
 from pathlib import Path
 import torch
+from full_disk import fill_disk
 from portrait360 import config
 from portrait360.cli import main
 from portrait360.training import loop
@@ -34,8 +35,7 @@ def step(state, batch, ranks):
         with torch.no_grad():
             next(state.discriminator.parameters()).fill_(float("nan"))
     if what == "full" and state.images == 12:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # writing more fails as on a full disk
+        fill_disk(20000)
     return original(state, batch, ranks)
 
 loop.training_step = step
@@ -63,7 +63,7 @@ def start(tmp_path: Path, data: Path, what: str, processes: int) -> subprocess.P
         str(tmp_path / "run"),
         what,
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
