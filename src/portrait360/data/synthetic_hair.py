@@ -126,7 +126,7 @@ def sweep_fringe(hair: np.ndarray, eyes: np.ndarray, centre: np.ndarray, amount:
     falls that is combed aside. `amount` 0 changes nothing, 1 clears both eyes; the side on which more hair hangs
     before the eyes takes all of it up to the parting.
     """
-    out = hair.astype(np.float32).copy()
+    out = hair.astype(np.float32)
     if amount <= 0:
         return out
     x, z = out[:, 0] - centre[0], out[:, 2] - centre[2]

@@ -6,7 +6,6 @@ python -m portrait360.evaluation.encoder_accuracy persons.zip --out encoder.json
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,17 +29,18 @@ from portrait360.files import atomic_write, write_json
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.encoder import CameraEstimate, Encoded, PortraitEncoder, resample
+from portrait360.photos.quality import PhotoLimits
 from portrait360.pictures import to_bytes
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.encoder import EncoderData
-from portrait360.training.photo_augment import PhotoRanges, photo_batch
+from portrait360.training.photo_augment import PhotoBatch, PhotoRanges, photo_batch
 from portrait360.training.precision import processor_name
 from portrait360.types import InputError
 
 PEOPLE = 200
-COVERED, FREE, NOTICED = 0.15, 0.01, 0.08
-"""Shares of a person hidden: much, nothing to speak of, and the estimate above which somebody counts as covered."""
+COVERED, FREE, NOTICED = 0.15, 0.01, PhotoLimits.most_covered
+"""Shares of a person hidden: much, nothing to speak of, and the estimate above which `dataset photos` rejects."""
 _OUTLINE = (235, 45, 150)
 _SIDE = 256
 
@@ -131,16 +131,10 @@ def cover_table(seen: Float[Tensor, " N"], hidden: Float[Tensor, " N"]) -> dict[
 
 def _covered(encoder: PortraitEncoder, content: EncoderData) -> tuple[Tensor, Tensor]:
     """What the encoder says of pictures half of which have things in front, and what is true."""
-    draws, ranges = torch.Generator().manual_seed(1), dataclasses.replace(PhotoRanges(), thing=0.5)
-    seen, hidden = [], []
-    for i in range(0, len(content.images), 64):
-        some = slice(i, i + 64)
-        photos = photo_batch(content.images[some], content.masks[some], content.cameras[some], draws, ranges)
-        share = encoder.encode(photos.image).covered
-        assert share is not None
-        seen.append(share)
-        hidden.append(photos.covered)
-    return torch.cat(seen), torch.cat(hidden)
+    parts = _photos(content, 1, PhotoRanges(thing=0.5))
+    seen = encoder.encode(torch.cat([part.image for part in parts])).covered
+    assert seen is not None
+    return seen, torch.cat([part.covered for part in parts])
 
 
 def _plain(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:
@@ -151,14 +145,17 @@ def _plain(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:
 
 
 def _photo_like(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:
-    draws = torch.Generator().manual_seed(0)
-    parts = [
-        photo_batch(content.images[i : i + 64], content.masks[i : i + 64], content.cameras[i : i + 64], draws)
-        for i in range(0, len(content.images), 64)
-    ]
+    parts = _photos(content, 0, PhotoRanges())
     cameras = [part.camera for part in parts]
     joined = [torch.cat([getattr(c, k) for c in cameras]) for k in ("yaw", "pitch", "roll", "scale", "offset")]
     return torch.cat([p.image for p in parts]), torch.cat([p.mask for p in parts]), CameraEstimate(*joined)
+
+
+def _photos(content: EncoderData, seed: int, ranges: PhotoRanges) -> list[PhotoBatch]:
+    """All pictures changed to look like photos, 64 at a time."""
+    draws = torch.Generator().manual_seed(seed)
+    parts = [slice(i, i + 64) for i in range(0, len(content.images), 64)]
+    return [photo_batch(content.images[p], content.masks[p], content.cameras[p], draws, ranges) for p in parts]
 
 
 # ---- photos ----
