@@ -1,4 +1,5 @@
-"""The fused CPU renderer (`portrait360.kernels.render`) behind autograd, and what rays may skip.
+"""The fused renderer behind autograd, and what rays may skip: `portrait360.kernels.render` on the CPU, on GPUs
+`portrait360.model.fused_gpu`.
 
 `portrait360.model.rendering.render_plain` is the readable twin.
 """
@@ -17,6 +18,7 @@ from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
 from portrait360.kernels.lookup import gaps_between, reachable_voxels
 from portrait360.kernels.render import fused_kernels
+from portrait360.model.fused_gpu import render_triton, triton_works
 from portrait360.model.rendering import Deform, Occupancy, Rays, Rendered, finish
 from portrait360.model.trigrid import Decoder, sample_trigrid
 
@@ -39,7 +41,9 @@ def read_density_plain(
 def read_density(
     tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
 ) -> Float[Tensor, "L N"]:
-    """`read_density_plain` in one compiled pass on the CPU; not differentiable."""
+    """`read_density_plain`, in one compiled pass on the CPU; not differentiable."""
+    if tri_grid.device.type != "cpu":
+        return read_density_plain(tri_grid.detach(), decoder, normalized, config).detach()
     planes, weights, sizes = kernel_inputs(tri_grid.detach(), decoder)
     densities = torch.empty(len(tri_grid), len(normalized))
     fused_kernels(*sizes)[2](
@@ -59,7 +63,7 @@ def occupied_cells(
     visible: float = VISIBLE_DENSITY,
 ) -> UInt8[Tensor, "L nz ny nx"]:
     """Where each portrait's density is above `visible`: `samples` per cell and axis, grown by one cell to be safe."""
-    axes = [(torch.arange(samples * n) + 0.5) / (samples * n) * 2.0 - 1.0 for n in shape]
+    axes = [(torch.arange(samples * n, device=tri_grid.device) + 0.5) / (samples * n) * 2.0 - 1.0 for n in shape]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     density = read_density(tri_grid, decoder, torch.stack([x, y, z], dim=-1).reshape(-1, 3), config)
     grid = F.max_pool3d(density.reshape(-1, 1, *z.shape), samples)
@@ -209,7 +213,12 @@ def render_fused(
     occupancy: Occupancy | None = None,
     stop: float = STOP_TRANSMITTANCE,
 ) -> Rendered:
-    """`render_plain` in one compiled pass on the CPU; differentiable in tri-grid, decoder and field."""
+    """`render_plain` in one compiled pass; differentiable in tri-grid, decoder and field."""
+    if tri_grid.device.type != "cpu":
+        return render_triton(
+            tri_grid, decoder, rays, config, width=picture_width(rays.directions.shape[1]), samples=samples,
+            jitter=jitter, field=field, noise=noise, occupancy=occupancy, stop=stop,
+        )  # fmt: skip
     planes, weights, sizes = kernel_inputs(tri_grid, decoder)
     out = _Fused.apply(planes, *weights, field, rays, jitter, noise, occupancy, samples, config, sizes, stop)
     assert isinstance(out, Tensor)
@@ -217,5 +226,9 @@ def render_fused(
 
 
 def can_fuse(tri_grid: Tensor, deform: Deform | None) -> bool:
-    """The fused renderer runs on the CPU and warps by a field only; its loops want C divisible by 8."""
-    return tri_grid.device.type == "cpu" and deform is None and tri_grid.shape[2] % 8 == 0
+    """The fused renderer warps by a field only; its loops on the CPU want C divisible by 8, GPUs want Triton."""
+    if deform is not None:
+        return False
+    if tri_grid.device.type == "cpu":
+        return tri_grid.shape[2] % 8 == 0
+    return tri_grid.device.type == "cuda" and triton_works(tri_grid.device)

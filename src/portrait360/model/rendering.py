@@ -1,4 +1,4 @@
-"""Volume rendering of the tri-grid (official_model 5): the plain renderer, and the fused one for the CPU.
+"""Volume rendering of the tri-grid (official_model 5): the plain renderers, and the fused one's twin.
 
 `render_original` is the published two-pass renderer. `render_plain` is the one-pass renderer of this project's own
 presets; `render_fused` computes the same in one compiled pass and is its fast twin. `render` chooses.

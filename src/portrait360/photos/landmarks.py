@@ -87,6 +87,8 @@ class Detector:
                         static_image_mode=True, refine_landmarks=True, min_detection_confidence=_LEAST_DETECTION
                     ),
                 )
+                for network in self._networks:  # they load on threads of their own; a picture waits for them
+                    network.process(np.zeros((64, 64, 3), np.uint8))
         return self._networks
 
     def find(self, photo: UInt8[ndarray, "H W 3"]) -> list[Detection]:

@@ -1,0 +1,127 @@
+"""The renderer for GPUs against its readable twin, in Triton's interpreter on the CPU, and through its compiler."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from portrait360.config import PRESETS
+from portrait360.geometry.cameras import camera_label, rays
+from portrait360.geometry.deformation import FIELD_SHAPE
+from portrait360.model import fused, fused_gpu
+from portrait360.model.rendering import Occupancy, bound_rays, render_plain
+from portrait360.model.trigrid import Decoder
+
+CONFIG = PRESETS["cpu-64"].model.render
+
+
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch):
+    """Kernels are interpreted if this is set when their module is imported first, here."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+def test_a_small_case_agrees_in_values_and_gradients():
+    assert fused_gpu.disagreement("cpu") < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("views", "activation", "sigmoid", "seed", "with_field"),
+    [(1, "softplus", False, 7, True), (2, "lrelu", True, None, False)],
+)
+def test_pictures_of_several_tri_grids_skip_empty_cells(views, activation, sigmoid, seed, with_field):
+    """Views of two tri-grids, pictures that tiles do not divide, channels that no power of two holds."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(CONFIG, feature_activation="sigmoid" if sigmoid else "none")
+    decoder = Decoder(24, 20, 5, activation)
+    decoder.net[2].bias.data[0] = 0.5
+    tri_grid = torch.randn(2, 3, 24, 3, 8, 8, requires_grad=True)
+    images = 2 * views
+    bounded = bound_rays(*rays(camera_label(torch.rand(images) * 6.28, torch.randn(images) * 0.2), 5), config)
+    field = (torch.randn(images, *FIELD_SHAPE, 3) * 0.01).requires_grad_() if with_field else None
+    occupancy = Occupancy((torch.rand(2, 6, 8, 5) < 0.3).to(torch.uint8), seed)
+    options = {"samples": 3, "jitter": torch.rand(images, 25), "field": field, "occupancy": occupancy}
+    plain = render_plain(tri_grid, decoder, bounded, config, **options)
+    gpu = fused_gpu.render_triton(tri_grid, decoder, bounded, config, width=5, stop=0.0, **options)
+    assert 0.01 < plain.opacity.mean() < 0.999
+    torch.testing.assert_close(gpu.features, plain.features, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gpu.opacity, plain.opacity, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gpu.distance, plain.distance, atol=1e-4, rtol=1e-4)
+    a, b = torch.randn_like(plain.features), torch.randn_like(plain.opacity)
+    inputs = [tri_grid, *decoder.parameters(), *([] if field is None else [field])]
+    expected = torch.autograd.grad((plain.features * a).sum() + (plain.opacity * b).sum(), inputs)
+    found = torch.autograd.grad((gpu.features * a).sum() + (gpu.opacity * b).sum(), inputs)
+    for e, f in zip(expected, found, strict=True):
+        assert (e - f).norm() < 1e-3 * e.norm()
+
+
+def test_opaque_rays_end_early_as_on_the_cpu():
+    tri_grid, decoder, bounded, config, options = fused_gpu.small_case("cpu")
+    decoder.net[2].bias.data[0] = 3.0
+    options["field"] = torch.zeros(1, *FIELD_SHAPE, 3)
+    with torch.no_grad():
+        gpu = fused_gpu.render_triton(tri_grid, decoder, bounded, config, width=8, stop=0.3, **options)
+        cpu = fused.render_fused(tri_grid, decoder, bounded, config, stop=0.3, **options)
+        whole = fused.render_fused(tri_grid, decoder, bounded, config, stop=0.0, **options)
+    torch.testing.assert_close(gpu.features, cpu.features, atol=1e-4, rtol=1e-4)
+    assert (whole.features - cpu.features).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("found", [0.5, float("nan"), RuntimeError("no such device")])
+def test_a_gpu_on_which_it_is_wrong_gets_the_plain_renderer(monkeypatch, found):
+    def look(_: torch.device) -> float:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(fused_gpu, "disagreement", look)
+    fused_gpu.triton_works.cache_clear()
+    with pytest.warns(UserWarning, match="no fused renderer on cpu"):
+        assert not fused_gpu.triton_works(torch.device("cpu"))
+    fused_gpu.triton_works.cache_clear()
+
+
+def test_without_triton_the_plain_renderer_serves_silently(monkeypatch):
+    monkeypatch.setattr(fused_gpu, "_kernels", lambda: (_ for _ in ()).throw(ImportError("no triton")))
+    fused_gpu.triton_works.cache_clear()
+    assert not fused_gpu.triton_works(torch.device("cpu"))
+    fused_gpu.triton_works.cache_clear()
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from portrait360.config import PRESETS
+from portrait360.kernels import triton_render
+from portrait360.model.fused_gpu import constants
+
+flags = constants(16, 32, 3, 3, False, PRESETS["cpu-64"].model.render)
+flags |= {"HAS_FIELD": True, "HAS_NOISE": True, "HAS_OCCUPANCY": True, "EXPLORES": True}
+whole = "rays width samples views resolution seed nx ny nz cx cy cz".split()
+real = "x0 y0 z0 px py pz bx by bz hx hy hz scale shift stop".split()
+for kernel, more in ((triton_render.forward, {}), (triton_render.backward, {"WANTS_FIELD": True})):
+    values = flags | more
+    kinds = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(whole, "i32") | dict.fromkeys(real, "fp32")
+    kinds |= {"occupied": "*u8"} | dict.fromkeys(values, "constexpr")
+    places = {(kernel.arg_names.index(name),): value for name, value in values.items()}
+    source = ASTSource(kernel, {name: kinds[name] for name in kernel.arg_names}, constexprs=places)
+    made = triton.compile(source, target=GPUTarget("cuda", 80, 32))
+    assert len(made.asm["cubin"]) > 10_000
+    print(kernel.__name__, "compiled")
+"""
+
+
+def test_the_kernels_compile_for_a_gpu(tmp_path):
+    """Down to machine code, which needs no GPU."""
+    wanted = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=os.environ | wanted, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[:2] == ["forward compiled", "backward compiled"]
