@@ -208,7 +208,7 @@ def sample_subject(
             "ethnicity": {k: round(v, 4) for k, v in race_mix.items()},
             "hair": hair.name or "none",
             "hair_mirrored": hair.mirrored,
-            "hair_swept": hair.fringe > 0,
+            "hair_swept": bool(hair.name) and hair.fringe > 0,
             "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
             "clothes": garment.name,
             "skin": skin.name,
