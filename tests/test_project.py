@@ -35,6 +35,9 @@ def test_every_dependency_is_pinned_to_a_version_in_its_range():
     assert set(extras) == {"train", "photos", "ray", "onnx", "viewer", "dev"}
     for text in [*project()["project"]["dependencies"], *itertools.chain(*extras.values())]:
         requirement = Requirement(text)
+        if requirement.name == "triton":  # each GPU build of torch asks for a version of its own
+            assert "triton" not in pinned
+            continue
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), text
     assert pinned["torch"] == "2.13.0"

@@ -536,5 +536,6 @@ def entry_point() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.set_threshold(*_COLLECTIONS)
     status = main()
-    gc.freeze()  # what is left goes with the process: the interpreter need not look through it once more
+    if "triton" not in sys.modules:  # it would call what is not looked through leaked, and say so
+        gc.freeze()  # what is left goes with the process: the interpreter need not look through it once more
     sys.exit(status)

@@ -101,7 +101,7 @@ from portrait360.config import PRESETS
 from portrait360.kernels import triton_render
 from portrait360.model.fused_gpu import constants
 
-flags = constants(16, 32, 3, 3, False, PRESETS["cpu-64"].model.render)
+flags = constants((16, 32, 3, 3, False), PRESETS["cpu-64"].model.render)
 flags |= {"HAS_FIELD": True, "HAS_NOISE": True, "HAS_OCCUPANCY": True, "EXPLORES": True}
 whole = "rays width samples views resolution seed nx ny nz cx cy cz".split()
 real = "x0 y0 z0 px py pz bx by bz hx hy hz scale shift stop".split()

@@ -196,7 +196,7 @@ GOOD = {
     "shoulders_outside": 0.0, "overlap": 0.0, "person": 0.5, "uncovered": 0.02, "covered": 0.01, "dark": 0.1,
     "bright": 0.0, "sharpness": 200.0, "flat": 0.1, "colours": 9.0, "quality": 0.9,
 }  # fmt: skip
-STRICT = PhotoLimits(least_quality=0.4)
+STRICT = PhotoLimits(least_quality=0.4, most_covered=0.08)
 
 
 @pytest.mark.parametrize("key", BAD)
@@ -226,8 +226,9 @@ def test_every_reason_has_a_sentence():
         assert re.fullmatch(r"[A-Z][^.]*\.", sentence)
 
 
-def test_a_quality_network_counts_only_with_a_limit():
+def test_a_quality_network_and_things_in_front_count_only_with_a_limit():
     assert judge({"quality": -100.0}, LIMITS) is None
+    assert judge({"covered": 0.9}, LIMITS) is None
 
 
 # ---- duplicates ----

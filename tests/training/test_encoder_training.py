@@ -116,6 +116,10 @@ def test_it_starts_from_a_given_encoder(data, tmp_path, one_thread):
     before, after = load_file(first), load_file(tmp_path / "second.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert all("running" in name or "tracked" in name or name.startswith("encoder/feature_") for name in changed)
+    # its features are in units of the pictures' own deviation, not of what the first one's were divided by
+    seen = load_encoder(tmp_path / "second.safetensors")[0].encode(batch_of(0, data, RECIPE)[0].image).features
+    assert seen.mean().abs() < 0.3
+    assert 0.5 < seen.std(0).mean() < 1.5
     with pytest.raises(CheckpointError, match="another size"):
         train_encoder(data, tmp_path / "third.safetensors", EncoderConfig(), RECIPE, init=first)
 

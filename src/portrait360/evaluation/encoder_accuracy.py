@@ -29,7 +29,6 @@ from portrait360.files import atomic_write, write_json
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.encoder import CameraEstimate, Encoded, PortraitEncoder, resample
-from portrait360.photos.quality import PhotoLimits
 from portrait360.pictures import to_bytes
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
@@ -39,8 +38,8 @@ from portrait360.training.precision import processor_name
 from portrait360.types import InputError
 
 PEOPLE = 200
-COVERED, FREE, NOTICED = 0.15, 0.01, PhotoLimits.most_covered
-"""Shares of a person hidden: much, nothing to speak of, and the estimate above which `dataset photos` rejects."""
+COVERED, FREE, NOTICED = 0.15, 0.01, 0.08
+"""Shares of a person hidden: much, nothing to speak of, and the estimate above which somebody counts as covered."""
 _OUTLINE = (235, 45, 150)
 _SIDE = 256
 

@@ -144,7 +144,7 @@ def _rays(origins, directions, near, far, jitter, image, rays, width, samples):
 
 @triton.jit
 def _canonical(field, image, frame, counts, box, origin, direction, t, HAS_FIELD: tl.constexpr):
-    """Samples at t, warped and normalised to the tri-grid box: whether inside, place, corner and fractions of the field.
+    """Samples at t, warped and normalised to the tri-grid box: whether inside, place, the field's corner and fractions.
 
     `frame`: the field's lower corner and nodes per world unit, `counts`: its nodes (nx, ny, nz), `box`: centre, half.
     """
@@ -217,8 +217,8 @@ def forward(
     x0, y0, z0, px, py, pz, nx, ny, nz, bx, by, bz, hx, hy, hz, cx, cy, cz, scale, shift, stop,
     C: tl.constexpr, H: tl.constexpr, O: tl.constexpr, D: tl.constexpr,
     CP: tl.constexpr, HP: tl.constexpr, OP: tl.constexpr,
-    SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, HAS_FIELD: tl.constexpr, HAS_NOISE: tl.constexpr,
-    HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, HAS_FIELD: tl.constexpr,
+    HAS_NOISE: tl.constexpr, HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr,
 ):  # fmt: skip
     """rendered (B, M, O+2): features, opacity, sum of weight * distance. The grid is B times the tiles of a picture."""
     tiles = ((rays // width + _TILE - 1) // _TILE) * ((width + _TILE - 1) // _TILE)
@@ -236,7 +236,7 @@ def forward(
     for s in range(samples):
         alive = exists & (step > 0) & (through >= stop)
         t = first + s * step
-        inside, q, start, fx, fy, fz = _canonical(
+        inside, q, _start, _fx, _fy, _fz = _canonical(
             field, image, (x0, y0, z0, px, py, pz), (nx, ny, nz), (bx, by, bz, hx, hy, hz), origin, direction, t,
             HAS_FIELD,
         )  # fmt: skip
@@ -245,7 +245,7 @@ def forward(
             take = take & _takes(occupied, latent, (cx, cy, cz), q, seed, ray, tl.zeros_like(ray) + s, EXPLORES)
         if tl.max(take.to(tl.int32), axis=0) > 0:
             f = _gather(planes, base, q, resolution, take, C, D, CP)
-            before, hidden, raw, value = _decode(f, decoder, SOFTPLUS, SIGMOID, PRECISION, HP, H)
+            _before, _hidden, raw, value = _decode(f, decoder, SOFTPLUS, SIGMOID, PRECISION, HP, H)
             raw += shift
             if HAS_NOISE:
                 raw += tl.load(noise + ray * samples + s)
@@ -270,8 +270,8 @@ def backward(
     x0, y0, z0, px, py, pz, nx, ny, nz, bx, by, bz, hx, hy, hz, cx, cy, cz, scale, shift, stop,
     C: tl.constexpr, H: tl.constexpr, O: tl.constexpr, D: tl.constexpr,
     CP: tl.constexpr, HP: tl.constexpr, OP: tl.constexpr,
-    SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, HAS_FIELD: tl.constexpr, HAS_NOISE: tl.constexpr,
-    HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr, WANTS_FIELD: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, HAS_FIELD: tl.constexpr,
+    HAS_NOISE: tl.constexpr, HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr, WANTS_FIELD: tl.constexpr,
 ):  # fmt: skip
     """Gradients of features and opacity (grad (B, M, O+2); the distance column carries none), added to grad_*.
 

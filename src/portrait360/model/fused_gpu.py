@@ -32,12 +32,14 @@ def _kernels() -> Any:
     return triton_render
 
 
-def constants(channels: int, hidden: int, features: int, depth: int, softplus: bool, config: RenderConfig) -> dict:
-    """What the kernels are compiled for, but for which inputs there are."""
+def constants(sizes: tuple[int, int, int, int, bool], config: RenderConfig) -> dict[str, Any]:
+    """What kernels are compiled for but for which inputs there are; `sizes` as of `kernels.render.fused_kernels`."""
+    channels, hidden, features, depth, softplus = sizes
     return {
         "C": channels, "H": hidden, "O": features, "D": depth,
         "CP": _padded(channels), "HP": _padded(hidden), "OP": _padded(features),
-        "PRECISION": "ieee" if torch.version.hip else "tf32x3", "SOFTPLUS": softplus, "SIGMOID": config.feature_activation == "sigmoid",
+        "PRECISION": "ieee" if torch.version.hip else "tf32x3",
+        "SOFTPLUS": softplus, "SIGMOID": config.feature_activation == "sigmoid",
     }  # fmt: skip
 
 
@@ -45,13 +47,15 @@ class _FusedGpu(torch.autograd.Function):
     """Glue between autograd and the Triton kernels. Planes arrive as (L, P, P, 3, D, C), w1 as (C, H), w2 as (K, H)."""
 
     @staticmethod
-    def forward(ctx, planes, w1, b1, w2, b2, field, rays, width, jitter, noise, occupancy, samples, config, sizes, stop):
+    def forward(
+        ctx, planes, w1, b1, w2, b2, field, rays, width, jitter, noise, occupancy, samples, config, sizes, stop
+    ):
         images, count, _ = rays.directions.shape
         shape = (2, 2, 2) if field is None else field.shape[1:4]
         frame = [*FIELD_MIN]
         frame += [(n - 1) / (b - a) for n, a, b in zip(reversed(shape), FIELD_MIN, FIELD_MAX, strict=True)]
         cells = (1, 1, 1) if occupancy is None else occupancy.occupied.shape[1:]
-        explores = occupancy is not None and occupancy.seed is not None
+        seed = None if occupancy is None else occupancy.seed
         inputs = (
             planes, w1, b1, w2, b2, rays.origins, rays.directions, rays.near, rays.far, jitter,
             planes if noise is None else noise, planes if field is None else field,
@@ -59,13 +63,13 @@ class _FusedGpu(torch.autograd.Function):
         )  # fmt: skip
         inputs = tuple(value.detach().contiguous() for value in inputs)
         numbers = (
-            count, width, samples, images // planes.shape[0], planes.shape[2], occupancy.seed if explores else 0,
+            count, width, samples, images // planes.shape[0], planes.shape[2], seed or 0,
             *frame, *reversed(shape), *config.box_centre, *config.box_half, *reversed(cells),
             config.density_scale, config.density_shift, stop,
         )  # fmt: skip
         flags = {
-            **constants(*sizes, config), "HAS_FIELD": field is not None, "HAS_NOISE": noise is not None,
-            "HAS_OCCUPANCY": occupancy is not None, "EXPLORES": explores,
+            **constants(sizes, config), "HAS_FIELD": field is not None, "HAS_NOISE": noise is not None,
+            "HAS_OCCUPANCY": occupancy is not None, "EXPLORES": seed is not None,
         }  # fmt: skip
         tile = _kernels().TILE
         grid = (images * -(-width // tile) * -(-(count // width) // tile),)
@@ -102,8 +106,9 @@ def render_triton(
     occupancy: Occupancy | None = None,
     stop: float,
 ) -> Rendered:
-    """`render_plain` in one pass on a GPU; differentiable in tri-grid, decoder and field. Pictures have `width` columns.
+    """`render_plain` in one pass on a GPU; differentiable in tri-grid, decoder and field.
 
+    Pictures have `width` columns.
     Sums of gradients are atomic: their last digits differ from run to run.
     """
     planes = tri_grid.permute(0, 4, 5, 1, 3, 2).float().contiguous()
@@ -125,9 +130,7 @@ def small_case(device: torch.device | str) -> tuple[Tensor, Decoder, Rays, Rende
     for parameter in decoder.parameters():
         parameter.data = torch.randn(parameter.shape, generator=draws)
     directions = torch.randn(1, 64, 3, generator=draws) * 0.1 + torch.tensor([0.0, 0.0, -1.0])
-    rays = Rays(
-        torch.tensor([[0.0, 0.0, 1.0]]), directions, torch.full((1, 64), 0.6), torch.full((1, 64), 1.4)
-    )
+    rays = Rays(torch.tensor([[0.0, 0.0, 1.0]]), directions, torch.full((1, 64), 0.6), torch.full((1, 64), 1.4))
     rays = Rays(*(value.to(device) for value in (rays.origins, rays.directions, rays.near, rays.far)))
     options = {
         "samples": 6,

@@ -81,8 +81,10 @@ class PhotoLimits:
     most_uncovered: float = 0.1
     """Largest share of the fitted body that the person's mask leaves out. Good masks of synthetic persons leave out up
     to 0.05; those that leave out more than 0.1 overlap with the true ones by 0.92 at most."""
-    most_covered: float = 0.08
-    """Largest share of the person that things in front hide, as far as the portrait encoder can see."""
+    most_covered: float = 1.0
+    """Largest share of the person that things in front hide, as far as the portrait encoder can see; 1 rejects nobody.
+    Of synthetic persons 0.08 rejects those with much hidden (docs/results.md), of real ones everybody in a suit, which
+    the encoder has not seen."""
     most_flat: float = 0.5
     """Largest share of the person's pixels, neither black nor white, around which (3×3 pixels, at 256 pixels or fewer)
     no channel varies by more than 2 levels; only pictures of few colours are judged by it. A drawing measured 0.93, as

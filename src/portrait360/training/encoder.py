@@ -239,6 +239,8 @@ def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
 def _fit_features(encoder: PortraitEncoder, data: EncoderData, recipe: EncoderTraining, steps: int = 60) -> None:
     """Give every feature mean 0 and deviation 1 over pictures like photos."""
     encoder.eval()
+    encoder.feature_mean.zero_()  # of an encoder that another one was made from
+    encoder.feature_scale.fill_(1.0)
     pictures = [batch_of(recipe.steps + i, data, recipe)[0].image for i in range(steps)]
     features = torch.cat([encoder(some).features for some in pictures])
     encoder.feature_mean.copy_(features.mean(0))
