@@ -114,7 +114,7 @@ def picture_scores(
     behind = dataclasses.replace(real.look(faces_behind(real, rows, seed), judge, advance), camera=plain.camera)
     sets = {
         NOTHING: plain,
-        "blur of 1 pixel": seen(lambda row: blurred(real, row, 1.0)),
+        "blur of 2 pixels": seen(lambda row: blurred(real, row, 2.0)),
         "noise of 12 levels": seen(lambda row: noisy(real, row, 12.0)),
         "no hair": seen(lambda row: hairless(source, real, row)),
         "faces on backs": behind,
