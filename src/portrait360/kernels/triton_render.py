@@ -185,6 +185,17 @@ def _takes(occupied, latent, cells, q, seed, ray, sample, EXPLORES: tl.constexpr
 
 
 @triton.jit
+def _look(field, occupied, image, latent, frame, counts, box, cells, origin, direction, t, alive, seed, ray, sample,
+          HAS_FIELD: tl.constexpr, HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr):  # fmt: skip
+    """Which of the samples at t are taken, and what `_canonical` says of them."""
+    inside, q, start, fx, fy, fz = _canonical(field, image, frame, counts, box, origin, direction, t, HAS_FIELD)
+    take = alive & inside
+    if HAS_OCCUPANCY:
+        take = take & _takes(occupied, latent, cells, q, seed, ray, tl.zeros_like(ray) + sample, EXPLORES)
+    return take, q, start, fx, fy, fz
+
+
+@triton.jit
 def _load_decoder(w1, b1, w2, b2, C: tl.constexpr, H: tl.constexpr, O: tl.constexpr, CP: tl.constexpr,
                   HP: tl.constexpr, OP: tl.constexpr):  # fmt: skip
     """w1 [CP, HP], b1 [HP], and of the last layer the density's row and bias, the features' [HP, OP] and biases."""
@@ -197,17 +208,22 @@ def _load_decoder(w1, b1, w2, b2, C: tl.constexpr, H: tl.constexpr, O: tl.conste
 
 
 @triton.jit
-def _decode(f, decoder, SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, HP: tl.constexpr,
-            H: tl.constexpr):  # fmt: skip
-    """Input of the hidden layer's activation, its output, raw densities, features."""
+def _shade(f, decoder, noise, take, step, scale, shift, SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr,
+           PRECISION: tl.constexpr, HAS_NOISE: tl.constexpr, HP: tl.constexpr, H: tl.constexpr):  # fmt: skip
+    """Input of the hidden layer's activation, its output, shifted raw densities, features, alphas.
+
+    `noise` points at the samples' own.
+    """
     before = tl.dot(f, decoder[0], input_precision=PRECISION) + decoder[1][None, :]
     hidden = _softplus(before) if SOFTPLUS else tl.where(before > 0, before, before * 0.2)
     hidden = tl.where((tl.arange(0, HP) < H)[None, :], hidden, 0.0)
-    raw = tl.sum(hidden * decoder[2][None, :], axis=1) + decoder[3]
+    raw = tl.sum(hidden * decoder[2][None, :], axis=1) + decoder[3] + shift
+    if HAS_NOISE:
+        raw += tl.load(noise)
     value = tl.dot(hidden, decoder[4], input_precision=PRECISION) + decoder[5][None, :]
     if SIGMOID:
         value = _sigmoid(value)
-    return before, hidden, raw, value
+    return before, hidden, raw, value, tl.where(take, 1.0 - tl.exp(-_softplus(raw) * scale * step), 0.0)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -236,20 +252,16 @@ def forward(
     for s in range(samples):
         alive = exists & (step > 0) & (through >= stop)
         t = first + s * step
-        inside, q, _start, _fx, _fy, _fz = _canonical(
-            field, image, (x0, y0, z0, px, py, pz), (nx, ny, nz), (bx, by, bz, hx, hy, hz), origin, direction, t,
-            HAS_FIELD,
+        take, q, _start, _fx, _fy, _fz = _look(
+            field, occupied, image, latent, (x0, y0, z0, px, py, pz), (nx, ny, nz), (bx, by, bz, hx, hy, hz),
+            (cx, cy, cz), origin, direction, t, alive, seed, ray, s, HAS_FIELD, HAS_OCCUPANCY, EXPLORES,
         )  # fmt: skip
-        take = alive & inside
-        if HAS_OCCUPANCY:
-            take = take & _takes(occupied, latent, (cx, cy, cz), q, seed, ray, tl.zeros_like(ray) + s, EXPLORES)
         if tl.max(take.to(tl.int32), axis=0) > 0:
             f = _gather(planes, base, q, resolution, take, C, D, CP)
-            _before, _hidden, raw, value = _decode(f, decoder, SOFTPLUS, SIGMOID, PRECISION, HP, H)
-            raw += shift
-            if HAS_NOISE:
-                raw += tl.load(noise + ray * samples + s)
-            alpha = tl.where(take, 1.0 - tl.exp(-_softplus(raw) * scale * step), 0.0)
+            _before, _hidden, _raw, value, alpha = _shade(
+                f, decoder, noise + ray * samples + s, take, step, scale, shift,
+                SOFTPLUS, SIGMOID, PRECISION, HAS_NOISE, HP, H,
+            )  # fmt: skip
             weight = through * alpha
             total += weight[:, None] * value
             opacity += weight
@@ -302,20 +314,16 @@ def backward(
     for s in range(samples):
         alive = exists & (step > 0) & (through >= stop)
         t = first + s * step
-        inside, q, start, fx, fy, fz = _canonical(
-            field, image, (x0, y0, z0, px, py, pz), (nx, ny, nz), (bx, by, bz, hx, hy, hz), origin, direction, t,
-            HAS_FIELD,
+        take, q, start, fx, fy, fz = _look(
+            field, occupied, image, latent, (x0, y0, z0, px, py, pz), (nx, ny, nz), (bx, by, bz, hx, hy, hz),
+            (cx, cy, cz), origin, direction, t, alive, seed, ray, s, HAS_FIELD, HAS_OCCUPANCY, EXPLORES,
         )  # fmt: skip
-        take = alive & inside
-        if HAS_OCCUPANCY:
-            take = take & _takes(occupied, latent, (cx, cy, cz), q, seed, ray, tl.zeros_like(ray) + s, EXPLORES)
         if tl.max(take.to(tl.int32), axis=0) > 0:
             f = _gather(planes, base, q, resolution, take, C, D, CP)
-            before, hidden, raw, value = _decode(f, decoder, SOFTPLUS, SIGMOID, PRECISION, HP, H)
-            raw += shift
-            if HAS_NOISE:
-                raw += tl.load(noise + ray * samples + s)
-            alpha = tl.where(take, 1.0 - tl.exp(-_softplus(raw) * scale * step), 0.0)
+            before, hidden, raw, value, alpha = _shade(
+                f, decoder, noise + ray * samples + s, take, step, scale, shift,
+                SOFTPLUS, SIGMOID, PRECISION, HAS_NOISE, HP, H,
+            )  # fmt: skip
             weight = through * alpha
             gain = wanted_opacity + tl.sum(wanted * value, axis=1)
             behind -= weight * gain
