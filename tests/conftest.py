@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["TRITON_INTERPRET"] = "1"  # has to be known before anything imports Triton, as torch may at any time
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""The renderer for GPUs against its readable twin, in Triton's interpreter on the CPU, and through its compiler."""
+"""The renderer for GPUs against its readable twin, in Triton's interpreter on the CPU, and through its compiler.
+
+`conftest.py` asks for the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,6 @@ from portrait360.model.rendering import Occupancy, bound_rays, render_plain
 from portrait360.model.trigrid import Decoder
 
 CONFIG = PRESETS["cpu-64"].model.render
-
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch):
-    """Kernels are interpreted if this is set when their module is imported first, here."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
 def test_a_small_case_agrees_in_values_and_gradients():

@@ -170,10 +170,10 @@ def test_share_of_a_box_outside():
     assert outside_share((30.0, 0.0, 40.0, 10.0), (20, 20)) == 1.0
 
 
-def test_people_behind_things_are_rejected(tmp_path, monkeypatch):
-    worker = PhotoWorker(SIDE)
+def test_people_behind_things_are_rejected_on_request(tmp_path, monkeypatch):
     original = worker_module.fit_person
-    for share, reason in ((0.3, "occluded"), (0.02, None)):
+    strict, lenient = PhotoWorker(SIDE, PhotoLimits(most_covered=0.08)), PhotoWorker(SIDE)
+    for worker, share, reason in ((strict, 0.3, "occluded"), (strict, 0.02, None), (lenient, 0.3, None)):
         monkeypatch.setattr(
             worker_module, "fit_person", lambda *a, hidden=share, **k: replace(original(*a, **k), covered=hidden)
         )
