@@ -121,11 +121,13 @@ def _softplus(x):
 
 
 @triton.jit
-def _rays(origins, directions, near, far, jitter, image, rays, width, samples):
-    """This program's tile of rays: index, whether it exists, origin, direction, first distance, step."""
+def _rays(origins, directions, near, far, jitter, rays, width, samples):
+    """This program's picture and tile of rays: index, whether it exists, origin, direction, first distance, step."""
     height = rays // width
     across = (width + _TILE - 1) // _TILE
-    block = tl.program_id(0) - image * (((height + _TILE - 1) // _TILE) * across)
+    tiles = ((height + _TILE - 1) // _TILE) * across
+    image = tl.program_id(0) // tiles
+    block = tl.program_id(0) % tiles
     inner = tl.arange(0, _TILE * _TILE)
     row = (block // across) * _TILE + inner // _TILE
     column = (block % across) * _TILE + inner % _TILE
@@ -139,7 +141,7 @@ def _rays(origins, directions, near, far, jitter, image, rays, width, samples):
     dx = tl.load(directions + ray * 3)
     dy = tl.load(directions + ray * 3 + 1)
     dz = tl.load(directions + ray * 3 + 2)
-    return ray, exists, (ox, oy, oz), (dx, dy, dz), first, step
+    return image, ray, exists, (ox, oy, oz), (dx, dy, dz), first, step
 
 
 @triton.jit
@@ -237,10 +239,8 @@ def forward(
     HAS_NOISE: tl.constexpr, HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr,
 ):  # fmt: skip
     """rendered (B, M, O+2): features, opacity, sum of weight * distance. The grid is B times the tiles of a picture."""
-    tiles = ((rays // width + _TILE - 1) // _TILE) * ((width + _TILE - 1) // _TILE)
-    image = tl.program_id(0) // tiles
-    ray, exists, origin, direction, first, step = _rays(
-        origins, directions, near, far, jitter, image, rays, width, samples
+    image, ray, exists, origin, direction, first, step = _rays(
+        origins, directions, near, far, jitter, rays, width, samples
     )
     latent = image // views
     base = latent.to(tl.int64) * (resolution * resolution * 3 * D * C)
@@ -289,10 +289,8 @@ def backward(
 
     grad_w1 (C, H), grad_w2 (1 + O, H); `rendered` is what `forward` wrote.
     """
-    tiles = ((rays // width + _TILE - 1) // _TILE) * ((width + _TILE - 1) // _TILE)
-    image = tl.program_id(0) // tiles
-    ray, exists, origin, direction, first, step = _rays(
-        origins, directions, near, far, jitter, image, rays, width, samples
+    image, ray, exists, origin, direction, first, step = _rays(
+        origins, directions, near, far, jitter, rays, width, samples
     )
     latent = image // views
     base = latent.to(tl.int64) * (resolution * resolution * 3 * D * C)

@@ -43,7 +43,8 @@ def read_density(
 ) -> Float[Tensor, "L N"]:
     """`read_density_plain`, in one compiled pass on the CPU; not differentiable."""
     if tri_grid.device.type != "cpu":
-        return read_density_plain(tri_grid.detach(), decoder, normalized, config).detach()
+        with torch.no_grad():
+            return read_density_plain(tri_grid, decoder, normalized, config)
     planes, weights, sizes = kernel_inputs(tri_grid.detach(), decoder)
     densities = torch.empty(len(tri_grid), len(normalized))
     fused_kernels(*sizes)[2](

@@ -144,7 +144,14 @@ def small_case(device: torch.device | str) -> tuple[Tensor, Decoder, Rays, Rende
 
 
 def disagreement(device: torch.device | str) -> float:
-    """The largest relative error of pictures and gradients against `render_plain` in a small case."""
+    """The largest relative error of pictures and gradients against `render_plain` in a small case, whatever goes on
+    around it (no gradients, bf16)."""
+    kind = torch.device(device).type
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
+        return _disagreement(device)
+
+
+def _disagreement(device: torch.device | str) -> float:
     tri_grid, decoder, rays, config, options = small_case(device)
     results = []
     for fused in (False, True):
