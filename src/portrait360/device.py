@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from portrait360.types import InputError
+
+
+def constant(values: tuple[Any, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A small tensor of these numbers on the device of `like` (and of its type), made once and not to be changed.
+
+    Making one anew would wait for all that a GPU still has to do.
+    """
+    return _constant(values, like.device, dtype or like.dtype)
+
+
+@lru_cache(maxsize=512)
+def _constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device, dtype=dtype)
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from portrait360.config import PRESETS
+from portrait360.geometry import deformation_gpu
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_SHAPE
+from portrait360.kernels.trust import compare
 from portrait360.model import fused, fused_gpu
 from portrait360.model.rendering import Occupancy, bound_rays, render_plain
 from portrait360.model.trigrid import Decoder
@@ -26,7 +28,8 @@ CONFIG = PRESETS["cpu-64"].model.render
 def test_a_small_case_agrees_in_values_and_gradients():
     """Where portraits are rendered and in training, where it is asked first, too."""
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert fused_gpu.disagreement("cpu") < 1e-5
+        assert compare("cpu", fused_gpu.disagreement) < 1e-5
+        assert compare("cpu", deformation_gpu.disagreement) < 1e-5
 
 
 @pytest.mark.parametrize(

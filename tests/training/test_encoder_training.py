@@ -8,24 +8,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from fake_portraits import FakeSource, write_fake_dataset
 from portrait360.checkpoint import load_encoder
 from portrait360.data.writer import open_writer
 from portrait360.geometry.body import load_body
 from portrait360.model.encoder import EncoderConfig, PortraitEncoder
+from portrait360.training import encoder as encoder_training
 from portrait360.training.encoder import (
     EncoderData,
     EncoderTraining,
     batch_of,
     batch_rows,
+    batches,
     contrastive_loss,
     encoder_losses,
     learning_rate,
+    main,
     train_encoder,
 )
-from portrait360.types import CheckpointError, DatasetError
+from portrait360.training.photo_augment import PhotoBatch
+from portrait360.types import CheckpointError, DatasetError, InputError
 
 SMALL = EncoderConfig(resolution=32, stem=8, channels=(8, 8, 8, 8), blocks=1, mask_channels=8, hidden=16, identity=8)
 RECIPE = EncoderTraining(steps=6, people=3, warm_up=2, save_every=3)
@@ -50,6 +57,15 @@ def data(people) -> EncoderData:
     return EncoderData.load(people, 32)
 
 
+@pytest.fixture
+def one_thread():
+    """Sums over several threads may end in other last bits from run to run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_every_person_comes_once_an_epoch_with_two_pictures(data):
     for epoch in range(3):
         rows = torch.cat([batch_rows(2 * epoch + i, 3, data, seed=0) for i in range(2)]).reshape(-1, 2)
@@ -65,6 +81,62 @@ def test_batches_are_a_function_of_the_step(data):
     assert torch.equal(a.image, b.image)
     assert torch.equal(pose_a, pose_b)
     assert not torch.equal(a.image, c.image)
+
+
+def tensors(photos: PhotoBatch) -> dict[str, Tensor]:
+    parts = {f.name: getattr(photos, f.name) for f in dataclasses.fields(photos)}
+    camera = parts.pop("camera")
+    return parts | {f"camera.{f.name}": getattr(camera, f.name) for f in dataclasses.fields(camera)}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_prepare_the_same_batches_in_order(data, one_thread, workers):
+    torch.manual_seed(5)
+    found = list(batches(3, 8, data, RECIPE, workers=workers))
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(3))
+    assert len(found) == 8
+    for step, (photos, poses) in enumerate(found, start=3):
+        expected, expected_poses = batch_of(step, data, RECIPE)
+        assert torch.equal(poses, expected_poses)
+        given = tensors(photos)
+        assert len(given) == 9
+        assert all(torch.equal(given[name], value) for name, value in tensors(expected).items())
+
+
+def test_no_steps_are_no_batches(data):
+    assert list(batches(3, 0, data, RECIPE, workers=2)) == []
+
+
+def test_batches_go_into_pinned_memory_whole(data, monkeypatch):
+    pinned: list[int] = []
+
+    def pin(values: Tensor) -> Tensor:
+        pinned.append(id(values))
+        return values.clone()
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    photos, poses = batch_of(0, data, RECIPE)
+    moved, moved_poses = pin_memory([photos, poses])
+    assert isinstance(moved, PhotoBatch)
+    assert isinstance(moved_poses, Tensor)
+    assert set(pinned) == {id(poses), *map(id, tensors(photos).values())}
+    assert torch.equal(moved_poses, poses)
+    given = tensors(moved)
+    assert all(torch.equal(given[name], value) for name, value in tensors(photos).items())
+
+
+@pytest.mark.parametrize("sees_covers", [False, True])
+def test_losses_are_computed_where_the_pictures_are(data, sees_covers):
+    """The meta device refuses tensors of the CPU as a GPU does."""
+    encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=sees_covers)).to("meta")
+    photos, poses = batch_of(0, data, RECIPE)
+    photos, body = photos.to("meta"), load_body().to("meta")
+    assert all(value.is_meta for value in tensors(photos).values())
+    losses = encoder_losses(encoder, photos, poses.to("meta"), 0.1, body)
+    assert all(value.is_meta for value in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
 
 
 def test_contrastive_loss_by_hand():
@@ -84,15 +156,6 @@ def test_the_learning_rate_rises_and_ends_at_nothing():
     assert rates[-1] == pytest.approx(0.0, abs=1e-9)
 
 
-@pytest.fixture
-def one_thread():
-    """Sums over several threads may end in other last bits from run to run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_stopped_run_ends_as_an_unbroken_one(data, tmp_path, one_thread):
     train_encoder(data, tmp_path / "whole.safetensors", SMALL, RECIPE)
     train_encoder(data, tmp_path / "parts.safetensors", SMALL, RECIPE, stop_after=2)
@@ -106,6 +169,64 @@ def test_a_stopped_run_ends_as_an_unbroken_one(data, tmp_path, one_thread):
     assert info["about"] == {"steps": 6, "pictures": 21}
     assert encoder.config == SMALL
     assert encoder.feature_scale.std() > 0
+
+
+def test_workers_do_not_change_the_encoder(data, tmp_path, one_thread, capsys):
+    train_encoder(data, tmp_path / "alone.safetensors", SMALL, RECIPE)
+    printed = [line.split("min")[1] for line in capsys.readouterr().out.splitlines()]
+    train_encoder(data, tmp_path / "helped.safetensors", SMALL, RECIPE, stop_after=4, workers=2)
+    train_encoder(data, tmp_path / "helped.safetensors", SMALL, RECIPE, workers=1)
+    alone, helped = (load_file(tmp_path / f"{name}.safetensors") for name in ("alone", "helped"))
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
+    assert capsys.readouterr().out.splitlines()[0].split("min")[1] == printed[0]
+
+
+def test_printed_losses_are_running_means(data, tmp_path, one_thread, capsys, monkeypatch):
+    seen: list[dict[str, float]] = []
+
+    def losses(*args) -> dict[str, Tensor]:
+        values = encoder_losses(*args)
+        seen.append({name: value.item() for name, value in values.items()})
+        return values
+
+    monkeypatch.setattr(encoder_training, "encoder_losses", losses)
+    train_encoder(data, tmp_path / "encoder.safetensors", SMALL, RECIPE)
+    words = capsys.readouterr().out.splitlines()[-1].split("min")[1].split()
+    printed = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+    assert printed.keys() == seen[0].keys()
+    for name, value in printed.items():
+        mean = seen[0][name]
+        for step in seen[1:]:
+            mean = 0.98 * mean + 0.02 * step[name]
+        assert value == pytest.approx(mean, abs=6e-4), name
+
+
+def test_a_resumed_optimizer_has_the_layout_of_its_parameters(data, tmp_path):
+    """Otherwise GPUs would take the parameters one by one from then on."""
+    encoder = train_encoder(data, tmp_path / "encoder.safetensors", SMALL, RECIPE, stop_after=2)
+    optimizer = torch.optim.AdamW(encoder.parameters())
+    assert encoder_training._resume(tmp_path / "encoder.checkpoint.safetensors", encoder, optimizer) == 2
+    assert len(optimizer.state) == len(list(encoder.parameters()))
+    for parameter, state in optimizer.state.items():
+        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
+        assert state["exp_avg_sq"].max() > 0
+        assert state["step"] == 2
+
+
+def test_the_command_line_of_the_module(people, tmp_path, one_thread):
+    line = next(line for line in str(encoder_training.__doc__).splitlines() if "--device cuda" in line)
+    words = line.split()
+    assert words[:3] == ["python", "-m", "portrait360.training.encoder"]
+    with pytest.raises(InputError, match="not a device"):
+        main(people, tmp_path / "encoder.safetensors", SMALL, RECIPE, device="gpu")
+    changes = {"train.zip": str(people), "encoder.safetensors": str(tmp_path / "encoder.safetensors")}
+    changes |= {"cuda": "cpu", "14": "2"}
+    sizes = "--config.resolution 32 --config.stem 8 --config.channels 8 8 8 8 --config.blocks 1"
+    sizes += " --config.mask-channels 8 --config.hidden 16 --config.identity 8 --recipe.steps 2 --recipe.people 3"
+    tyro.cli(main, args=[changes.get(word, word) for word in words[3:]] + sizes.split())
+    encoder, info = load_encoder(tmp_path / "encoder.safetensors")
+    assert info["about"] == {"steps": 2, "pictures": 21}
+    assert encoder.config == dataclasses.replace(SMALL, sees_covers=True)
 
 
 def test_it_starts_from_a_given_encoder(data, tmp_path, one_thread):

@@ -74,6 +74,18 @@ class BodyTemplate:
                 moving.append(bone)
         return tuple(moving)
 
+    @cached_property
+    def _joints(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
+        return {}
+
+    def joints_like(self, other: Tensor) -> Float[Tensor, "K 3"]:
+        """The joints on the device and with the type of another tensor; kept, since copying waits for a GPU."""
+        key = other.device, other.dtype
+        if key not in self._joints:
+            with torch.inference_mode(False):
+                self._joints[key] = self.joints.to(other)
+        return self._joints[key]
+
 
 def load_body(path: Path | None = None) -> BodyTemplate:
     """Read a body template; by default the packaged one. Raises AssetError for a missing or foreign file."""
@@ -182,7 +194,7 @@ def bone_transforms(body: BodyTemplate, pose: Float[Tensor, "B 6"]) -> Float[Ten
     cache: dict[tuple[str, float], Tensor] = {}
     rotations: list[Tensor] = []
     shifts: list[Tensor] = []
-    joints = body.joints.to(pose)
+    joints = body.joints_like(pose)
     for bone, (parent, drive) in enumerate(zip(body.parents, body.drive, strict=True)):
         rotation = identity if parent < 0 else rotations[parent]
         shift = none if parent < 0 else shifts[parent]

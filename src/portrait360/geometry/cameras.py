@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from portrait360.device import constant
+
 FOCAL = 5000 / 1024 / 0.75
 """Focal length in units of the image size."""
 
@@ -22,9 +24,8 @@ RADIUS = 2.7
 LOOK_AT = (0.0, 0.0649, 0.0)
 """The point every camera looks at: the height of the head joint above the neck joint."""
 
-_LABEL_MIRROR = torch.ones(25)
-_LABEL_MIRROR[[1, 2, 3, 4, 8]] = -1
-_POSE_MIRROR = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, -1.0])
+_LABEL_MIRROR = tuple(-1.0 if i in (1, 2, 3, 4, 8) else 1.0 for i in range(25))
+_POSE_MIRROR = (1.0, -1.0, -1.0, 1.0, -1.0, -1.0)
 
 Angle = Float[Tensor, " B"] | float | int
 
@@ -96,12 +97,12 @@ def is_left(label: Float[Tensor, "B 25"]) -> Bool[Tensor, " B"]:
 
 def mirror_camera(label: Float[Tensor, "B 25"]) -> Float[Tensor, "B 25"]:
     """The label that belongs to the left-right mirrored image."""
-    return label * _LABEL_MIRROR.to(label)
+    return label * constant(_LABEL_MIRROR, label)
 
 
 def mirror_body_pose(pose: Float[Tensor, "B 6"]) -> Float[Tensor, "B 6"]:
     """The body pose that belongs to the left-right mirrored image."""
-    return pose * _POSE_MIRROR.to(pose)
+    return pose * constant(_POSE_MIRROR, pose)
 
 
 def zoom_camera(label: Float[Tensor, "B 25"], factor: float) -> Float[Tensor, "B 25"]:
@@ -141,7 +142,7 @@ def ray_box(
     Only the part in front of the origin counts (an origin inside the box gives near = 0). Rays that miss have
     near = far = 0.
     """
-    low, high = origins.new_tensor(box_min), origins.new_tensor(box_max)
+    low, high = constant(box_min, origins), constant(box_max, origins)
     tiny = torch.finfo(directions.dtype).tiny
     safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
     first, second = (low - origins) / safe, (high - origins) / safe

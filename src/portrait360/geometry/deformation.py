@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from portrait360.device import constant
 from portrait360.geometry.body import BodyTemplate, bone_transforms, posed_vertices
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.geometry.weights import WeightVolume, look_up, weight_volume
@@ -117,17 +118,22 @@ def deformation_field(
     bone motions G, by Newton's method; gradients follow from the implicit function theorem. The zero pose
     gives exactly zero. Pose shapes of the body are left out.
     """
-    fits = pose.device.type == "cpu" and pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES
-    if not fits:
+    fits = pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES
+    if fits and pose.device.type == "cuda":
+        from portrait360.geometry import deformation_gpu  # it imports this module
+
+        if deformation_gpu.field_works(pose.device):
+            return deformation_gpu.deformation_field_triton(body, pose, shape)
+    if not fits or pose.device.type != "cpu":
         return deformation_field_reference(body, pose, shape)
-    return _Field.apply(_bone_deltas(body, pose), weight_volume(body), shape)
+    return _Field.apply(bone_deltas(body, pose), weight_volume(body), shape)
 
 
 def deformation_field_reference(
     body: BodyTemplate, pose: Float[Tensor, "B 6"], shape: tuple[int, int, int] = FIELD_SHAPE
 ) -> Float[Tensor, "B nz ny nx 3"]:
     """The plain twin of `deformation_field`, in torch, on any device."""
-    deltas = _bone_deltas(body, pose)
+    deltas = bone_deltas(body, pose)
     volume = weight_volume(body).to(pose)
     z, y, x = torch.meshgrid(*reversed(field_axes(shape)), indexing="ij")
     nodes = torch.stack([x, y, z], dim=-1).to(pose)
@@ -149,7 +155,7 @@ def deformation_field_reference(
 
 def apply_field(field: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
     """Points plus the trilinear displacement; beyond the box the value on its border is used."""
-    low, high = points.new_tensor(FIELD_MIN), points.new_tensor(FIELD_MAX)
+    low, high = constant(FIELD_MIN, points), constant(FIELD_MAX, points)
     grid = ((points - low) / (high - low) * 2 - 1)[:, None, None]
     sampled = F.grid_sample(
         field.permute(0, 4, 1, 2, 3), grid, mode="bilinear", padding_mode="border", align_corners=True
@@ -161,7 +167,7 @@ def posing_jacobian(
     body: BodyTemplate, pose: Float[Tensor, "B 6"], points: Float[Tensor, "B N 3"]
 ) -> Float[Tensor, "B N 3 3"]:
     """Derivative of the posed place of canonical points; its determinant is negative where space folds."""
-    return _pose_points(weight_volume(body).to(pose), _bone_deltas(body, pose), points)[1]
+    return _pose_points(weight_volume(body).to(pose), bone_deltas(body, pose), points)[1]
 
 
 def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
@@ -171,9 +177,9 @@ def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
     ]
 
 
-def _bone_deltas(body: BodyTemplate, pose: Tensor) -> Tensor:
+def bone_deltas(body: BodyTemplate, pose: Tensor) -> Tensor:
     """Motions of the moving bones less the identity, (B, M, 3, 4)."""
-    motions = bone_transforms(body, pose)[:, list(body.moving)]
+    motions = bone_transforms(body, pose).index_select(1, constant(body.moving, pose, torch.long))
     return motions - torch.eye(3, 4, dtype=pose.dtype, device=pose.device)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from portrait360.device import constant
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, project
 
@@ -252,7 +253,7 @@ def landmark_places(
 ) -> Float[Tensor, "B K 2"]:
     """Where the LANDMARKS of a posed body are in the picture of a camera."""
     motions = bone_transforms(body, pose)
-    points = torch.stack([motions[:, b, :, :3] @ pose.new_tensor(x) + motions[:, b, :, 3] for b, x in LANDMARKS], dim=1)
+    points = torch.stack([motions[:, b, :, :3] @ constant(x, pose) + motions[:, b, :, 3] for b, x in LANDMARKS], dim=1)
     return project(camera, points)[0]
 
 

@@ -6,7 +6,6 @@ GPU, the readable renderer serves. Twins: `portrait360.model.rendering.render_pl
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
+from portrait360.kernels.trust import agrees
 from portrait360.model.rendering import Occupancy, Rays, Rendered, finish, render_plain
 from portrait360.model.trigrid import Decoder
 
@@ -144,14 +144,7 @@ def small_case(device: torch.device | str) -> tuple[Tensor, Decoder, Rays, Rende
 
 
 def disagreement(device: torch.device | str) -> float:
-    """The largest relative error of pictures and gradients against `render_plain` in a small case, whatever goes on
-    around it (no gradients, bf16)."""
-    kind = torch.device(device).type
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
-        return _disagreement(device)
-
-
-def _disagreement(device: torch.device | str) -> float:
+    """The largest relative error of pictures and gradients against `render_plain` in a small case."""
     tri_grid, decoder, rays, config, options = small_case(device)
     results = []
     for fused in (False, True):
@@ -169,15 +162,5 @@ def _disagreement(device: torch.device | str) -> float:
 
 @lru_cache(maxsize=8)
 def triton_works(device: torch.device) -> bool:
-    """Whether the kernels run on this GPU and agree with `render_plain` there. Looked at once; says so if not."""
-    try:
-        error = disagreement(device)
-    except ImportError:
-        return False
-    except Exception as failure:  # whatever a compiler or driver may raise: the readable renderer does the same
-        warnings.warn(f"no fused renderer on {device}: {type(failure).__name__}: {failure}"[:300], stacklevel=2)
-        return False
-    if not error < 1e-2:
-        warnings.warn(f"no fused renderer on {device}: it differs from the plain one by {error:.1e}", stacklevel=2)
-        return False
-    return True
+    """Whether the kernels run on this GPU and agree with `render_plain` there; looked at once."""
+    return agrees("renderer", device, disagreement)

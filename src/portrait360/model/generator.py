@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from portrait360.config import ModelConfig
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import is_left, mirror_body_pose, mirror_camera, rays
-from portrait360.geometry.deformation import apply_field, deform_exact, deformation_field
+from portrait360.geometry.deformation import apply_field, deform_exact, deformation_field, deformation_field_reference
 from portrait360.model.fused import can_fuse, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
@@ -141,7 +141,7 @@ class Generator(nn.Module):
         bounded = bound_rays(origins, directions, config)
         field = deform = None
         if body_pose is not None and self.config.deformation == "field":
-            field = deformation_field(self.body, body_pose)
+            field = (deformation_field_reference if plain else deformation_field)(self.body, body_pose)
         elif body_pose is not None:
             deform = partial(
                 deform_exact,
@@ -196,7 +196,8 @@ class Generator(nn.Module):
     ) -> RenderOutput:
         """Pictures of B = L * views cameras, latent-major. No body pose means the canonical body.
 
-        `resolution`: side of the rays (default: the config's). `plain` forces the slow readable renderer.
+        `resolution`: side of the rays (default: the config's). `plain` forces the slow readable renderer and
+        the readable field.
         """
         side = self.config.raw_resolution if resolution is None else resolution
         with torch.autocast(camera.device.type, enabled=False):  # positions need all their bits

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from portrait360.device import constant
 from portrait360.model.layers import FullyConnected, leaky_relu
 
 
@@ -52,7 +53,7 @@ def normalize_points(
     points: Float[Tensor, "B N 3"], centre: tuple[float, float, float], half: tuple[float, float, float]
 ) -> Float[Tensor, "B N 3"]:
     """World to the tri-grid's [-1, 1]^3."""
-    return (points - points.new_tensor(centre)) / points.new_tensor(half)
+    return (points - constant(centre, points)) / constant(half, points)
 
 
 def sample_trigrid(

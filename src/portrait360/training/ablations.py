@@ -5,7 +5,8 @@
 The model is `cpu-64` at 32 pixels, which learns enough in half an hour of one core for recipes to differ. All arms
 start from random weights. Each is measured when its time is over; those that have been are left alone, so that a run
 that was stopped goes on with the arm that it was in, from that arm's beginning. Several runs side by side may share
-RUNS if they have different `--arms`.
+RUNS if they have different `--arms`. Minutes are of processor time, so that what else the machine does favours no arm;
+give each run one thread (OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +107,7 @@ def run_arm(name: str, data: Path, held_out: Path, out: Path, minutes: float) ->
         return record
     shutil.rmtree(folder, ignore_errors=True)
     preset = arm.change(base())
-    weights = train(data, preset, folder, max_minutes=minutes, device="cpu", seed=arm.seed)
+    weights = train(data, preset, folder, max_minutes=minutes, device="cpu", seed=arm.seed, clock=time.process_time)
     result = evaluate(held_out, folder / "evaluation.json", weights=weights, device="cpu", plan=PLAN)
     record = {
         "arm": name,

@@ -52,23 +52,26 @@ def zoom_some(
 ):
     """Bring pictures to `side` pixels: the whole at level 0, at level k only the middle, seen by a camera to match.
 
-    `windows`: sides of the middle parts for level 1, 2, ... in units of the picture's, rounded to whole pixels.
+    `levels` on the CPU, the others where they will be used. `windows`: sides of the middle parts for level 1, 2, ...
+    in units of the picture's, rounded to whole pixels.
     """
     full = images.shape[-1]
-
-    def whole(v: Tensor) -> Tensor:
-        return F.interpolate(v, size=(side, side), mode="area") if full != side else v
-
-    shown = [whole(images), whole(masks), cameras]
-    for level, window in enumerate(windows, start=1):
-        chosen = levels == level
-        if chosen.any():
-            margin = round(full * (1.0 - window) / 2.0)
-            middle = slice(margin, full - margin)
-            closer = [resize(v[:, :, middle, middle], side) for v in (images, masks)]
-            closer.append(zoom_camera(cameras, full / (full - 2 * margin)))
-            shown = [select(chosen, a, b) for a, b in zip(closer, shown, strict=True)]
-    return tuple(shown)
+    shown = images.new_empty(len(images), 3, side, side), masks.new_empty(len(masks), 1, side, side), cameras.clone()
+    for level in range(len(windows) + 1):
+        rows = (levels == level).nonzero()[:, 0].to(images.device)
+        if not len(rows):
+            continue
+        margin = round(full * (1.0 - windows[level - 1]) / 2.0) if level else 0
+        middle = slice(margin, full - margin)
+        for out, pictures in zip(shown, (images, masks), strict=False):
+            chosen = pictures[rows][:, :, middle, middle]
+            if not level and full != side:
+                out[rows] = F.interpolate(chosen, size=(side, side), mode="area")
+            else:
+                out[rows] = resize(chosen, side)
+        if level:
+            shown[2][rows] = zoom_camera(cameras[rows], full / (full - 2 * margin))
+    return shown
 
 
 def swap_some(flags: Bool[Tensor, "B"], *tensors: Tensor) -> tuple[Tensor, ...]:

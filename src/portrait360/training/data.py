@@ -154,11 +154,11 @@ class Framing:
         zoom: Int[Tensor, "B"],
         device: torch.device,
     ) -> Batch:
-        """Pictures that were kept, as a training step takes them."""
+        """Pictures that were kept, as a training step takes them; `mirror` and `zoom` on the CPU."""
+        images, masks, cameras, body_poses = (v.to(device) for v in (images, masks, cameras, body_poses))
         pictures = images.float() / 127.5 - 1.0, masks.float() / 255.0
         image, mask, camera = zoom_some(zoom, *pictures, cameras, self.windows, self.model.resolution)
-        image, mask, camera, pose = mirror_some(mirror, image, mask, camera, body_poses)
-        return Batch(image.to(device), mask.to(device), camera.to(device), pose.to(device))
+        return Batch(*mirror_some(mirror.to(device), image, mask, camera, body_poses))
 
 
 def random_labels(
@@ -178,12 +178,28 @@ def fingerprint(cameras: Float[Tensor, "N 25"], body_poses: Float[Tensor, "N 6"]
     return hashlib.sha256(labels).hexdigest()[:16]
 
 
+def _have_room(size: int, device: torch.device) -> bool:
+    """Whether so many bytes fit into half of a GPU's free memory."""
+    return size <= torch.cuda.mem_get_info(device)[0] // 2
+
+
 class TrainingData:
-    """All pictures of a dataset as bytes in memory: at the model's resolution, or at their own for zooming in."""
+    """All pictures of a dataset as bytes in memory, a GPU's if they fit.
+
+    They are kept at the model's resolution, or at their own for zooming in.
+    """
 
     def __init__(
-        self, path: Path, model: ModelConfig, training: TrainingConfig, seed: int, *, progress: bool = False
+        self,
+        path: Path,
+        model: ModelConfig,
+        training: TrainingConfig,
+        seed: int,
+        *,
+        device: torch.device | None = None,
+        progress: bool = False,
     ) -> None:
+        """`device`: a GPU whose memory is to hold the pictures, if half of what is free there has room for them."""
         dataset = PortraitDataset(path)
         self.framing = Framing(path, dataset.resolution, model, training)
         if len(dataset) < 1:
@@ -192,7 +208,10 @@ class TrainingData:
             images, masks = dataset.load_arrays(
                 self.framing.loaded, progress=lambda done, _: bar.advance(done - bar.done)
             )
-        self.images, self.masks = self.framing.prepare(images, masks)
+        images, masks = self.framing.prepare(images, masks)
+        if device is not None and device.type == "cuda" and _have_room(images.nbytes + masks.nbytes, device):
+            images, masks = images.to(device), masks.to(device)
+        self.images, self.masks = images, masks
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
         self.sampler = self.framing.sampler(self.cameras, seed)
@@ -204,8 +223,9 @@ class TrainingData:
     def batch(self, images: int, size: int, ranks: Ranks, device: torch.device) -> Batch:
         """What this process shows after `images` images of the shuffled, mirrored order; `size`: its share."""
         i, mirror, zoom = (torch.from_numpy(v) for v in self.sampler.take(images + ranks.rank * size, size))
+        there = i.to(self.images.device)
         return self.framing.batch(
-            self.images[i], self.masks[i], self.cameras[i], self.body_poses[i], mirror, zoom, device
+            self.images[there], self.masks[there], self.cameras[i], self.body_poses[i], mirror, zoom, device
         )
 
     def labels(self, size: int, device: torch.device) -> Labels:

@@ -99,6 +99,13 @@ class Ranks:
             dist.destroy_process_group()
 
 
+def own_gpu(device: torch.device) -> torch.device:
+    """Of "the GPU", the one that is this process's own among those that torchrun started on this machine."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
+
+
 def join(device: torch.device) -> Ranks:
     """Read torchrun's environment; without it, this process is alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -111,7 +118,10 @@ def join(device: torch.device) -> Ranks:
     store, rank, size = next(iter(rendezvous("env://")))
     # torchrun may keep one store over its restarts, in which the addresses of processes that died still stand
     store = PrefixStore(f"start-{_restarts()}", store)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # numbers of the CPU are averaged too
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     return Ranks(rank, size)
 
 

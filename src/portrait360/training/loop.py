@@ -6,6 +6,7 @@ import dataclasses
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +27,7 @@ from portrait360.device import choose_device
 from portrait360.memory import keep_freed_memory
 from portrait360.training import schedules
 from portrait360.training.data import TrainingData
-from portrait360.training.distributed import Ranks, join, relaunched
+from portrait360.training.distributed import Ranks, join, own_gpu, relaunched
 from portrait360.training.log import RunLog
 from portrait360.training.pose_memory import nod_difference
 from portrait360.training.precision import choose_bf16, processor_name
@@ -61,6 +62,7 @@ def train(
     init: Path | None = None,
     recipe: str = "preset",
     quiet: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Train a preset, given by name or itself, on a dataset and return the weights file.
 
@@ -70,6 +72,7 @@ def train(
     as a run that was never interrupted; processes that torchrun starts again after a failure (`--max-restarts`) resume
     by themselves. `init`: a weights file of the same preset to start from instead of random weights; its images count
     as shown. `recipe`: `preset`, or `original` for the published training.
+    `clock`: the seconds that `max_minutes` is counted in.
 
     Raises:
         InputError: unknown preset, recipe or device, or a run folder that does not fit `resume`.
@@ -79,7 +82,7 @@ def train(
     """
     out = Path(out)
     chosen = _preset(preset, recipe, kimg)
-    target = choose_device(device)
+    target = own_gpu(choose_device(device))
     if resume and init is not None:
         raise InputError("--resume and --init exclude each other.", "--resume goes on from the run's own checkpoint.")
     if relaunched() and out.is_dir() and checkpoints(out):
@@ -91,10 +94,12 @@ def train(
             f"{init} has been trained on {start.images} images already, which is no less than the run is to have.",
             "Give a larger --kimg: it counts the images that these weights have seen.",
         )
-    material = _open_data(data, chosen, seed, quiet)
+    material = _open_data(data, chosen, seed, target, quiet)
     ranks = join(target)
     try:
-        weights = _run(_Job(chosen, material, out, target, seed, max_minutes, start, recipe, quiet), found, ranks)
+        weights = _run(
+            _Job(chosen, material, out, target, seed, max_minutes, start, recipe, quiet, clock), found, ranks
+        )
         ranks.wait()
         return weights
     finally:
@@ -112,6 +117,7 @@ class _Job:
     start: StartingWeights | None
     recipe: str
     quiet: bool
+    clock: Callable[[], float]
 
 
 def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
@@ -135,14 +141,14 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     stop = _StopRequests()
     about = {"data": job.data.fingerprint, "seed": job.seed, "labels": job.data.label_kind}
     about |= {"recipe": job.recipe, "bf16": bf16, "processor": processor_name()}
-    started, begin_images = time.monotonic(), state.images
+    started, clock_started, begin_images = time.monotonic(), job.clock(), state.images
     last = {"checkpoint": state.images, "sheet": state.images, "report": (started, state.images)}
     collapsed, totals = 0, _Means()
     total = int(chosen.training.total_kimg * 1000)
     with stop, show_progress("training", total, "images", visible=ranks.first and not job.quiet) as bar:
         bar.skip(state.images)
         while state.images < total:
-            late = max_minutes is not None and time.monotonic() - started >= max_minutes * 60
+            late = max_minutes is not None and job.clock() - clock_started >= max_minutes * 60
             if float(ranks.average({"stop": torch.tensor(float(late or stop.requested))})["stop"]) > 0:
                 break
             batch = job.data.batch(state.images, share, ranks, job.device)
@@ -192,10 +198,12 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
 # ---- steps ----
 
 
-def _open_data(path: Path, preset: Preset, seed: int, quiet: bool) -> TrainingData | StreamingData:
+def _open_data(
+    path: Path, preset: Preset, seed: int, device: torch.device, quiet: bool
+) -> TrainingData | StreamingData:
     if is_shards(path):
         return StreamingData(path, preset.model, preset.training, seed)
-    return TrainingData(path, preset.model, preset.training, seed, progress=not quiet)
+    return TrainingData(path, preset.model, preset.training, seed, device=device, progress=not quiet)
 
 
 RECIPES = ("preset", "original")

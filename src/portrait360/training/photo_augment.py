@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,18 @@ class PhotoBatch:
     blur: Float[Tensor, " B"]
     covered: Float[Tensor, " B"]
 
+    def to(self, device: torch.device | str) -> PhotoBatch:
+        """The same on another device; copies from pinned memory are not waited for."""
+        return self._each(lambda values: values.to(device, non_blocking=True))
+
+    def pin_memory(self) -> PhotoBatch:
+        """The same in pinned memory; `torch.utils.data.DataLoader` calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PhotoBatch:
+        camera = CameraEstimate(**{name: change(values) for name, values in vars(self.camera).items()})
+        return PhotoBatch(change(self.image), change(self.mask), camera, change(self.blur), change(self.covered))
+
 
 class _Draws:
     """Random numbers from one generator."""
@@ -104,13 +117,13 @@ def photo_batch(
     """
     ranges = ranges or PhotoRanges()
     draws = _Draws(len(images), generator)
-    image, mask = images.float() / 127.5 - 1.0, masks.float() / 255.0
+    image, mask = (images / 127.5).sub_(1.0), masks / 255.0
     camera = _draw_crop(cameras, draws, ranges)
     grid = crop_grid(camera, image.shape[-1])
     person = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
     mask = F.grid_sample(mask, grid, align_corners=False)
     behind = _backgrounds(person, mask, draws, ranges)
-    image = _colours(person * mask + behind * (1.0 - mask), draws, ranges)
+    image = _colours(behind.mul_(1.0 - mask).add_(person.mul_(mask)), draws, ranges)
     image, cover = _covers(image, draws, ranges)
     if ranges.thing > 0:
         image, more = things(image, mask, draws.chance(ranges.thing), generator)
@@ -118,7 +131,8 @@ def photo_batch(
     covered = (cover * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp_min(1.0)
     image, amount = _blurs(image, camera, draws, ranges)
     noise = draws.uniform(0.0, ranges.largest_noise) * draws.chance(ranges.noise)
-    image = (image + torch.randn(image.shape, generator=generator) * noise[:, None, None, None]).clamp(-1.0, 1.0)
+    grain = torch.randn(image.shape, generator=generator).mul_(noise[:, None, None, None])
+    image = image.add_(grain).clamp_(-1.0, 1.0)
     return PhotoBatch(_jpegs(image, draws, ranges), mask, camera, amount, covered)
 
 
@@ -137,78 +151,87 @@ def _draw_crop(cameras: Tensor, draws: _Draws, ranges: PhotoRanges) -> CameraEst
 def _backgrounds(person: Tensor, mask: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
     """Behind the person: what was there, one colour (half the time the models' grey), another picture, blurred, or
     clutter; sometimes somebody else in front of that."""
-    kind = draws.uniform(0.0, 1.0)[:, None, None, None]
+    kind = draws.uniform(0.0, 1.0)
     plain, other = ranges.plain_background, ranges.plain_background + ranges.other_background
-    soft = blur(F.avg_pool2d(person.roll(1, dims=0), 4), 1.5)
-    soft = F.interpolate(soft, size=person.shape[-2:], mode="bilinear", align_corners=False)
     colour = draws.uniform(-1.0, 1.0, 3) * draws.chance(0.5)[:, None]
     behind = person.clone()
     cluttered = torch.nonzero((kind >= other) & (kind < other + ranges.cluttered_background))[:, 0]
     if len(cluttered):
         behind[cluttered] = shapes(clouds(len(cluttered), person.shape[-1], draws.generator), draws.generator)
-    behind = torch.where(kind < other, soft, behind)
-    behind = torch.where(kind < plain, colour[:, :, None, None], behind)
+    softened = torch.nonzero((kind >= plain) & (kind < other))[:, 0]
+    if len(softened):
+        soft = blur(F.avg_pool2d(person[softened - 1], 4), 1.5)
+        behind[softened] = F.interpolate(soft, size=person.shape[-2:], mode="bilinear", align_corners=False)
+    behind[kind < plain] = colour[kind < plain][:, :, None, None]
     if ranges.bystander > 0:
         crowd = bystanders(behind, person, mask, draws.generator)
-        behind = torch.where(draws.chance(ranges.bystander)[:, None, None, None], crowd, behind)
+        crowded = draws.chance(ranges.bystander)
+        behind[crowded] = crowd[crowded]
     return behind
 
 
 def _colours(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
     """Exposure, gamma, contrast, colour cast and saturation; some pictures lose their colour."""
-    on = draws.chance(ranges.colour).float()[:, None, None, None]
-    x = image.add(1.0).mul(0.5).clamp(0.0, 1.0)
-    gamma = torch.exp(draws.normal(0.2))[:, None, None, None]
-    gain = torch.exp(draws.normal(0.15)[:, None] + draws.normal(0.06, 3))[:, :, None, None]
-    changed = x.pow(gamma) * gain
-    contrast = torch.exp(draws.normal(0.15))[:, None, None, None]
-    middle = changed.mean(dim=(1, 2, 3), keepdim=True)
-    changed = (changed - middle) * contrast + middle
-    luma = (changed * changed.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
-    saturation = torch.exp(draws.normal(0.25))[:, None, None, None]
-    saturation = saturation * (~draws.chance(ranges.grey)).float()[:, None, None, None]
-    changed = luma + (changed - luma) * saturation
-    return (x + on * (changed - x)).clamp(0.0, 1.0) * 2.0 - 1.0
+    on = torch.nonzero(draws.chance(ranges.colour))[:, 0]
+    gamma = torch.exp(draws.normal(0.2))[on, None, None, None]
+    gain = torch.exp(draws.normal(0.15)[:, None] + draws.normal(0.06, 3))[on, :, None, None]
+    contrast = torch.exp(draws.normal(0.15))[on, None, None, None]
+    saturation = torch.exp(draws.normal(0.25)) * (~draws.chance(ranges.grey)).float()
+    saturation = saturation[on, None, None, None]
+    x = image.add(1.0).mul_(0.5).clamp_(0.0, 1.0)
+    if len(on):
+        before = x[on]
+        changed = before.pow(gamma).mul_(gain)
+        middle = changed.mean(dim=(1, 2, 3), keepdim=True)
+        changed.sub_(middle).mul_(contrast).add_(middle)
+        luma = (changed * changed.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
+        changed.sub_(luma).mul_(saturation).add_(luma)
+        x[on] = before.add_(changed.sub_(before)).clamp_(0.0, 1.0)
+    return x.mul_(2.0).sub_(1.0)
 
 
 def _covers(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> tuple[Tensor, Tensor]:
-    """A rectangle of one colour in front of some pictures, and where it is [B, 1, R, R]: hands, microphones."""
+    """A rectangle of one colour in front of some pictures, in place; where it is [B, 1, R, R]: hands, microphones."""
     side = image.shape[-1]
     centre, half = draws.uniform(0.0, 1.0, 2), draws.uniform(0.05, 0.18, 2)
     centres = (torch.arange(side) + 0.5) / side
     inside = ((centres[None, None] - centre[..., None]).abs() < half[..., None]).float()
-    cover = inside[:, 1, :, None] * inside[:, 0, None, :] * draws.chance(ranges.cover).float()[:, None, None]
+    chosen = draws.chance(ranges.cover)
+    cover = (inside[:, 1, :, None] * inside[:, 0, None, :] * chosen.float()[:, None, None])[:, None]
     colour = draws.uniform(-1.0, 1.0, 3)[:, :, None, None]
-    return image + cover[:, None] * (colour - image), cover[:, None]
+    image[chosen] += cover[chosen] * (colour[chosen] - image[chosen])
+    return image, cover
 
 
 def _blurs(
     image: Tensor, camera: CameraEstimate, draws: _Draws, ranges: PhotoRanges
 ) -> tuple[Tensor, Float[Tensor, " B"]]:
-    """Fewer pixels and a soft lens; also how much blur there is then, with that of the enlarged crop."""
+    """Fewer pixels and a soft lens, in place; also how much blur there is then, with that of the enlarged crop."""
     side = image.shape[-1]
     share = torch.where(draws.chance(ranges.shrink), draws.uniform(ranges.smallest_side, 1.0), torch.ones(()))
     soft = torch.where(draws.chance(ranges.blur), draws.uniform(0.0, ranges.largest_blur), torch.zeros(()))
-    out = []
-    for one, part, sigma in zip(image.split(1), share.tolist(), soft.tolist(), strict=True):
-        pixels = round(side * part)
+    for place, part, sigma in zip(image.split(1), share.tolist(), soft.tolist(), strict=True):
+        one, pixels = place, round(side * part)
         if pixels < side:
             small = F.interpolate(one, size=(pixels, pixels), mode="area")
             one = F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
         # `blur` takes the width of powers of two: 2^-(i/s)^2 is a Gaussian of standard deviation s / 1.1774
-        out.append(blur(one, sigma * math.sqrt(2.0 * math.log(2.0))))
+        one = blur(one, sigma * math.sqrt(2.0 * math.log(2.0)))
+        if one is not place:
+            place.copy_(one)
     # a pixel is a box of variance 1/12, and enlarging spreads it by a tent of variance 1/6
     pixel = 0.25 * ((1.0 / share).square() - 1.0)
     enlarged = 0.25 * (camera.scale.clamp_min(1.0).square() - 1.0)
-    return torch.cat(out), (MIN_BLUR**2 + soft.square() + pixel + enlarged).sqrt()
+    return image, (MIN_BLUR**2 + soft.square() + pixel + enlarged).sqrt()
 
 
 def _jpegs(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
+    """Some pictures as JPEG gives them back, in place."""
     on, quality = draws.chance(ranges.jpeg), draws.uniform(20.0, 95.0)
-    out = []
     for one, chosen, level in zip(image, on.tolist(), quality.tolist(), strict=True):
-        out.append(_jpeg(one, round(level)) if chosen else one)
-    return torch.stack(out)
+        if chosen:
+            one.copy_(_jpeg(one, round(level)))
+    return image
 
 
 def _jpeg(image: Tensor, quality: int) -> Tensor:

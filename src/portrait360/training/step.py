@@ -7,6 +7,7 @@ two networks one after the other; both give the same gradients.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -108,6 +109,8 @@ def generate(state: TrainingState, batch: Batch | Labels) -> Generated:
     behind = torch.rand(n // views, device=device) < config.background_swap_probability
     (w_background,) = swap_some(behind, w)
 
+    shown = pose + state.memory.tilt.to(device)  # before the device is busy: copying waits for it
+
     with autocast(config, device):
         scene = generator.scene(w, w_background, noise_mode="random")
         side = schedules.raw_resolution(state.images, state.model, config)
@@ -123,7 +126,7 @@ def generate(state: TrainingState, batch: Batch | Labels) -> Generated:
         )
         out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws, plain=config.plain_renderer)
     raw = None if state.model.superresolution is None else out.raw
-    return Generated(Pictures(out.image, raw, out.mask), pose + state.memory.tilt.to(device), regularisation)
+    return Generated(Pictures(out.image, raw, out.mask), shown, regularisation)
 
 
 def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
@@ -244,8 +247,7 @@ def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
 @torch.no_grad()
 def update_average(average: torch.nn.Module, current: torch.nn.Module, beta: float) -> None:
     """Parameters move towards the current ones, buffers are copied (10.11)."""
-    for kept, new in zip(average.parameters(), current.parameters(), strict=True):
-        kept.lerp_(new, 1.0 - beta)
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1.0 - beta)
     for kept, new in zip(average.buffers(), current.buffers(), strict=True):
         kept.copy_(new)
 
@@ -353,11 +355,14 @@ def _apply_generator(state: TrainingState) -> None:
 def _apply(state: TrainingState, optimizer: torch.optim.Adam, rate: float) -> None:
     """A step with the gradients that are there, at this moment's learning rate."""
     factor = schedules.learning_rate_factor(state.images, state.config)
+    gradients: list[Tensor] = []
     for group in optimizer.param_groups:
         group["lr"] = rate * factor
-        for p in group["params"]:
-            if p.grad is not None:
-                torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
+        gradients += [p.grad for p in group["params"] if p.grad is not None]
+    largest = torch.stack(torch._foreach_norm(gradients, math.inf))
+    if not bool(torch.isfinite(largest).all()):
+        for gradient in gradients:
+            torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
     optimizer.step()
 
 
