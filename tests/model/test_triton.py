@@ -1,4 +1,4 @@
-"""The renderer for GPUs against its readable twin, in Triton's interpreter on the CPU, and through its compiler.
+"""The kernels for GPUs against their readable twins, in Triton's interpreter on the CPU, and through its compiler.
 
 `conftest.py` asks for the interpreter.
 """
@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from portrait360.config import PRESETS
-from portrait360.geometry import deformation_gpu
+from portrait360.geometry import deformation_gpu, nearest
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_SHAPE
+from portrait360.geometry.nearest import nearest_triangles, nearest_triton
 from portrait360.kernels.trust import compare
 from portrait360.model import fused, fused_gpu
 from portrait360.model.rendering import Occupancy, bound_rays, render_plain
@@ -30,6 +31,7 @@ def test_a_small_case_agrees_in_values_and_gradients():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert compare("cpu", fused_gpu.disagreement) < 1e-5
         assert compare("cpu", deformation_gpu.disagreement) < 1e-5
+        assert compare("cpu", nearest.disagreement) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,17 @@ def test_opaque_rays_end_early_as_on_the_cpu():
     assert (whole.features - cpu.features).abs().max() > 1e-3
 
 
+def test_the_nearest_triangle_is_the_first_among_equals():
+    """Of 21 triangles, a number that the kernel's tiles do not divide, each comes a second time."""
+    triangles = torch.randn(21, 3, 3, generator=torch.Generator().manual_seed(1))
+    points = torch.randn(70, 3, generator=torch.Generator().manual_seed(2))
+    points[:21] = triangles.mean(dim=1)
+    found = nearest_triton(points, torch.cat([triangles, triangles]))
+    assert found.tolist() == nearest_triangles(points, triangles)[0].tolist()
+    assert found[:21].tolist() == list(range(21))
+    assert len(nearest_triton(points[:0], triangles)) == 0
+
+
 @pytest.mark.parametrize("found", [0.5, float("nan"), RuntimeError("no such device")])
 def test_a_gpu_on_which_it_is_wrong_gets_the_plain_renderer(monkeypatch, found):
     def look(_: torch.device) -> float:
@@ -100,22 +113,31 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from portrait360.config import PRESETS
-from portrait360.kernels import triton_render
+from portrait360.kernels import triton_deformation, triton_nearest, triton_render
 from portrait360.model.fused_gpu import constants
+
+
+def build(kernel, kinds, values):
+    kinds = dict.fromkeys(kernel.arg_names, "*fp32") | kinds | dict.fromkeys(values, "constexpr")
+    places = {(kernel.arg_names.index(name),): value for name, value in values.items()}
+    source = ASTSource(kernel, {name: kinds[name] for name in kernel.arg_names}, constexprs=places)
+    made = triton.compile(source, target=GPUTarget("cuda", 80, 32))
+    assert len(made.asm["cubin"]) > 10_000
+    print(kernel.__name__, "compiled")
+
 
 flags = constants((16, 32, 3, 3, False), PRESETS["cpu-64"].model.render)
 flags |= {"HAS_FIELD": True, "HAS_NOISE": True, "HAS_OCCUPANCY": True, "EXPLORES": True}
 whole = "rays width samples views resolution seed nx ny nz cx cy cz".split()
 real = "x0 y0 z0 px py pz bx by bz hx hy hz scale shift stop".split()
 for kernel, more in ((triton_render.forward, {}), (triton_render.backward, {"WANTS_FIELD": True})):
-    values = flags | more
-    kinds = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(whole, "i32") | dict.fromkeys(real, "fp32")
-    kinds |= {"occupied": "*u8"} | dict.fromkeys(values, "constexpr")
-    places = {(kernel.arg_names.index(name),): value for name, value in values.items()}
-    source = ASTSource(kernel, {name: kinds[name] for name in kernel.arg_names}, constexprs=places)
-    made = triton.compile(source, target=GPUTarget("cuda", 80, 32))
-    assert len(made.asm["cubin"]) > 10_000
-    print(kernel.__name__, "compiled")
+    build(kernel, dict.fromkeys(whole, "i32") | dict.fromkeys(real, "fp32") | {"occupied": "*u8"}, flags | more)
+for kernel in (triton_deformation.forward, triton_deformation.backward):
+    kinds = dict.fromkeys("nx ny nz wx wy wz".split(), "i32") | dict.fromkeys(real, "fp32")
+    kinds |= dict.fromkeys("low_x low_y low_z inverse_spacing".split(), "fp32")
+    build(kernel, {name: kind for name, kind in kinds.items() if name in kernel.arg_names}, {"BLOCK": 128})
+kinds = {"points": "*fp64", "triangles": "*fp64", "index": "*i32", "count": "i32", "faces": "i32"}
+build(triton_nearest.nearest, kinds, {"POINTS": triton_nearest.POINTS, "TRIANGLES": triton_nearest.TRIANGLES})
 """
 
 
@@ -126,4 +148,4 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
         [sys.executable, "-c", COMPILE], env=os.environ | wanted, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[:2] == ["forward compiled", "backward compiled"]
+    assert done.stdout.split("\n")[:-1] == [*["forward compiled", "backward compiled"] * 2, "nearest compiled"]

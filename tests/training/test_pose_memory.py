@@ -12,7 +12,15 @@ from portrait360.geometry.cameras import camera_label, zoom_camera
 from portrait360.model.calibration import fit_calibration
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
-from portrait360.training.pose_memory import CAPACITY, LARGEST, PoseMemory, energy_distance, is_zoomed, nod_difference
+from portrait360.training.pose_memory import (
+    CAPACITY,
+    LARGEST,
+    PoseMemory,
+    SharedTurns,
+    energy_distance,
+    is_zoomed,
+    shared_turns,
+)
 from shrunken import shrunken
 
 
@@ -79,7 +87,7 @@ def test_neck_and_head_share_nods_as_the_labels_say():
     camera = camera_label(torch.zeros(4))
     torch.manual_seed(0)
     drifting = memory.draw(camera)
-    memory.nod_difference = 0.02
+    memory.shared = SharedTurns(0.02, (9.0, 9.0, 9.0))
     torch.manual_seed(0)
     held = memory.draw(camera)
     torch.testing.assert_close(held - drifting, torch.tensor([0.14, 0, 0, -0.14, 0, 0]).expand(4, 6))
@@ -87,12 +95,31 @@ def test_neck_and_head_share_nods_as_the_labels_say():
     assert float((pool[:, 3] - pool[:, 0]).mean()) == pytest.approx(0.02, abs=1e-6)
 
 
+def test_neck_and_head_differ_by_no_more_than_labels_do():
+    """Turns to the side and tilts are shared too differently: drawn poses keep their sums and the nods."""
+    g = torch.Generator().manual_seed(5)
+    real, error = (0.1 * torch.randn(CAPACITY, 6, generator=g) for _ in range(2))
+    memory = filled(real, error, 6.28 * torch.rand(CAPACITY, generator=g))
+    cameras = memory.seen.rows[:, :25]
+    torch.manual_seed(0)
+    free = memory.draw(cameras)
+    memory.shared = SharedTurns(float((free[:, 3] - free[:, 0]).mean()), (9.0, 0.05, 0.02))
+    torch.manual_seed(0)
+    held = memory.draw(cameras)
+    torch.testing.assert_close(held[:, 3:] + held[:, :3], free[:, 3:] + free[:, :3])
+    spread = (held[:, 3:] - held[:, :3]).std(dim=0)
+    assert spread.tolist() == pytest.approx([float((free[:, 3] - free[:, 0]).std()), 0.05, 0.02], rel=0.05)
+
+
 def test_a_bias_that_neck_and_head_have_in_common_does_not_count():
     poses = 0.1 * torch.randn(500, 6, generator=torch.Generator().manual_seed(4))
     biased = poses.clone()
     biased[:, [0, 3]] += 0.09
-    assert nod_difference(biased) == pytest.approx(nod_difference(poses), abs=1e-6)
-    assert nod_difference(poses) == pytest.approx(float(poses[:, 3].mean() - poses[:, 0].mean()), abs=1e-6)
+    one, two = shared_turns(biased), shared_turns(poses)
+    assert one.nod == pytest.approx(two.nod, abs=1e-6)
+    assert one.spread == pytest.approx(two.spread, abs=1e-6)
+    assert two.nod == pytest.approx(float(poses[:, 3].mean() - poses[:, 0].mean()), abs=1e-6)
+    assert two.spread[1] == pytest.approx(float((poses[:, 4] - poses[:, 1]).std()), abs=1e-6)
 
 
 def test_poses_stay_within_their_limit():

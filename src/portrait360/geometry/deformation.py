@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from portrait360.device import constant
 from portrait360.geometry.body import BodyTemplate, bone_transforms, posed_vertices
-from portrait360.geometry.nearest import nearest_triangles
+from portrait360.geometry.nearest import nearest_indices
 from portrait360.geometry.weights import WeightVolume, look_up, weight_volume
 from portrait360.kernels import deformation as kernel
 
@@ -65,8 +65,8 @@ def transfer(
     first_axis_of_three: bool = False,
 ) -> Float[Tensor, "B N 3"]:
     """Points carried along with the frames of their nearest triangles, from `posed` to `rest` triangles."""
-    found = [nearest_triangles(cloud, triangles) for cloud, triangles in zip(points, posed, strict=True)]
-    indices, distances = torch.stack([f[0] for f in found]), torch.stack([f[2] for f in found])
+    found = [nearest_indices(cloud, triangles) for cloud, triangles in zip(points, posed, strict=True)]
+    indices, distances = torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
     if first_axis_of_three:
         return carry(points, rest, posed, indices, distances, thickness, first_axis_of_three=True)
     clouds = [slice(i, i + 1) for i in range(len(points))]  # one at a time: frames take much memory

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from portrait360.kernels.nearest import build_tree, query_tree
+from portrait360.kernels.trust import agrees
 
 
 def nearest_triangles(
@@ -28,6 +31,44 @@ def nearest_triangles(
         torch.from_numpy(barycentric).to(points),
         torch.from_numpy(distance).to(points),
     )
+
+
+def nearest_indices(
+    points: Float[Tensor, "N 3"], triangles: Float[Tensor, "T 3 3"]
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
+    """Nearest triangle (the first among equals) and distance, found where the points are, in double precision."""
+    if points.device.type == "cuda" and nearest_works(points.device):
+        index = nearest_triton(points, triangles)
+        return index, triangle_distances(points, triangles[index])
+    index, _, distance = nearest_triangles(points, triangles)
+    return index, distance
+
+
+def nearest_triton(points: Float[Tensor, "N 3"], triangles: Float[Tensor, "T 3 3"]) -> Int[Tensor, " N"]:
+    """Index of the nearest triangle by the Triton kernel, which tries them all."""
+    from portrait360.kernels import triton_nearest as kernel
+
+    where, soup = (v.detach().double().contiguous() for v in (points, triangles))
+    index = torch.zeros(len(where), dtype=torch.int32, device=where.device)
+    if len(where):
+        sizes = {"POINTS": kernel.POINTS, "TRIANGLES": kernel.TRIANGLES}
+        kernel.nearest[(-(-len(where) // kernel.POINTS),)](where, soup, index, len(where), len(soup), **sizes)
+    return index.long()
+
+
+def disagreement(device: torch.device | str) -> float:
+    """Share of random points for which the Triton kernel names another triangle than the readable twin."""
+    draws = torch.Generator().manual_seed(0)
+    points = torch.randn(100, 3, generator=draws).to(device)
+    triangles = torch.randn(21, 3, 3, generator=draws).to(device)
+    expected = nearest_triangles_reference(points.double(), triangles.double())[0]
+    return float((nearest_triton(points, triangles) != expected).double().mean())
+
+
+@lru_cache(maxsize=8)
+def nearest_works(device: torch.device) -> bool:
+    """Whether the kernel agrees with `nearest_triangles_reference` on this GPU; looked at once."""
+    return agrees("search for triangles", device, disagreement)
 
 
 def nearest_triangles_reference(

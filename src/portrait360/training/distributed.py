@@ -109,12 +109,15 @@ def own_gpu(device: torch.device) -> torch.device:
 def join(device: torch.device) -> Ranks:
     """Read torchrun's environment; without it, this process is alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size <= 1:
-        settle_threads()
-        return Ranks()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-    if device.type == "cpu":
+    if device.type == "cuda":
+        settle_threads(1)  # the CPU has small sums left, for which threads wait for each other longer than one takes
+    elif size <= 1:
+        settle_threads()
+    else:
         settle_threads(max(1, (os.cpu_count() or 1) // local))
+    if size <= 1:
+        return Ranks()
     store, rank, size = next(iter(rendezvous("env://")))
     # torchrun may keep one store over its restarts, in which the addresses of processes that died still stand
     store = PrefixStore(f"start-{_restarts()}", store)

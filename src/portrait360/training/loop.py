@@ -29,7 +29,7 @@ from portrait360.training import schedules
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join, own_gpu, relaunched
 from portrait360.training.log import RunLog
-from portrait360.training.pose_memory import nod_difference
+from portrait360.training.pose_memory import shared_turns
 from portrait360.training.precision import choose_bf16, processor_name
 from portrait360.training.sheets import pose_sheet, turn_sheet
 from portrait360.training.state import (
@@ -132,7 +132,7 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
         progress = _restore(state, job, found, ranks)
     elif job.start is not None:
         start_from(state, job.start)
-    state.memory.nod_difference = nod_difference(job.data.body_poses)
+    state.memory.shared = shared_turns(job.data.body_poses)
     bf16 = choose_bf16(chosen.training.bf16, job.device, progress)
     bf16 = bool(ranks.average({"bf16": torch.tensor(float(bf16))})["bf16"] > 0.5)
     state.config = dataclasses.replace(chosen.training, bf16=bf16)

@@ -9,6 +9,7 @@ data's distribution exactly where the generated ones have it: it is the fixed po
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from portrait360.geometry.cameras import FOCAL
 from portrait360.model.calibration import fit_calibration
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
-from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, HEAD_NOD, NECK_NOD
+from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
 
 CAPACITY = 1024
 """Pictures of either kind that are remembered; the oldest go first."""
@@ -33,6 +34,16 @@ POSE_UNIT, DIRECTION_UNIT = 0.15, 0.5
 """Radians, and distance between unit directions, that count the same in the energy distance."""
 MATCHED = 128
 """Poses on either side of the energy distance in one step."""
+
+
+@dataclass(frozen=True)
+class SharedTurns:
+    """How the dataset's labels share turns between neck and head."""
+
+    nod: float
+    """Mean nod of the head minus mean nod of the neck, radians."""
+    spread: tuple[float, float, float]
+    """Deviation of the head's turn minus the neck's, per axis, radians."""
 
 
 class _Ring:
@@ -68,8 +79,8 @@ class PoseMemory:
         self.seen, self.errors, self.labels = _Ring(), _Ring(), _Ring()
         self.tilt = torch.zeros(6)
         """Body pose by which canonical heads differ from the template: generated pictures show their pose plus this."""
-        self.nod_difference: float | None = None
-        """Mean nod of the head minus mean nod of the neck in the dataset's labels, radians; drawn poses keep to it."""
+        self.shared: SharedTurns | None = None
+        """What drawn poses keep to."""
         self._noted: list[tuple[_Ring, Tensor]] = []
 
     @property
@@ -107,21 +118,25 @@ class PoseMemory:
         up for none would show poses that are off by the whole tilt, towards whose mean the discriminator's answers are
         drawn, and the next poses with them.
 
-        How neck and head share a nod is taken from the labels in the mean: a neck that leans back under a head that
-        nods forward looks like both at rest, so neither pictures nor template hold it.
+        How neck and head share a turn hardly shows (a neck that leans back under a head that nods forward looks like
+        both at rest), so nothing would hold it: it is taken from the labels (`SharedTurns`).
         """
         cameras = cameras.detach().cpu().float()
-        offset = (STRAIGHTENED - 1.0) * self.tilt + self._shared_nod()
-        return (self.seen.near(cameras) + self.errors.near(cameras) + offset).clamp(-LARGEST, LARGEST)
+        poses = self._share(self.seen.near(cameras) + self.errors.near(cameras))
+        return (poses + (STRAIGHTENED - 1.0) * self.tilt).clamp(-LARGEST, LARGEST)
 
-    def _shared_nod(self) -> Float[Tensor, "6"]:
-        """What to add to the remembered poses so that their mean nods differ by `nod_difference`; their sum stays."""
-        offset = torch.zeros(BODY_POSE_SIZE)
-        if self.nod_difference is not None:
-            mean = (self.seen.rows + self.errors.rows)[:, CAMERA_LABEL_SIZE:].mean(dim=0)
-            excess = mean[HEAD_NOD] - mean[NECK_NOD] - self.nod_difference
-            offset[NECK_NOD], offset[HEAD_NOD] = 0.5 * excess, -0.5 * excess
-        return offset
+    def _share(self, poses: Float[Tensor, "B 6"]) -> Float[Tensor, "B 6"]:
+        """Drawn poses with another share of each turn for the head, by which all that are remembered would differ from
+        their necks by the labels' mean nod, and by no more than the labels' spread; sums of both turns stay."""
+        if self.shared is None:
+            return poses
+        remembered = _head_less_neck((self.seen.rows + self.errors.rows)[:, CAMERA_LABEL_SIZE:])
+        mean = remembered.mean(dim=0)
+        narrower = (torch.tensor(self.shared.spread) / remembered.std(dim=0)).clamp_max(1.0)
+        wanted = mean.clone()
+        wanted[0] = self.shared.nod
+        change = wanted + narrower * (_head_less_neck(poses) - mean) - _head_less_neck(poses)
+        return poses + 0.5 * torch.cat([-change, change], dim=1)
 
     def refine(
         self, cameras: Float[Tensor, "B 25"], coarse: Float[Tensor, "B 6"], share: float
@@ -179,9 +194,16 @@ class PoseMemory:
         return memory
 
 
-def nod_difference(poses: Float[Tensor, "N 6"]) -> float:
-    """Mean nod of the head minus that of the neck, radians. A bias common to neck and head leaves no trace in it."""
-    return float((poses[:, HEAD_NOD] - poses[:, NECK_NOD]).double().mean())
+def shared_turns(poses: Float[Tensor, "N 6"]) -> SharedTurns:
+    """How labels share turns. A bias common to neck and head leaves no trace in it."""
+    difference = _head_less_neck(poses.double())
+    x, y, z = difference.std(dim=0).tolist()
+    return SharedTurns(float(difference[:, 0].mean()), (x, y, z))
+
+
+def _head_less_neck(poses: Float[Tensor, "N 6"]) -> Float[Tensor, "N 3"]:
+    """Head's rotation vector minus the neck's; the nod comes first."""
+    return poses[:, 3:] - poses[:, :3]
 
 
 def energy_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
