@@ -18,13 +18,16 @@ def _dot(ax, ay, az, bx, by, bz):
 
 
 @triton.jit
-def _corner(triangles, t, corner: tl.constexpr, exists):
+def _over(a, b):
+    """a / b, and a where b is zero: in triangles without area, whose other regions count then."""
+    return a / tl.where(b == 0, 1.0, b)
+
+
+@triton.jit
+def _corner(triangles, t, corner: tl.constexpr):
     """x, y, z of a corner of triangles t, as a row."""
     at = triangles + t * 9 + 3 * corner
-    x = tl.load(at, mask=exists, other=1e6)
-    y = tl.load(at + 1, mask=exists, other=1e6)
-    z = tl.load(at + 2, mask=exists, other=1e6)
-    return x[None, :], y[None, :], z[None, :]
+    return tl.load(at)[None, :], tl.load(at + 1)[None, :], tl.load(at + 2)[None, :]
 
 
 @triton.jit
@@ -39,20 +42,19 @@ def _squared(px, py, pz, a, b, c):
     d3, d4 = _dot(abx, aby, abz, bpx, bpy, bpz), _dot(acx, acy, acz, bpx, bpy, bpz)
     d5, d6 = _dot(abx, aby, abz, cpx, cpy, cpz), _dot(acx, acy, acz, cpx, cpy, cpz)
     va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
-    scale = 1.0 / (va + vb + vc)
-    v, w = vb * scale, vc * scale
+    v, w = _over(vb, va + vb + vc), _over(vc, va + vb + vc)
     x, y, z = apx - abx * v - acx * w, apy - aby * v - acy * w, apz - abz * v - acz * w
     # the regions of edges and corners, later ones before earlier ones
     bc = (va <= 0) & (d4 >= d3) & (d5 >= d6)
-    along = (d4 - d3) / ((d4 - d3) + (d5 - d6))
+    along = _over(d4 - d3, (d4 - d3) + (d5 - d6))
     x = tl.where(bc, bpx - (acx - abx) * along, x)
     y = tl.where(bc, bpy - (acy - aby) * along, y)
     z = tl.where(bc, bpz - (acz - abz) * along, z)
     ac = (vb <= 0) & (d2 >= 0) & (d6 <= 0)
-    along = d2 / (d2 - d6)
+    along = _over(d2, d2 - d6)
     x, y, z = tl.where(ac, apx - acx * along, x), tl.where(ac, apy - acy * along, y), tl.where(ac, apz - acz * along, z)
     ab = (vc <= 0) & (d1 >= 0) & (d3 <= 0)
-    along = d1 / (d1 - d3)
+    along = _over(d1, d1 - d3)
     x, y, z = tl.where(ab, apx - abx * along, x), tl.where(ab, apy - aby * along, y), tl.where(ab, apz - abz * along, z)
     at_c = (d6 >= 0) & (d5 <= d6)
     x, y, z = tl.where(at_c, cpx, x), tl.where(at_c, cpy, y), tl.where(at_c, cpz, z)
@@ -76,7 +78,9 @@ def nearest(points, triangles, index, count, faces, POINTS: tl.constexpr, TRIANG
     for start in range(0, faces, TRIANGLES):
         t = start + tl.arange(0, TRIANGLES)
         exists = t < faces
-        a, b, c = _corner(triangles, t, 0, exists), _corner(triangles, t, 1, exists), _corner(triangles, t, 2, exists)
+        there_or_first = tl.where(exists, t, 0)
+        a, b = _corner(triangles, there_or_first, 0), _corner(triangles, there_or_first, 1)
+        c = _corner(triangles, there_or_first, 2)
         squared = tl.where(exists[None, :], _squared(px, py, pz, a, b, c), float("inf"))
         smallest = tl.min(squared, axis=1)
         first = tl.min(tl.where(squared == smallest[:, None], t[None, :], faces), axis=1)
