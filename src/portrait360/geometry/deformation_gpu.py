@@ -24,6 +24,13 @@ _SMALL = (6, 8, 5)
 _volumes: WeakKeyDictionary[BodyTemplate, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
 
+def _kernels() -> Any:
+    """The module of the kernels; ImportError without Triton."""
+    from portrait360.kernels import triton_deformation
+
+    return triton_deformation
+
+
 def _volume(body: BodyTemplate, device: torch.device) -> Float[Tensor, "Z Y X bones"]:
     """Weights on the GPU, kept as long as the template lives."""
     known = _volumes.setdefault(body, {})
@@ -44,8 +51,7 @@ class _FieldGpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, deltas: Tensor, body: BodyTemplate, shape: tuple[int, int, int]) -> Tensor:
-        from portrait360.kernels import triton_deformation as kernels
-
+        kernels = _kernels()
         numbers = weight_volume(body)
         volume, nodes = _volume(body, deltas.device), _nodes(shape, deltas.device)
         bones_last = torch.nn.functional.pad(deltas.detach().permute(0, 2, 3, 1), (0, BONES - deltas.shape[1]))
@@ -61,8 +67,7 @@ class _FieldGpu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        from portrait360.kernels import triton_deformation as kernels
-
+        kernels = _kernels()
         *inputs, field = ctx.saved_tensors
         deltas = torch.zeros_like(inputs[1])
         kernels.backward[ctx.grid](*inputs, field, gradient.contiguous(), deltas, *ctx.sizes, BLOCK=kernels.BLOCK)

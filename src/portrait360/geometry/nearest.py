@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,9 @@ def nearest_indices(
 
 def nearest_triton(points: Float[Tensor, "N 3"], triangles: Float[Tensor, "T 3 3"]) -> Int[Tensor, " N"]:
     """Index of the nearest triangle by the Triton kernel, which tries them all."""
-    from portrait360.kernels import triton_nearest as kernel
+    from portrait360.kernels import triton_nearest
 
+    kernel: Any = triton_nearest
     where, soup = (v.detach().double().contiguous() for v in (points, triangles))
     index = torch.zeros(len(where), dtype=torch.int32, device=where.device)
     if len(where):

@@ -158,7 +158,8 @@ class Framing:
         images, masks, cameras, body_poses = (v.to(device) for v in (images, masks, cameras, body_poses))
         pictures = images.float() / 127.5 - 1.0, masks.float() / 255.0
         image, mask, camera = zoom_some(zoom, *pictures, cameras, self.windows, self.model.resolution)
-        return Batch(*mirror_some(mirror.to(device), image, mask, camera, body_poses))
+        image, mask, camera, pose = mirror_some(mirror.to(device), image, mask, camera, body_poses)
+        return Batch(image, mask, camera, pose)
 
 
 def random_labels(

@@ -247,7 +247,9 @@ def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
 @torch.no_grad()
 def update_average(average: torch.nn.Module, current: torch.nn.Module, beta: float) -> None:
     """Parameters move towards the current ones, buffers are copied (10.11)."""
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1.0 - beta)
+    averages: list[Tensor] = list(average.parameters())
+    newest: list[Tensor] = list(current.parameters())
+    torch._foreach_lerp_(averages, newest, 1.0 - beta)  # pyright: ignore[reportPrivateImportUsage]
     for kept, new in zip(average.buffers(), current.buffers(), strict=True):
         kept.copy_(new)
 
@@ -359,7 +361,7 @@ def _apply(state: TrainingState, optimizer: torch.optim.Adam, rate: float) -> No
     for group in optimizer.param_groups:
         group["lr"] = rate * factor
         gradients += [p.grad for p in group["params"] if p.grad is not None]
-    largest = torch.stack(torch._foreach_norm(gradients, math.inf))
+    largest = torch.stack(torch._foreach_norm(gradients, math.inf))  # pyright: ignore[reportPrivateImportUsage]
     if not bool(torch.isfinite(largest).all()):
         for gradient in gradients:
             torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
