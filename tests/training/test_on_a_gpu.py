@@ -32,12 +32,11 @@ def trained(preset: Preset, device: torch.device) -> dict[str, torch.Tensor]:
     for part in ("generator", "discriminator", "average", "average_discriminator"):
         getattr(state, part).load_state_dict(getattr(start, part).state_dict())
     torch.manual_seed(1)
-    for seed in range(2):
-        training_step(state, moved(random_batch(preset.model, 4, seed), device))
+    training_step(state, moved(random_batch(preset.model, 4), device))
     return {name: value.cpu() for name, value in state.average.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["cpu-64", "portrait-256", "original-256"])
+@pytest.mark.parametrize("name", ["portrait-256", "original-256"])
 def test_a_step_has_the_numbers_of_the_cpu(name):
     """With the readable renderer, which serves wherever there is no better one."""
     preset = shrunken(PRESETS[name])
@@ -65,13 +64,13 @@ def test_a_run_is_trained_saved_and_resumed(tmp_path, monkeypatch):
     with fake_gpu() as gpu:
         monkeypatch.setattr(loop, "choose_device", lambda name: gpu)
         preset = shrunken(PRESETS["cpu-64"])
-        for images, resume in ((8, False), (16, True)):
+        for images, resume in ((4, False), (8, True)):
             training = dataclasses.replace(preset.training, total_kimg=images / 1000.0)
             weights = loop.train(data, Preset(preset.model, training), out, resume=resume, quiet=True)
         assert weights.exists()
         assert sorted(p.name for p in out.glob("checkpoint-*")) == [
+            "checkpoint-0000000004.safetensors",
             "checkpoint-0000000008.safetensors",
-            "checkpoint-0000000016.safetensors",
         ]
 
 
