@@ -118,15 +118,15 @@ def deformation_field(
     bone motions G, by Newton's method; gradients follow from the implicit function theorem. The zero pose
     gives exactly zero. Pose shapes of the body are left out.
     """
-    fits = pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES
-    if fits and pose.device.type == "cuda":
-        from portrait360.geometry import deformation_gpu  # it imports this module
+    if pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES:
+        if pose.device.type == "cpu":
+            return _Field.apply(bone_deltas(body, pose), weight_volume(body), shape)
+        if pose.device.type == "cuda":
+            from portrait360.geometry import deformation_gpu  # it imports this module
 
-        if deformation_gpu.field_works(pose.device):
-            return deformation_gpu.deformation_field_triton(body, pose, shape)
-    if not fits or pose.device.type != "cpu":
-        return deformation_field_reference(body, pose, shape)
-    return _Field.apply(bone_deltas(body, pose), weight_volume(body), shape)
+            if deformation_gpu.field_works(pose.device):
+                return deformation_gpu.deformation_field_triton(body, pose, shape)
+    return deformation_field_reference(body, pose, shape)
 
 
 def deformation_field_reference(
@@ -219,18 +219,22 @@ def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.where(regular, solution, 0)
 
 
+def bones_last(deltas: Float[Tensor, "B M 3 4"]) -> Float[Tensor, "B 3 4 bones"]:
+    """Motions as the compiled kernels take them, filled up with bones that do not move."""
+    return F.pad(deltas.detach().permute(0, 2, 3, 1), (0, kernel.BONES - deltas.shape[1])).contiguous()
+
+
 class _Field(torch.autograd.Function):
     """The numba kernels as a differentiable function of the bone deltas."""
 
     @staticmethod
     def forward(ctx: Any, deltas: Tensor, volume: WeightVolume, shape: tuple[int, int, int]) -> Tensor:
         field = torch.empty(len(deltas), *shape, 3)
-        bones_last = F.pad(deltas.detach().permute(0, 2, 3, 1), (0, kernel.BONES - deltas.shape[1]))
         ctx.inputs = [
             volume.padded(kernel.BONES).numpy(),
             torch.tensor(volume.low).numpy(),
             torch.tensor(1 / volume.spacing).numpy()[()],
-            bones_last.contiguous().numpy(),
+            bones_last(deltas).numpy(),
             *(axis.numpy() for axis in field_axes(shape)),
         ]
         kernel.field_forward(*[*ctx.inputs, field.numpy()])

@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from portrait360.geometry.body import BodyTemplate, load_body
-from portrait360.geometry.deformation import FIELD_SHAPE, bone_deltas, deformation_field_reference, field_axes
+from portrait360.geometry.deformation import (
+    FIELD_SHAPE,
+    bone_deltas,
+    bones_last,
+    deformation_field_reference,
+    field_axes,
+)
 from portrait360.geometry.weights import weight_volume
 from portrait360.kernels.deformation import BONES
 from portrait360.kernels.trust import agrees
@@ -54,8 +60,7 @@ class _FieldGpu(torch.autograd.Function):
         kernels = _kernels()
         numbers = weight_volume(body)
         volume, nodes = _volume(body, deltas.device), _nodes(shape, deltas.device)
-        bones_last = torch.nn.functional.pad(deltas.detach().permute(0, 2, 3, 1), (0, BONES - deltas.shape[1]))
-        inputs = volume, bones_last.contiguous(), *nodes
+        inputs = volume, bones_last(deltas), *nodes
         sizes = (*reversed(shape), *reversed(volume.shape[:3]), *numbers.low, 1.0 / numbers.spacing)
         grid = (len(deltas), -(-nodes[0].numel() * nodes[1].numel() * nodes[2].numel() // kernels.BLOCK))
         field = deltas.new_empty(len(deltas), *shape, 3)
