@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.training.clutter import SHAPES, THINGS, bystanders, clouds, shapes, things
-from portrait360.training.photo_augment import CLUTTERED, MIN_BLUR, PhotoRanges, photo_batch
+from portrait360.training.photo_augment import CLUTTERED, MIN_BLUR, PhotoRanges, photo_batch, untouched_batch
 
 NOTHING = PhotoRanges(
     plain_crop=1.0, plain_background=0.0, other_background=0.0, cluttered_background=0.0, bystander=0.0,
@@ -38,6 +38,22 @@ def test_without_changes_pictures_stay():
     assert torch.allclose(photos.mask, masks / 255.0, atol=1e-5)
     assert torch.allclose(photos.camera.label(), portraits()[2], atol=1e-5)
     assert torch.allclose(photos.blur, torch.full((8,), MIN_BLUR))
+
+
+def test_untouched_pictures_stay_in_their_places():
+    images, masks, cameras = portraits(64)
+    ranges = dataclasses.replace(CLUTTERED, plain_crop=0.0, colour=1.0, untouched=0.5)
+    photos = photo_batch(images, masks, cameras, torch.Generator().manual_seed(0), ranges)
+    whole = untouched_batch(images, masks, cameras)
+    same = torch.tensor([torch.equal(a, b) for a, b in zip(photos.image, whole.image, strict=True)])
+    assert 20 < same.sum() < 44
+    for values, others in zip(photos.tensors(), whole.tensors(), strict=True):
+        assert torch.equal(values[same], others[same])
+    assert torch.equal(photos.camera.yaw, whole.camera.yaw)  # changed ones as well lie where they lay
+    assert (photos.camera.scale[~same] != 1.0).all()
+    assert torch.equal(whole.camera.label(), camera_label(*yaw_pitch(cameras)))
+    everyone = photo_batch(images, masks, cameras, torch.Generator(), dataclasses.replace(CLUTTERED, untouched=1.0))
+    assert torch.equal(everyone.image, whole.image)
 
 
 def test_the_generator_decides_everything():

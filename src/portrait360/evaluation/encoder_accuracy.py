@@ -27,13 +27,12 @@ from portrait360.evaluation.measures import SECTORS, angle_between, rotation_err
 from portrait360.evaluation.metrics import retrieval_top1
 from portrait360.files import atomic_write, write_json
 from portrait360.geometry.body import load_body
-from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.encoder import CameraEstimate, Encoded, PortraitEncoder, resample
 from portrait360.pictures import to_bytes
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
 from portrait360.training.encoder import EncoderData
-from portrait360.training.photo_augment import PhotoBatch, PhotoRanges, photo_batch
+from portrait360.training.photo_augment import PhotoBatch, PhotoRanges, photo_batch, untouched_batch
 from portrait360.training.precision import processor_name
 from portrait360.types import InputError
 
@@ -137,10 +136,8 @@ def _covered(encoder: PortraitEncoder, content: EncoderData) -> tuple[Tensor, Te
 
 
 def _plain(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:
-    yaw, pitch = yaw_pitch(content.cameras)
-    zero = torch.zeros_like(yaw)
-    camera = CameraEstimate(yaw, pitch, zero, zero + 1.0, torch.zeros(len(yaw), 2))
-    return content.images.float() / 127.5 - 1.0, content.masks.float() / 255.0, camera
+    batch = untouched_batch(content.images, content.masks, content.cameras)
+    return batch.image, batch.mask, batch.camera
 
 
 def _photo_like(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:

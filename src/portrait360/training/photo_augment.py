@@ -5,6 +5,7 @@ The portrait encoder is trained on synthetic portraits so changed. Every draw co
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections.abc import Callable
@@ -52,12 +53,20 @@ class PhotoRanges:
     cover: float = 0.15
     thing: float = 0.0
     """Share of people with things in front of them."""
+    untouched: float = 0.0
+    """Share of pictures left as the datasets have them; all other shares are of the rest."""
 
 
 CLUTTERED = PhotoRanges(
-    plain_background=0.25, other_background=0.1, cluttered_background=0.45, bystander=0.25, thing=0.25
+    plain_background=0.25,
+    other_background=0.1,
+    cluttered_background=0.45,
+    bystander=0.25,
+    thing=0.25,
+    untouched=0.35,
 )
-"""With cluttered backgrounds, other people and things in front, as encoders are trained; the defaults are what they are
+"""As encoders are trained, who look at photos and at pictures of the datasets and of generators: with cluttered
+backgrounds, other people and things in front, and a third of the pictures as they are. The defaults are what they are
 measured on."""
 
 
@@ -79,6 +88,10 @@ class PhotoBatch:
     def pin_memory(self) -> PhotoBatch:
         """The same in pinned memory; `torch.utils.data.DataLoader` calls it."""
         return self._each(Tensor.pin_memory)
+
+    def tensors(self) -> list[Tensor]:
+        """All that is known of the pictures, picture by picture."""
+        return [*vars(self.camera).values(), self.image, self.mask, self.blur, self.covered]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> PhotoBatch:
         camera = CameraEstimate(**{name: change(values) for name, values in vars(self.camera).items()})
@@ -116,8 +129,10 @@ def photo_batch(
         ranges: how far the changes go.
     """
     ranges = ranges or PhotoRanges()
+    if ranges.untouched > 0.0:
+        return _some_untouched(images, masks, cameras, generator, ranges)
     draws = _Draws(len(images), generator)
-    image, mask = (images / 127.5).sub_(1.0), masks / 255.0
+    image, mask = _as_floats(images, masks)
     camera = _draw_crop(cameras, draws, ranges)
     grid = crop_grid(camera, image.shape[-1])
     person = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
@@ -134,6 +149,34 @@ def photo_batch(
     grain = torch.randn(image.shape, generator=generator).mul_(noise[:, None, None, None])
     image = image.add_(grain).clamp_(-1.0, 1.0)
     return PhotoBatch(_jpegs(image, draws, ranges), mask, camera, amount, covered)
+
+
+def untouched_batch(
+    images: UInt8[Tensor, "B 3 R R"], masks: UInt8[Tensor, "B 1 R R"], cameras: Float[Tensor, "B 25"]
+) -> PhotoBatch:
+    """Pictures as the datasets have them, for the arguments of `photo_batch`."""
+    image, mask = _as_floats(images, masks)
+    yaw, pitch = yaw_pitch(cameras)
+    count = len(yaw)
+    camera = CameraEstimate(yaw, pitch, torch.zeros(count), torch.ones(count), torch.zeros(count, 2))
+    return PhotoBatch(image, mask, camera, torch.full((count,), MIN_BLUR), torch.zeros(count))
+
+
+def _as_floats(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    return (images / 127.5).sub_(1.0), masks / 255.0
+
+
+def _some_untouched(
+    images: Tensor, masks: Tensor, cameras: Tensor, generator: torch.Generator, ranges: PhotoRanges
+) -> PhotoBatch:
+    batch = untouched_batch(images, masks, cameras)
+    rows = torch.nonzero(~_Draws(len(images), generator).chance(ranges.untouched))[:, 0]
+    if len(rows):
+        rest = dataclasses.replace(ranges, untouched=0.0)
+        changed = photo_batch(images[rows], masks[rows], cameras[rows], generator, rest)
+        for values, others in zip(batch.tensors(), changed.tensors(), strict=True):
+            values[rows] = others
+    return batch
 
 
 def _draw_crop(cameras: Tensor, draws: _Draws, ranges: PhotoRanges) -> CameraEstimate:
