@@ -45,9 +45,8 @@ def fir(
     x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"], gain: float = 1.0, stride: int = 1
 ) -> Float[Tensor, "B C H2 W2"]:
     """Valid correlation of every channel with the (symmetric) kernel."""
-    n, c, h, w = x.shape
-    y = F.conv2d(x.reshape(n * c, 1, h, w), (kernel * gain)[None, None].to(x.dtype), stride=stride)
-    return y.reshape(n, c, y.shape[2], y.shape[3])
+    channels = x.shape[1]
+    return F.conv2d(x, (kernel * gain).to(x.dtype).expand(channels, 1, -1, -1), stride=stride, groups=channels)
 
 
 def upsample_fir(x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"]) -> Float[Tensor, "B C H2 W2"]:
