@@ -33,8 +33,9 @@ class Bars(Labelled):
 
 def test_it_learns_a_pose_that_shows(monkeypatch):
     monkeypatch.setattr(pose_regression, "WARMUP", 10)
+    monkeypatch.setattr(pose_regression, "BATCH", 8)
     train, held = Bars(256), Bars(100)
-    network = regress(train, MODEL, 60)
+    network = regress(train, MODEL, 40)
     found = errors(predict(network, held), held.poses)
     resting = errors(torch.zeros(100, 6), held.poses)
     assert found["neck"] < 0.5 * resting["neck"]
