@@ -262,6 +262,9 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
         ),
         ("generate --seeds 0 --out d --nex 5", "there is no --nex here.", "portrait360 generate --help"),
         ("generate --seds 0 --out d", "there is no --seds here.", "portrait360 generate --help"),
+        ("pose x --wieghts 3", "there is no --wieghts here.", "pose --help`. Perhaps you meant --weights W."),
+        ("pose x --limits y", "there is no --limits here.", "It belongs to `portrait360 dataset photos`."),
+        ("pose x --zzz", "there is no --zzz here.", "portrait360 pose --help`."),
     ],
 )
 def test_bad_arguments_get_one_sentence(monkeypatch, capsys, utf8, columns, words, message, hint):

@@ -37,10 +37,15 @@ def explain_box(box: str, help_command: str) -> BadArgumentsError:
         return BadArgumentsError(f"something is missing: {', '.join(parts[0][title_end + 1 :])}.", hint)
     if match := re.match(r"Missing value for argument '(\S+)'\. Expected (\d+) value", wrong):
         return BadArgumentsError(f"{match[1]} takes {match[2]} value{'s' * (match[2] != '1')}.", hint)
-    if match := re.match(r"Unrecognized options: ([^\s,]+)", wrong):
-        options = _after(parts, "Perhaps you meant:") or _after(parts, "Available subcommands:")
-        choice = f" Perhaps you meant {options}." if options else ""
-        return BadArgumentsError(f"there is no {match[1]} here.", hint[:-1] + "." + choice)
+    if match := re.match(r"Unrecognized (?:or misplaced )?options: ([^\s,]+)", wrong):
+        similar = _similar(box)
+        here = [option for option, commands in similar if help_command in commands]
+        options = " or ".join(here) or _after(parts, "Available subcommands:")
+        if options:
+            hint += f" Perhaps you meant {options}."
+        elif elsewhere := [c for option, commands in similar if option.split()[0] == match[1] for c in commands]:
+            hint += f" It belongs to `{elsewhere[0].removesuffix(' --help')}`."
+        return BadArgumentsError(f"there is no {match[1]} here.", hint)
     if match := re.match(r"Expected one of \{(.*)\}", wrong):
         return BadArgumentsError(f"a command is missing: {match[1].replace(', ', ' or ')}.", hint)
     return BadArgumentsError(wrong or "these arguments make no sense.", hint)
@@ -58,6 +63,23 @@ def _parts(box: str) -> list[list[str]]:
                 parts.append([])
             parts[-1].append(text.strip())
     return [part for part in parts if part]
+
+
+def _similar(box: str) -> list[tuple[str, list[str]]]:
+    """Options that tyro takes to be meant, each with the commands that print help on it."""
+    found: list[tuple[str, list[str]]] = []
+    text = ""
+    for line in box.partition("Perhaps you meant:")[2].splitlines()[1:]:
+        inner = line.strip(_BORDERS)
+        if not inner.strip(_RULES + " "):
+            break
+        if inner.startswith(" " * 9):
+            text += " " + inner.strip()
+            found[-1][1][:] = re.findall(r"\bin (portrait360(?: [a-z]+)* --help)", text)
+        else:
+            text = ""
+            found.append((inner.strip(), []))
+    return found
 
 
 def _bad_value(flag: str, reason: str) -> str:
