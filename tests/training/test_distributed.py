@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from fake_portraits import write_fake_dataset
 from portrait360.checkpoint import checkpoints, load_checkpoint
 from portrait360.training.distributed import Ranks, join
 from portrait360.types import InputError
+from several_processes import launch
 
 AVERAGES = """
 import torch
@@ -112,27 +110,6 @@ if ranks.first:
 ranks.wait()
 ranks.leave()
 """
-
-
-def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2, restarts: int = 0) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(processes),
-        "--max-restarts",
-        str(restarts),
-        "--standalone",
-        str(script),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
 
 
 def test_averages_over_two_processes(tmp_path):

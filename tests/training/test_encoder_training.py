@@ -19,6 +19,7 @@ from portrait360.data.writer import open_writer
 from portrait360.geometry.body import load_body
 from portrait360.model.encoder import EncoderConfig, PortraitEncoder
 from portrait360.training import encoder as encoder_training
+from portrait360.training.distributed import Ranks
 from portrait360.training.encoder import (
     EncoderData,
     EncoderTraining,
@@ -33,6 +34,7 @@ from portrait360.training.encoder import (
 )
 from portrait360.training.photo_augment import PhotoBatch
 from portrait360.types import CheckpointError, DatasetError, InputError
+from several_processes import launch
 
 SMALL = EncoderConfig(resolution=32, stem=8, channels=(8, 8, 8, 8), blocks=1, mask_channels=8, hidden=16, identity=8)
 RECIPE = EncoderTraining(steps=6, people=3, warm_up=2, save_every=3)
@@ -169,6 +171,51 @@ def test_a_stopped_run_ends_as_an_unbroken_one(data, tmp_path, one_thread):
     assert info["about"] == {"steps": 6, "pictures": 21}
     assert encoder.config == SMALL
     assert encoder.feature_scale.std() > 0
+
+
+def test_processes_share_the_persons_of_a_batch(data):
+    recipe = dataclasses.replace(RECIPE, people=4)
+    whole = batch_of(1, data, recipe)[0].camera.yaw.abs()
+    shares = [batch_of(1, data, recipe, Ranks(rank, 2))[0] for rank in (0, 1)]
+    together = torch.stack([share.camera.yaw.abs().unflatten(0, (-1, 2)) for share in shares], dim=1)
+    assert torch.equal(together.flatten(), whole)  # everybody once, if perhaps mirrored
+    assert not torch.equal(shares[0].camera.roll, shares[1].camera.roll)
+    with pytest.raises(InputError, match="cannot share"):
+        train_encoder(data, Path("none.safetensors"), SMALL, recipe, ranks=Ranks(0, 3))
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+import torch
+from portrait360.model.encoder import EncoderConfig
+from portrait360.training.distributed import join
+from portrait360.training.encoder import EncoderData, EncoderTraining, train_encoder
+
+ranks = join(torch.device("cpu"))
+torch.set_num_threads(1)
+data, out = EncoderData.load(Path(sys.argv[1]), 32), Path(sys.argv[2])
+config = EncoderConfig(32, stem=8, channels=(8, 8, 8, 8), blocks=1, mask_channels=8, hidden=16, identity=8)
+recipe = EncoderTraining(steps=6, people=4, warm_up=2, save_every=3)
+encoder = train_encoder(data, out / "whole.safetensors", config, recipe, ranks=ranks)
+numbers = torch.cat([p.detach().reshape(-1) for p in encoder.parameters()])
+one, two = ranks.gather(numbers[None])
+assert torch.equal(one, two)
+train_encoder(data, out / "parts.safetensors", config, recipe, ranks=ranks, stop_after=3)
+assert not (out / "parts.safetensors").exists()
+ranks.wait()
+train_encoder(data, out / "parts.safetensors", config, recipe, ranks=ranks)
+ranks.leave()
+"""
+
+
+def test_two_processes_train_one_encoder_and_resume_exactly(people, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    launch(tmp_path, TOGETHER, people, out)
+    assert sorted(p.name for p in out.iterdir()) == ["parts.safetensors", "whole.safetensors"]
+    whole, parts = (load_file(out / f"{name}.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_workers_do_not_change_the_encoder(data, tmp_path, one_thread, capsys):

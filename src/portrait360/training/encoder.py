@@ -7,6 +7,10 @@ On a GPU, with processes that prepare the batches, one for each processor core b
 
     python -m portrait360.training.encoder train.zip --out encoder.safetensors --device cuda --workers 14
 
+Several processes share every batch (on a CPU, one process of one thread for each core is fastest):
+
+    torchrun --nproc-per-node 2 -m portrait360.training.encoder train.zip --out encoder.safetensors
+
 Every step is a function of the seed, its number and the state before it, so a stopped run continues exactly (on one
 thread of a CPU to the last bit: sums over several, and on GPUs, may differ there).
 """
@@ -43,13 +47,14 @@ from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.memory import keep_freed_memory
 from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder, landmark_places, to_view
 from portrait360.script import run_script
-from portrait360.threads import settle_threads
+from portrait360.training.distributed import Ranks, join, own_gpu
 from portrait360.training.photo_augment import CLUTTERED, PhotoBatch, photo_batch
 from portrait360.training.schedules import cosine_decay
 from portrait360.types import CheckpointError, DatasetError
 
 _FORMAT = {"format": "portrait360", "kind": "encoder-checkpoint"}
 _CPU = torch.device("cpu")
+_ALONE = Ranks()
 _AHEAD = 2
 """Batches that each worker prepares ahead."""
 
@@ -108,11 +113,15 @@ def batch_rows(step: int, people: int, data: EncoderData, seed: int) -> Int[Tens
     return torch.stack([chosen * data.views + first, chosen * data.views + second], dim=1).flatten()
 
 
-def batch_of(step: int, data: EncoderData, recipe: EncoderTraining) -> tuple[PhotoBatch, Float[Tensor, "B 6"]]:
-    """Pictures like photos for a step, and their body poses; half of the persons are mirrored."""
-    rows = batch_rows(step, recipe.people, data, recipe.seed)
+def batch_of(
+    step: int, data: EncoderData, recipe: EncoderTraining, ranks: Ranks = _ALONE
+) -> tuple[PhotoBatch, Float[Tensor, "B 6"]]:
+    """Pictures like photos for a step, and their body poses; half of the persons are mirrored. Several processes get
+    persons of their own."""
+    rows = batch_rows(step, recipe.people, data, recipe.seed).unflatten(0, (-1, 2))
+    rows = rows[ranks.rank :: ranks.size].flatten()
     samples = (data.images[rows], data.masks[rows], data.cameras[rows], data.body_poses[rows])
-    draws = torch.Generator().manual_seed((recipe.seed + 2) * 1_000_003 + step)
+    draws = torch.Generator().manual_seed((recipe.seed + 2) * 1_000_003 + step + ranks.rank * 7_368_787)
     flags = (torch.rand(len(rows) // 2, generator=draws) < 0.5).repeat_interleave(2)
     for sample, other in zip(samples, mirrored(*(sample[flags] for sample in samples)), strict=True):
         sample[flags] = other
@@ -123,14 +132,14 @@ def batch_of(step: int, data: EncoderData, recipe: EncoderTraining) -> tuple[Pho
 class _Batches(Dataset[tuple[PhotoBatch, Tensor]]):
     """The batches of `count` steps from `first` on."""
 
-    def __init__(self, first: int, count: int, data: EncoderData, recipe: EncoderTraining) -> None:
-        self.first, self.count, self.data, self.recipe = first, count, data, recipe
+    def __init__(self, first: int, count: int, data: EncoderData, recipe: EncoderTraining, ranks: Ranks) -> None:
+        self.first, self.count, self.data, self.recipe, self.ranks = first, count, data, recipe, ranks
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> tuple[PhotoBatch, Tensor]:
-        return batch_of(self.first + index, self.data, self.recipe)
+        return batch_of(self.first + index, self.data, self.recipe, self.ranks)
 
 
 def batches(
@@ -141,6 +150,7 @@ def batches(
     *,
     workers: int = 0,
     device: torch.device = _CPU,
+    ranks: Ranks = _ALONE,
 ) -> Iterator[tuple[PhotoBatch, Float[Tensor, "B 6"]]]:
     """`batch_of` for `count` steps from `first` on, on a device.
 
@@ -151,8 +161,9 @@ def batches(
             it is asked for. A batch of 2 * 32 pictures of 128 x 128 takes 17 MB of shared memory (/dev/shm), where two
             for each worker may wait.
         device: where the batches are to be.
+        ranks: whose share.
     """
-    wanted = _Batches(first, max(0, count), data, recipe)
+    wanted = _Batches(first, max(0, count), data, recipe, ranks)
     if not workers:
         source = (wanted[index] for index in range(len(wanted)))
     else:
@@ -237,8 +248,12 @@ def train_encoder(
     init: Path | None = None,
     device: torch.device = _CPU,
     workers: int = 0,
+    ranks: Ranks = _ALONE,
 ) -> PortraitEncoder:
     """Train and write `out`; continue from the checkpoint beside it, if one is there, and remove it at the end.
+
+    Of several processes, each normalises its own part of a batch and tells persons from those in its part; gradients
+    are averaged over all, the normalisations' running statistics where a checkpoint is written. The first one writes.
 
     Args:
         data: from `EncoderData.load`.
@@ -248,10 +263,13 @@ def train_encoder(
         init: an encoder's file to start from instead of random weights.
         device: where the encoder is trained; a checkpoint may be continued on another one.
         workers: processes that prepare batches, as for `batches`; with one thread, the result is the same.
+        ranks: this process's place among several that train together.
 
     Raises:
         CheckpointError: `init` is no encoder, or one of another size.
+        InputError: the processes do not divide the persons of a batch.
     """
+    ranks.share(recipe.people)
     torch.manual_seed(recipe.seed)
     encoder = (PortraitEncoder(config) if init is None else _started(init, config)).to(device)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
@@ -260,16 +278,17 @@ def train_encoder(
     body = load_body().to(device)
     last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
     means: Tensor | None = None
-    with show_progress("training", recipe.steps, "steps") as bar:
+    with show_progress("training", recipe.steps, "steps", visible=ranks.first) as bar:
         bar.skip(step)
         start = time.monotonic()
-        for photos, poses in batches(step, last - step, data, recipe, workers=workers, device=device):
+        for photos, poses in batches(step, last - step, data, recipe, workers=workers, device=device, ranks=ranks):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, recipe)
             losses = encoder_losses(encoder, photos, poses, recipe.temperature, body)
             optimizer.zero_grad(set_to_none=True)
             values = torch.stack(list(losses.values()))
             values.sum().backward()
+            ranks.average_gradients((encoder,))
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 10.0)
             optimizer.step()
             step += 1
@@ -278,14 +297,24 @@ def train_encoder(
             values = values.detach().double()
             means = values if means is None else 0.98 * means + 0.02 * values
             if step % recipe.save_every == 0 or step == last:
+                _average_statistics(encoder, ranks)
+                if not ranks.first:
+                    continue
                 text = "  ".join(f"{name} {value:.3f}" for name, value in zip(losses, means.tolist(), strict=True))
                 print(f"step {step}  {(time.monotonic() - start) / 60:.1f} min  {text}", flush=True)
                 _save(checkpoint, encoder, optimizer, step)
-    if step == recipe.steps:
+    if step == recipe.steps and ranks.first:
         _fit_features(encoder, data, recipe, device, workers)
         save_encoder(out, encoder.eval(), {"steps": step, "pictures": len(data.images)})
         checkpoint.unlink()
+    ranks.wait()
     return encoder
+
+
+def _average_statistics(encoder: PortraitEncoder, ranks: Ranks) -> None:
+    for buffer in encoder.buffers():
+        if buffer.is_floating_point():
+            ranks.average_(buffer)
 
 
 def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
@@ -365,14 +394,15 @@ def main(
         device: cpu, cuda, cuda:1, or auto for the GPU if there is one.
         workers: processes that prepare batches; 0: the training process does.
     """
-    target = choose_device(device)
-    settle_threads()
+    target = own_gpu(choose_device(device))
+    ranks = join(target)
     keep_freed_memory()
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     content = EncoderData.load(data, config.resolution)
-    train_encoder(content, out, config, recipe, init=init, device=target, workers=workers)
+    train_encoder(content, out, config, recipe, init=init, device=target, workers=workers, ranks=ranks)
+    ranks.leave()
 
 
 if __name__ == "__main__":
