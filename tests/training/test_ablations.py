@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from fake_portraits import write_fake_dataset
-from portrait360.config import Preset
+from portrait360.config import PRESETS, Preset
 from portrait360.evaluation.evaluate import Plan
 from portrait360.training import ablations
-from portrait360.training.ablations import ARMS, base, collect, differences, main, run_arm
+from portrait360.training.ablations import ARMS, Setting, base, collect, differences, main, measure_arm, train_arm
 from portrait360.training.state import new_state
 from portrait360.training.step import training_step
-from portrait360.types import InputError
+from portrait360.types import InputError, Portrait360Error
 from random_batches import random_batch
 from shrunken import shrunken
 
@@ -44,7 +45,7 @@ def small(monkeypatch, tmp_path, tiny_encoder):
     training = dataclasses.replace(tiny.training, zoom_probability=0.0, face_zoom_probability=0.0)
     measure = ablations.evaluate
     monkeypatch.setenv("PORTRAIT360_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(ablations, "base", lambda: Preset(tiny.model, training))
+    monkeypatch.setattr(ablations, "base", lambda side: Preset(tiny.model, training))
     monkeypatch.setattr(ablations, "PLAN", Plan(pictures=20, pairs=2, meshes=1))
     monkeypatch.setattr(ablations, "evaluate", lambda *a, **k: measure(*a, encoder=tiny_encoder, progress=False, **k))
 
@@ -64,10 +65,39 @@ def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
 
     weights = out / "recipe" / "weights.safetensors"
     before = weights.stat().st_mtime_ns
-    assert run_arm("recipe", data, data, out, 0.02) == collected[0]
+    setting = Setting(data, data, out, 0.02)
+    assert measure_arm("recipe", setting) == collected[0]
     assert weights.stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="arm of 0.02 minutes, not 1"):
-        run_arm("recipe", data, data, out, 1.0)
+    for other in ({"minutes": 1.0}, {"side": 64}):
+        with pytest.raises(InputError, match="arm of 0.02 minutes at 32 pixels"):
+            measure_arm("recipe", dataclasses.replace(setting, **other))
+
+
+def test_arms_may_be_measured_later(small, tmp_path, monkeypatch):
+    data, out = tmp_path / "d.zip", tmp_path / "runs"
+    write_fake_dataset(data, count=44, coarse=True)
+    main(data, data, out, minutes=0.02, arms=("recipe",), train_only=True)
+    assert json.loads((out / "ablations.json").read_text()) == {"arms": []}
+    weights = (out / "recipe" / "weights.safetensors").read_bytes()
+    monkeypatch.setattr(ablations, "train", None)  # nothing is trained again
+    main(data, data, out, minutes=0.02, arms=("recipe",))
+    (arm,) = json.loads((out / "ablations.json").read_text())["arms"]
+    assert (arm["arm"], arm["minutes"], arm["side"]) == ("recipe", 0.02, 32)
+    assert (out / "recipe" / "weights.safetensors").read_bytes() == weights
+
+
+def test_an_arm_that_was_told_to_stop_is_not_done(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "train", lambda *arguments, **options: None)
+    with pytest.raises(Portrait360Error, match="'recipe' was stopped"):
+        train_arm("recipe", Setting(tmp_path / "d.zip", tmp_path / "d.zip", tmp_path, 1.0))
+    assert not (tmp_path / "recipe" / "trained.json").exists()
+
+
+def test_arms_of_64_pixels_are_those_of_the_default_model():
+    assert base(64).model == PRESETS["cpu-64"].model
+    assert base(32).model.resolution == 32
+    with pytest.raises(InputError, match="32 or 64, not 48"):
+        main(Path("d.zip"), Path("d.zip"), Path("runs"), side=48)
 
 
 def test_unknown_arms_are_refused_before_anything_is_trained(tmp_path):

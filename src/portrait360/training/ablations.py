@@ -2,11 +2,13 @@
 
     python -m portrait360.training.ablations TRAIN.zip --held-out HELDOUT.zip --out RUNS --minutes 25
 
-The model is `cpu-64` at 32 pixels, which learns enough in half an hour of one core for recipes to differ. All arms
-start from random weights. Each is measured when its time is over; those that have been are left alone, so that a run
-that was stopped goes on with the arm that it was in, from that arm's beginning. Several runs side by side may share
-RUNS if they have different `--arms`. Minutes are of processor time, so that what else the machine does favours no arm;
-give each run one thread (OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1).
+The model is `cpu-64` at 32 pixels, which learns enough in an hour of one core for recipes to differ, or, with
+`--side 64`, `cpu-64` itself. All arms start from random weights. Each is measured when its time is over; those that
+have been are left alone, so that a run that was stopped goes on with the arm that it was in, from that arm's beginning.
+Several runs side by side may share RUNS if they have different `--arms`. On a CPU, minutes are of processor time, so
+that what else the machine does favours no arm; give each run one thread (OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1). On a
+GPU they are minutes of the clock: start all arms at once. With `--train-only` arms are not measured; the same command
+without it measures those that are trained, on any machine.
 """
 
 from __future__ import annotations
@@ -23,29 +25,33 @@ from typing import Annotated, Any
 import tyro
 
 from portrait360.config import PRESETS, ModelConfig, Preset, TrainingConfig, original_recipe
+from portrait360.device import choose_device
 from portrait360.evaluation.evaluate import Plan, evaluate
 from portrait360.files import write_json
 from portrait360.script import run_script
 from portrait360.training.loop import train
-from portrait360.types import InputError
+from portrait360.types import InputError, Portrait360Error
 
+SIDES = (32, 64)
 PLAN = Plan(pictures=1000, pairs=64, meshes=8)
 ENDLESS_KIMG = 1e6
 """Time ends these runs: schedules that count from the end would come too late or too early."""
 _LENGTHS = ("total_kimg", "checkpoint_kimg", "sheet_kimg")
 
 
-def base() -> Preset:
-    """`cpu-64` at half its side, with its recipe at constant learning rates."""
+def base(side: int = 32) -> Preset:
+    """`cpu-64`, or its like at half its side, with its recipe at constant learning rates."""
     preset = PRESETS["cpu-64"]
-    model = dataclasses.replace(
-        preset.model,
-        name="ablation-32",
-        resolution=32,
-        raw_resolution=32,
-        synthesis=dataclasses.replace(preset.model.synthesis, channels=(192, 192, 128, 96, 64)),
-        discriminator=dataclasses.replace(preset.model.discriminator, channels=(64, 128, 192, 192)),
-    )
+    model = preset.model
+    if side == 32:
+        model = dataclasses.replace(
+            model,
+            name="ablation-32",
+            resolution=32,
+            raw_resolution=32,
+            synthesis=dataclasses.replace(model.synthesis, channels=(192, 192, 128, 96, 64)),
+            discriminator=dataclasses.replace(model.discriminator, channels=(64, 128, 192, 192)),
+        )
     never = dict.fromkeys(_LENGTHS, ENDLESS_KIMG)
     return Preset(model, dataclasses.replace(preset.training, lr_decay_kimg=0.0, **never))
 
@@ -89,37 +95,80 @@ ARMS = {
 }
 
 
-def run_arm(name: str, data: Path, held_out: Path, out: Path, minutes: float) -> dict[str, Any]:
-    """Train an arm for `minutes` and measure it, or read what was measured before.
+@dataclass(frozen=True)
+class Setting:
+    """What all arms have in common."""
+
+    data: Path
+    held_out: Path
+    out: Path
+    minutes: float = 25.0
+    side: int = 32
+    device: str = "cpu"
+
+
+def train_arm(name: str, setting: Setting) -> dict[str, Any]:
+    """Train an arm and write what it is to `trained.json` beside its weights, or read what was written before.
 
     Raises:
-        InputError: the folder holds an arm that was trained for other minutes.
-        Portrait360Error: as `train` and `evaluate` do.
+        InputError: the folder holds an arm that was trained otherwise.
+        Portrait360Error: as `train` does; or it was told to stop before its minutes were over.
     """
-    arm, folder = ARMS[name], out / name
-    done = folder / "arm.json"
-    if done.exists():
-        record = json.loads(done.read_text())
-        if record["minutes"] != minutes:
-            raise InputError(
-                f"{folder} holds an arm of {record['minutes']:g} minutes, not {minutes:g}.", "Choose another --out."
-            )
-        return record
-    shutil.rmtree(folder, ignore_errors=True)
-    preset = arm.change(base())
-    weights = train(data, preset, folder, max_minutes=minutes, device="cpu", seed=arm.seed, clock=time.process_time)
-    result = evaluate(held_out, folder / "evaluation.json", weights=weights, device="cpu", plan=PLAN)
-    record = {
+    arm, folder = ARMS[name], setting.out / name
+    preset = arm.change(base(setting.side))
+    about = {
         "arm": name,
         "about": arm.about,
-        "minutes": minutes,
+        "minutes": setting.minutes,
+        "side": setting.side,
+        "differs": differences(base(setting.side), preset),
+    }
+    done = folder / "trained.json"
+    if done.exists():
+        _refuse_another(json.loads(done.read_text()), about, folder)
+        return about
+    shutil.rmtree(folder, ignore_errors=True)
+    device = choose_device(setting.device)
+    clock = time.process_time if device.type == "cpu" else time.monotonic
+    start = clock()
+    options: dict[str, Any] = {"device": setting.device, "seed": arm.seed, "clock": clock}
+    train(setting.data, preset, folder, max_minutes=setting.minutes, **options)
+    if clock() - start < setting.minutes * 60.0:
+        raise Portrait360Error(f"the arm {name!r} was stopped.", "The same command begins it anew.")
+    write_json(done, about)
+    return about
+
+
+def measure_arm(name: str, setting: Setting) -> dict[str, Any]:
+    """Measure a trained arm and write all that is known of it to `arm.json`, or read what was written before.
+
+    Raises:
+        InputError: the folder holds an arm that was trained otherwise.
+        Portrait360Error: as `evaluate` does.
+    """
+    folder = setting.out / name
+    done = folder / "arm.json"
+    about = train_arm(name, setting)
+    if done.exists():
+        return json.loads(done.read_text())
+    weights, measured = folder / "weights.safetensors", folder / "evaluation.json"
+    result = evaluate(setting.held_out, measured, weights=weights, device=setting.device, plan=PLAN)
+    record = about | {
         "images": result["about"]["weights"]["about"]["images"],
-        "differs": differences(base(), preset),
         "machine": result["about"]["machine"],
         "measures": result["measures"],
     }
     write_json(done, record)
     return record
+
+
+def _refuse_another(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    for key in ("minutes", "side"):
+        if found[key] != wanted[key]:
+            raise InputError(
+                f"{folder} holds an arm of {found['minutes']:g} minutes at {found['side']} pixels.",
+                "Choose another --out.",
+            )
 
 
 def differences(base: Preset, other: Preset) -> dict[str, Any]:
@@ -140,13 +189,26 @@ def main(
     out: Path,
     minutes: float = 25.0,
     arms: tuple[str, ...] = tuple(ARMS),
+    side: int = 32,
+    device: str = "cpu",
+    train_only: bool = False,
 ) -> None:
-    """Train the recipe and its variants for the same time, and measure them; OUT/ablations.json holds what is done."""
+    """Train the recipe and its variants for the same time, and measure them; OUT/ablations.json holds what is done.
+
+    Args:
+        arms: which of them.
+        side: 32 or 64 pixels.
+        device: where arms are trained and measured: cpu, cuda, or auto for the GPU if there is one.
+        train_only: measure nothing yet.
+    """
     for name in arms:
         if name not in ARMS:
             raise InputError(f"there is no arm {name!r}.", f"Known arms: {', '.join(ARMS)}.")
+    if side not in SIDES:
+        raise InputError(f"--side takes 32 or 64, not {side}.")
+    setting = Setting(data, held_out, out, minutes, side, device)
     for name in arms:
-        run_arm(name, data, held_out, out, minutes)
+        (train_arm if train_only else measure_arm)(name, setting)
     collect(out)
 
 
