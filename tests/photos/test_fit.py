@@ -18,7 +18,7 @@ from portrait360.geometry.rotations import axis_angle_to_matrix
 from portrait360.photos import fit
 from portrait360.photos.landmark_model import load_landmark_model
 from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
-from portrait360.photos.matte import Outline
+from portrait360.photos.matte import Outline, SelfieMatte
 
 TRUTH = np.array([0.5, -0.1, 0.05, 0.04, 0.02, -0.01, 0.1, -0.15, 0.05, -0.12, 0.2, 0.02])
 """Yaw, pitch, roll, log scale, offset, body pose."""
@@ -79,23 +79,24 @@ def seen():
 
 
 def test_a_real_portrait_and_its_mirror_image(seen):
-    """The astronaut looks into the camera; mirroring the photo mirrors camera, crop and pose."""
+    """The astronaut looks into the camera; mirroring the photo mirrors camera, crop and pose. Cut out, as users have
+    it: before what is behind her, the encoder is less sure which way she stands."""
     photo, people = seen
     parts = load_encoder()[0].eval(), load_landmark_model(), load_body()
-    found = fit.fit_person(photo, people[0], *parts)
+    matte = SelfieMatte()
+    found = fit.fit_person(photo, people[0], *parts, matte=matte)
     yaw, pitch = yaw_pitch(found.camera[None])
-    assert abs(math.degrees(yaw)) < 25
+    assert abs(math.degrees(yaw)) < 20
     assert abs(math.degrees(pitch)) < 25
     assert 200 < found.side < 480
     assert found.fit_error < 0.02
     assert found.confidence > 0.5
     mirrored = np.ascontiguousarray(photo[:, ::-1])
-    again = fit.fit_person(mirrored, Detector().find(mirrored)[0], *parts)
+    again = fit.fit_person(mirrored, Detector().find(mirrored)[0], *parts, matte=matte)
     assert abs(photo.shape[1] - again.centre[0] - found.centre[0]) < 0.05 * found.side
     assert abs(again.side / found.side - 1.0) < 0.1
-    # Which way the chest turns is hard to see in a space suit; which way the head looks is not.
     yaws = [yaw_pitch(camera[None])[0].item() for camera in (found.camera, again.camera)]
-    assert abs(yaws[0] + yaws[1]) < math.radians(35.0)
+    assert abs(yaws[0] + yaws[1]) < math.radians(8.0)
     looks = [looking(fitted) for fitted in (found, again)]
     np.testing.assert_allclose(looks[1], looks[0] * [-1, 1, 1], atol=math.sin(math.radians(8.0)))
 

@@ -292,6 +292,20 @@ def test_it_starts_from_a_given_encoder(data, tmp_path, one_thread):
         train_encoder(data, tmp_path / "third.safetensors", EncoderConfig(), RECIPE, init=first)
 
 
+def test_weights_are_averaged_with_another_encoder_s_at_the_end(data, people, tmp_path, one_thread):
+    first, trained, mixed = (tmp_path / f"{name}.safetensors" for name in ("first", "trained", "mixed"))
+    train_encoder(data, first, SMALL, RECIPE)
+    train_encoder(data, trained, SMALL, RECIPE, init=first)
+    train_encoder(data, mixed, SMALL, RECIPE, init=first, average=first, average_share=0.25)
+    a, b, c = (load_encoder(path)[0].state_dict() for path in (first, trained, mixed))
+    fitted = {"feature_mean", "feature_scale"}  # to what the averaged one sees
+    for name in a.keys() - fitted:
+        expected = 0.25 * a[name] + 0.75 * b[name] if a[name].is_floating_point() else b[name]
+        torch.testing.assert_close(c[name], expected, atol=2e-3, rtol=2e-3)  # files hold float16
+    assert not torch.equal(c["feature_scale"], b["feature_scale"])
+    assert not torch.equal(a["hidden.weight"], b["hidden.weight"])
+
+
 def test_an_encoder_that_does_not_see_covers_learns_to(data, tmp_path, one_thread):
     first, seeing = tmp_path / "first.safetensors", dataclasses.replace(SMALL, sees_covers=True)
     train_encoder(data, first, SMALL, RECIPE)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -249,6 +249,8 @@ def train_encoder(
     device: torch.device = _CPU,
     workers: int = 0,
     ranks: Ranks = _ALONE,
+    average: Path | None = None,
+    average_share: float = 0.3,
 ) -> PortraitEncoder:
     """Train and write `out`; continue from the checkpoint beside it, if one is there, and remove it at the end.
 
@@ -264,12 +266,17 @@ def train_encoder(
         device: where the encoder is trained; a checkpoint may be continued on another one.
         workers: processes that prepare batches, as for `batches`; with one thread, the result is the same.
         ranks: this process's place among several that train together.
+        average: an encoder's file, such as `init`, with which the trained weights are averaged at the end: between
+            the two, in a straight line, lie encoders that see unusual pictures better than the trained one and usual
+            ones nearly as well (WiSE-FT, Wortsman 2022).
+        average_share: how much of that.
 
     Raises:
-        CheckpointError: `init` is no encoder, or one of another size.
+        CheckpointError: `init` or `average` is no encoder, or one of another size.
         InputError: the processes do not divide the persons of a batch.
     """
     ranks.share(recipe.people)
+    other = None if average is None else _started(average, config).to(device)
     torch.manual_seed(recipe.seed)
     encoder = (PortraitEncoder(config) if init is None else _started(init, config)).to(device)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
@@ -304,11 +311,22 @@ def train_encoder(
                 print(f"step {step}  {(time.monotonic() - start) / 60:.1f} min  {text}", flush=True)
                 _save(checkpoint, encoder, optimizer, step)
     if step == recipe.steps and ranks.first:
+        if other is not None:
+            average_weights(encoder, other, average_share)
         _fit_features(encoder, data, recipe, device, workers)
         save_encoder(out, encoder.eval(), {"steps": step, "pictures": len(data.images)})
         checkpoint.unlink()
     ranks.wait()
     return encoder
+
+
+@torch.no_grad()
+def average_weights(encoder: PortraitEncoder, other: PortraitEncoder, share: float) -> None:
+    """Move all weights and running statistics by `share` of the way to another encoder's, in place."""
+    theirs = other.state_dict()
+    for name, values in encoder.state_dict().items():
+        if values.is_floating_point():
+            values.lerp_(theirs[name], share)
 
 
 def _average_statistics(encoder: PortraitEncoder, ranks: Ranks) -> None:
@@ -386,6 +404,8 @@ def main(
     init: Path | None = None,
     device: str = "auto",
     workers: int = 0,
+    average: Path | None = None,
+    average_share: float = 0.3,
 ) -> None:
     """Train a portrait encoder on a dataset drawn with --views.
 
@@ -393,6 +413,8 @@ def main(
         init: go on from this encoder's file.
         device: cpu, cuda, cuda:1, or auto for the GPU if there is one.
         workers: processes that prepare batches; 0: the training process does.
+        average: at the end, average the weights with those of this encoder's file.
+        average_share: how much of that.
     """
     target = own_gpu(choose_device(device))
     ranks = join(target)
@@ -401,7 +423,8 @@ def main(
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     content = EncoderData.load(data, config.resolution)
-    train_encoder(content, out, config, recipe, init=init, device=target, workers=workers, ranks=ranks)
+    options: dict[str, Any] = {"init": init, "average": average, "average_share": average_share}
+    train_encoder(content, out, config, recipe, device=target, workers=workers, ranks=ranks, **options)
     ranks.leave()
 
 
