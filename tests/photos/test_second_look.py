@@ -38,7 +38,7 @@ def assert_found(person) -> None:
     x, y, side = person.crop
     assert abs(x - (LEFT + SIDE / 2)) < 0.06 * SIDE
     assert abs(y - (TOP + SIDE / 2)) < 0.06 * SIDE
-    assert abs(side / SIDE - 1.0) < 0.15
+    assert abs(side / SIDE - 1.0) < 0.2
     left, top, right, bottom = person.head_box()
     assert LEFT < left < x < right < LEFT + SIDE
     assert TOP < top < bottom < y + 0.2 * SIDE
@@ -51,6 +51,15 @@ def test_people_are_found_from_every_side(parts, number):
     matte = Known(mask)
     assert_found(second_look.second_look(image, *parts, matte=matte))
     assert matte.calls == 1
+
+
+def test_crops_are_mostly_much_closer(parts):
+    photos = [photo(number) for number in range(24)]
+    people = [second_look.second_look(image, *parts, matte=Known(mask)) for image, mask in photos]
+    assert all(person is not None for person in people)
+    sides = np.array([person.crop[2] for person in people if person is not None]) / SIDE - 1.0
+    assert np.median(np.abs(sides)) < 0.035
+    assert abs(sides.mean()) < 0.03
 
 
 def test_where_segmentation_fails_its_mirror_image_is_tried(parts):
