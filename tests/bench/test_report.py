@@ -89,11 +89,11 @@ def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
     for name in ("keep_freed_memory", "restart_peak"):
         monkeypatch.setattr(training, name, lambda: None)
     monkeypatch.setattr(training, "training_step", watched)
-    monkeypatch.setattr(report, "_run", lambda job, worker: json.loads(json.dumps(time_training(**job, batch=4))))
+    monkeypatch.setattr(report, "_run", lambda job, worker: json.loads(json.dumps(time_training(**job))))
     out = tmp_path / "bench.json"
     result = bench_training(out, quick=True, presets=("tiny",))
     assert json.loads(out.read_text()) == result
-    assert seen == [(False, False, 4)] * 3 + [(True, True, 4)] * 3
+    assert seen == [(False, False, 8)] * 3 + [(True, True, 8)] * 3
     for form in result["training"]["tiny"].values():
         assert form["images_per_second"] > 0
         assert form["trained"] is False
