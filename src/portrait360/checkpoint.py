@@ -32,6 +32,7 @@ from portrait360.types import CheckpointError
 FORMAT = "portrait360"
 _BODY = "body/"
 _CALIBRATION = "pose_calibration"
+_SCALE = ":scale"
 M = TypeVar("M", bound=nn.Module)
 DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "default.safetensors"
 DEFAULT_ENCODER = Path(__file__).parent / "assets" / "encoder.safetensors"
@@ -122,6 +123,35 @@ def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _unhalved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Everything that is not whole numbers in float32."""
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def row_bytes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convolutions and matrices as whole numbers from -127 to 127, all else as it is.
+
+    Each row (what makes one output channel) has a factor of its own, `NAME:scale`: its largest magnitude / 127.
+    """
+    stored = {}
+    for name, value in tensors.items():
+        if value.dtype == torch.float32 and value.dim() >= 2:
+            scale = value.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127.0
+            rows = (value.flatten(1) / scale[:, None]).round().to(torch.int8)
+            stored[name], stored[name + _SCALE] = rows.view_as(value), scale
+        else:
+            stored[name] = value
+    return stored
+
+
+def from_row_bytes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `row_bytes`: what has factors is multiplied by them, whole numbers that lack theirs are left out."""
+    plain = dict(tensors)
+    for name, value in tensors.items():
+        scale = tensors.get(name + _SCALE)
+        if scale is not None and scale.shape == value.shape[:1]:
+            plain[name] = (value.flatten(1).float() * scale[:, None]).view_as(value)
+            del plain[name + _SCALE]
+        elif value.dtype == torch.int8:
+            del plain[name]
+    return plain
 
 
 # ---- weights for use ----
@@ -244,8 +274,8 @@ def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Bo
 
 
 def save_encoder(path: Path, encoder: PortraitEncoder, about: dict[str, Any]) -> None:
-    """A portrait encoder; its convolutions and matrices in float16."""
-    tensors = _halved(module_tensors(encoder, "encoder"))
+    """A portrait encoder; its convolutions and matrices in 8 bits per weight, `row_bytes`."""
+    tensors = row_bytes(module_tensors(encoder, "encoder"))
     metadata = {
         "format": FORMAT,
         "kind": "encoder",
@@ -267,7 +297,7 @@ def load_encoder(path: Path | None = None) -> tuple[PortraitEncoder, dict[str, A
     if metadata.get("kind") != "encoder":
         raise CheckpointError(f"{path} is not a portrait encoder.", "Leave the option out to use the packaged one.")
     encoder = PortraitEncoder(from_json(EncoderConfig, metadata.get("config", "")))
-    encoder = _filled(encoder, _unhalved(tensors), "encoder", path)
+    encoder = _filled(encoder, _unhalved(from_row_bytes(tensors)), "encoder", path)
     info = {"path": str(path), "sha256": file_sha256(path), "about": metadata_json(metadata, "about", path)}
     return encoder, info
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from scipy.ndimage import map_coordinates
 
-from portrait360.checkpoint import load_encoder, save_encoder
+from portrait360.checkpoint import load_encoder, read_tensors, row_bytes, save_encoder, write_tensors
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label, project
 from portrait360.model.encoder import (
+    AROUND,
+    AROUND_STEP,
     HEAD,
     LANDMARKS,
     NECK,
@@ -19,6 +25,7 @@ from portrait360.model.encoder import (
     PortraitEncoder,
     crop_grid,
     landmark_places,
+    read_around,
     resample,
     soft_places,
     to_body,
@@ -160,3 +167,102 @@ def test_soft_places_are_means():
     logits[0, 1, 4, 2] = logits[0, 1, 4, 4] = 50.0
     places = soft_places(logits)
     assert torch.allclose(places[0], torch.tensor([[6.5 / 8, 1.5 / 8], [3.5 / 8, 4.5 / 8]]), atol=1e-5)
+
+
+def test_further_blocks_change_nothing_at_first_and_then_do():
+    config = dataclasses.replace(SMALL, further_blocks=(1, 0, 2, 1))
+    torch.manual_seed(1)
+    deeper, plain = PortraitEncoder(config).eval(), small_encoder()
+    assert config.depths == (2, 1, 3, 2)
+    assert [len(stage) for stage in deeper.stages] == [2, 1, 3, 2]
+    deeper.load_state_dict(deeper.state_dict() | plain.state_dict())
+    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
+    assert torch.equal(deeper(pictures).body_pose, plain(pictures).body_pose)
+    deeper.stages[2][2].norm2.weight.data.fill_(1.0)
+    assert not torch.equal(deeper(pictures).body_pose, plain(pictures).body_pose)
+
+
+def test_what_is_around_a_place_is_read_like_scipy_does():
+    maps = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([[[0.5, 0.5], [0.31, 0.72]], [[0.02, 0.4], [1.3, 0.5]]])
+    read = read_around(maps, places).reshape(2, 3, 2, AROUND, AROUND)
+    steps = (np.arange(AROUND) - 1) * AROUND_STEP
+    for picture in range(2):
+        for channel in range(3):
+            for k, (x, y) in enumerate(places[picture].tolist()):
+                rows, columns = np.meshgrid((y + steps) * 10 - 0.5, (x + steps) * 10 - 0.5, indexing="ij")
+                expected = map_coordinates(
+                    maps[picture, channel].numpy(), [rows, columns], order=1, mode="grid-constant"
+                )
+                np.testing.assert_allclose(read[picture, channel, k], expected, atol=1e-5)
+    assert read[1, :, 1].abs().max() == 0
+
+
+def test_an_encoder_that_reads_around_landmarks_uses_what_it_reads():
+    torch.manual_seed(0)
+    encoder = PortraitEncoder(dataclasses.replace(SMALL, around=2)).eval()
+    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
+    before = encoder(pictures)
+    encoder.around.weight.data.mul_(-1.0)
+    after = encoder(pictures)
+    assert torch.equal(before.landmarks, after.landmarks)
+    assert not torch.allclose(before.body_pose, after.body_pose)
+
+
+def test_convolutions_in_bf16_say_nearly_the_same_in_float32():
+    encoder = small_encoder()
+    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
+    exact = encoder(pictures)
+    encoder.bf16 = True
+    rough = encoder(pictures)
+    assert {v.dtype for v in vars(rough).values() if isinstance(v, torch.Tensor)} == {torch.float32}
+    assert not torch.equal(exact.landmarks, rough.landmarks)
+    for name in ("landmarks", "mask_logits", "view_pose", "features"):
+        a, b = getattr(exact, name), getattr(rough, name)
+        assert (a - b).abs().max() < 0.03 * (1 + a.abs().max()), name
+
+
+def test_eight_bits_per_weight_are_off_by_no_more_than_half_a_step(tmp_path):
+    encoder = small_encoder()
+    save_encoder(tmp_path / "e.safetensors", encoder, {})
+    back = load_encoder(tmp_path / "e.safetensors")[0].state_dict()
+    rows = 0
+    for name, value in encoder.state_dict().items():
+        if value.dim() < 2:
+            assert torch.equal(back[name], value), name
+            continue
+        step = value.flatten(1).abs().amax(1) / 127
+        assert ((back[name] - value).flatten(1).abs().amax(1) <= 0.501 * step).all(), name
+        rows += len(value)
+    assert rows > 300
+    again = row_bytes(back)
+    assert all(
+        torch.equal(again[name].float(), value.float())
+        for name, value in row_bytes(encoder.state_dict()).items()
+        if value.dtype == torch.int8
+    )
+    # a row of nothing stays so
+    assert not row_bytes({"w": torch.zeros(2, 3)})["w"].any()
+
+
+def test_files_of_half_precision_are_read_and_damaged_factors_refused(tmp_path):
+    encoder = small_encoder()
+    path = tmp_path / "e.safetensors"
+    save_encoder(path, encoder, {})
+    tensors, metadata = read_tensors(path)
+    halves = {
+        f"encoder/{name}": value.half() if value.dim() >= 2 else value for name, value in encoder.state_dict().items()
+    }
+    write_tensors(path, halves, metadata)
+    torch.testing.assert_close(load_encoder(path)[0].hidden.weight, encoder.hidden.weight, atol=1e-3, rtol=1e-3)
+    name = "encoder/hidden.weight:scale"
+    for damaged in (tensors | {name: tensors[name][1:]}, tensors | {"encoder/other:scale": tensors[name].clone()}):
+        write_tensors(path, damaged, metadata)
+        with pytest.raises(CheckpointError, match="unknown tensor|lacks tensor"):
+            load_encoder(path)
+    write_tensors(path, tensors | {name: tensors[name] * float("nan")}, metadata)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_encoder(path)
+    write_tensors(path, {k: v for k, v in tensors.items() if k != name}, metadata)
+    with pytest.raises(CheckpointError, match="lacks"):
+        load_encoder(path)

@@ -6,6 +6,7 @@ A small residual network trained on synthetic portraits (`training/encoder.py`).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,9 @@ LANDMARKS: tuple[tuple[int, tuple[float, float, float]], ...] = (
 """Points of the packaged body: the bone (`geometry.body.BODY_BONES`) that each moves with, and its place at rest, world
 units. The encoder locates them, seen or hidden; their places tell how head, neck and shoulders stand to each other."""
 
+AROUND, AROUND_STEP = 3, 1 / 32
+"""Places in a row about a landmark, and their distance, in units of the picture's side."""
+
 POSE_UNIT = 0.2
 """Body poses are predicted in units of so many radians, about their standard deviation."""
 
@@ -54,6 +58,10 @@ class EncoderConfig:
     mask_channels: int = 24
     hidden: int = 320
     identity: int = 128
+    further_blocks: tuple[int, ...] = ()
+    """Blocks that stages have beyond `blocks`, one number a stage; empty: none. They start as the identity."""
+    around: int = 0
+    """Numbers read at each of AROUND x AROUND places about every landmark; 0: none."""
     sees_covers: bool = False
     """Whether it says how much of the person things in front hide; encoders before that do not."""
 
@@ -61,6 +69,11 @@ class EncoderConfig:
     def features(self) -> int:
         """Width of the feature vector: the means of all stages but the first."""
         return sum(self.channels[1:])
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return tuple(self.blocks + more for more in self.further_blocks or [0] * len(self.channels))
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,8 @@ class PortraitEncoder(nn.Module):
 
     feature_mean: Tensor
     feature_scale: Tensor
+    bf16 = False
+    """Whether its convolutions run in bf16: faster training where the processor is; what it says is of float32."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -155,16 +170,19 @@ class PortraitEncoder(nn.Module):
             nn.Conv2d(3, config.stem, 3, 2, 1, bias=False), nn.BatchNorm2d(config.stem), nn.ReLU()
         )
         stages, inputs = [], config.stem
-        for outputs in config.channels:
+        for outputs, depth in zip(config.channels, config.depths, strict=True):
             blocks = [_Block(inputs, outputs, 2)]
-            blocks += [_Block(outputs, outputs, 1) for _ in range(config.blocks - 1)]
+            blocks += [_Block(outputs, outputs, 1) for _ in range(depth - 1)]
+            for block in blocks[config.blocks :]:
+                nn.init.zeros_(block.norm2.weight)
             stages.append(nn.Sequential(*blocks))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
         cells = (config.resolution // 2 ** (len(config.channels) + 1)) ** 2
         self.squeeze = _squeeze(inputs, 64)
         self.squeeze_finer = _squeeze(config.channels[-2], 24)
-        self.hidden = nn.Linear(64 * cells + 24 * 4 * cells + 2 * len(LANDMARKS), config.hidden)
+        local = len(LANDMARKS) * AROUND**2 * config.around
+        self.hidden = nn.Linear(64 * cells + 24 * 4 * cells + 2 * len(LANDMARKS) + local, config.hidden)
         self.hidden_further = nn.Sequential(
             nn.Linear(config.hidden, 128), nn.ReLU(), nn.Linear(128, config.hidden), nn.ReLU()
         )
@@ -176,21 +194,25 @@ class PortraitEncoder(nn.Module):
         self.smooth = nn.Conv2d(width, width, 3, 1, 1)
         self.outline = nn.Conv2d(width, 1, 3, 1, 1)
         self.points = nn.Conv2d(width, len(LANDMARKS), 1)
+        self.around = nn.Conv2d(width, config.around, 1) if config.around else None
         self.register_buffer("feature_mean", torch.zeros(config.features))
         self.register_buffer("feature_scale", torch.ones(config.features))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
 
     def forward(self, pictures: Float[Tensor, "B 3 R R"]) -> Encoded:
-        x = self.stem(pictures.contiguous(memory_format=torch.channels_last))
-        maps = [x]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        means = torch.cat([m.mean(dim=(2, 3)) for m in maps[2:]], dim=1)
-        places = self.squeeze(maps[-1]).flatten(1)
-        finer = self.squeeze_finer(maps[-2]).flatten(1)
-        pyramid = self._pyramid(maps)
+        with torch.autocast(pictures.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            maps = [self.stem(pictures.contiguous(memory_format=torch.channels_last))]
+            for stage in self.stages:
+                maps.append(stage(maps[-1]))
+            places = self.squeeze(maps[-1]).flatten(1).float()
+            finer = self.squeeze_finer(maps[-2]).flatten(1).float()
+            pyramid = self._pyramid(maps).float()
+        means = torch.cat([m.float().mean(dim=(2, 3)) for m in maps[2:]], dim=1)
         landmarks = soft_places(self.points(pyramid))
-        hidden = F.relu(self.hidden(torch.cat([places, finer, 4.0 * (landmarks - 0.5).flatten(1)], dim=1)))
+        known = [places, finer, 4.0 * (landmarks - 0.5).flatten(1)]
+        if self.around is not None:
+            known.append(read_around(self.around(pyramid), landmarks.detach()))
+        hidden = F.relu(self.hidden(torch.cat(known, dim=1)))
         numbers = self.numbers(hidden + self.hidden_further(hidden))
         camera = CameraEstimate(
             yaw=torch.atan2(numbers[:, 1], numbers[:, 0]),
@@ -246,6 +268,18 @@ def soft_places(logits: Float[Tensor, "B K M M"]) -> Float[Tensor, "B K 2"]:
     weights = logits.flatten(2).softmax(dim=2).unflatten(2, (side, side))
     centres = (torch.arange(side, device=logits.device) + 0.5) / side
     return torch.stack([(weights.sum(2) * centres).sum(2), (weights.sum(3) * centres).sum(2)], dim=2)
+
+
+def read_around(maps: Float[Tensor, "B C M M"], places: Float[Tensor, "B K 2"]) -> Float[Tensor, "B N"]:
+    """What maps have at AROUND x AROUND places about each of some places, bilinearly; 0 outside.
+
+    What is seen about a landmark tells how a head is turned more exactly than where the landmark was taken to be
+    (pose-indexed features, Dollar 2010).
+    """
+    steps = (torch.arange(AROUND, device=maps.device) - (AROUND - 1) / 2) * AROUND_STEP
+    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).flatten(0, 1)
+    grid = 2.0 * (places[:, :, None] + offsets) - 1.0
+    return F.grid_sample(maps, grid, align_corners=False).flatten(1)
 
 
 def landmark_places(

@@ -18,6 +18,7 @@ thread of a CPU to the last bit: sums over several, and on GPUs, may differ ther
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,11 +45,21 @@ from portrait360.data.progress import show_progress
 from portrait360.data.sampling import mirrored
 from portrait360.device import choose_device
 from portrait360.geometry.body import BodyTemplate, load_body
+from portrait360.geometry.cameras import cam2world
+from portrait360.geometry.rotations import axis_angle_to_matrix
 from portrait360.memory import keep_freed_memory
-from portrait360.model.encoder import POSE_UNIT, EncoderConfig, PortraitEncoder, landmark_places, to_view
+from portrait360.model.encoder import (
+    POSE_UNIT,
+    CameraEstimate,
+    EncoderConfig,
+    PortraitEncoder,
+    landmark_places,
+    to_view,
+)
 from portrait360.script import run_script
 from portrait360.training.distributed import Ranks, join, own_gpu
 from portrait360.training.photo_augment import CLUTTERED, PhotoBatch, photo_batch
+from portrait360.training.precision import choose_bf16, processor_name
 from portrait360.training.schedules import cosine_decay
 from portrait360.types import CheckpointError, DatasetError
 
@@ -204,6 +215,7 @@ def encoder_losses(
     """What the encoder is trained on; poses are the faintest in pictures and weigh the most."""
     seen = encoder(photos.image)
     camera, truth = seen.camera, photos.camera
+    turns = [turns_in_view(*whose) for whose in ((camera, seen.view_pose), (truth, to_view(poses, truth)))]
 
     def robust(error: Tensor) -> Tensor:
         return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.3)
@@ -220,6 +232,7 @@ def encoder_losses(
         "scale": robust((camera.scale / truth.scale).log() / 0.3),
         "offset": robust((camera.offset - truth.offset) / 0.08),
         "pose": 8.0 * robust((seen.view_pose - to_view(poses, truth)) / POSE_UNIT),
+        "turns": 2.0 * robust((turns[0] - turns[1]) / 0.1),
         "landmarks": 4.0 * robust((seen.landmarks - places) * inside / 0.05),
         "mask": 4.0 * F.binary_cross_entropy_with_logits(seen.mask_logits, mask),
         "identity": contrastive_loss(seen.identity, temperature),
@@ -228,6 +241,16 @@ def encoder_losses(
     if seen.cover_logits is not None:
         losses["cover"] = 2.0 * F.binary_cross_entropy_with_logits(seen.cover_logits, photos.covered)
     return losses
+
+
+def turns_in_view(camera: CameraEstimate, view_pose: Float[Tensor, "B 6"]) -> Float[Tensor, "B 2 3 3"]:
+    """How neck and head stand to the camera: that is what pictures show, while `view_pose` says how a neck stands to
+    the torso and a head to its neck, each with half of the error of their sum."""
+    body_in_view = cam2world(camera.label())[:, :3, :3].mT
+    neck, head = axis_angle_to_matrix(view_pose.unflatten(1, (2, 3))).unbind(1)
+    # in the axes of the camera a turn of the body is R^T N R, and R^T N H = (R^T N R) (R^T H R) R^T
+    neck = neck @ body_in_view
+    return torch.stack([neck, neck @ body_in_view.mT @ head @ body_in_view], dim=1)
 
 
 def learning_rate(step: int, recipe: EncoderTraining) -> float:
@@ -251,6 +274,7 @@ def train_encoder(
     ranks: Ranks = _ALONE,
     average: Path | None = None,
     average_share: float = 0.3,
+    bf16: bool | None = False,
 ) -> PortraitEncoder:
     """Train and write `out`; continue from the checkpoint beside it, if one is there, and remove it at the end.
 
@@ -270,6 +294,7 @@ def train_encoder(
             the two, in a straight line, lie encoders that see unusual pictures better than the trained one and usual
             ones nearly as well (WiSE-FT, Wortsman 2022).
         average_share: how much of that.
+        bf16: whether convolutions run in bf16; None: where that is faster, as the checkpoint says or as measured.
 
     Raises:
         CheckpointError: `init` or `average` is no encoder, or one of another size.
@@ -281,7 +306,9 @@ def train_encoder(
     encoder = (PortraitEncoder(config) if init is None else _started(init, config)).to(device)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
-    step = _resume(checkpoint, encoder, optimizer) if checkpoint.exists() else 0
+    step, notes = _resume(checkpoint, encoder, optimizer) if checkpoint.exists() else (0, {})
+    encoder.bf16 = _all_agree(choose_bf16(True, device, notes), ranks) if bf16 is None else bf16
+    notes = {"bf16": encoder.bf16, "processor": processor_name()}
     body = load_body().to(device)
     last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
     means: Tensor | None = None
@@ -309,7 +336,8 @@ def train_encoder(
                     continue
                 text = "  ".join(f"{name} {value:.3f}" for name, value in zip(losses, means.tolist(), strict=True))
                 print(f"step {step}  {(time.monotonic() - start) / 60:.1f} min  {text}", flush=True)
-                _save(checkpoint, encoder, optimizer, step)
+                _save(checkpoint, encoder, optimizer, step, notes)
+    encoder.bf16 = False
     if step == recipe.steps and ranks.first:
         if other is not None:
             average_weights(encoder, other, average_share)
@@ -329,6 +357,11 @@ def average_weights(encoder: PortraitEncoder, other: PortraitEncoder, share: flo
             values.lerp_(theirs[name], share)
 
 
+def _all_agree(choice: bool, ranks: Ranks) -> bool:
+    """Whether all processes chose it."""
+    return ranks.average({"choice": torch.tensor(float(choice))})["choice"].item() > 0.99
+
+
 def _average_statistics(encoder: PortraitEncoder, ranks: Ranks) -> None:
     for buffer in encoder.buffers():
         if buffer.is_floating_point():
@@ -336,9 +369,15 @@ def _average_statistics(encoder: PortraitEncoder, ranks: Ranks) -> None:
 
 
 def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
-    """The encoder of a file; one that does not see what is covered yet says 1 in 50 from now on."""
+    """The encoder of a file; one that does not see what is covered yet says 1 in 50 from now on; blocks that it lacks,
+    and what it does not read around landmarks yet, change nothing at first."""
     given, _ = load_encoder(path)
-    if dataclasses.replace(given.config, sees_covers=config.sees_covers) != config:
+    changes = {name: getattr(config, name) for name in ("sees_covers", "further_blocks", "around")}
+    if (
+        dataclasses.replace(given.config, **changes) != config
+        or any(one < other for one, other in zip(config.depths, given.config.depths, strict=True))
+        or given.config.around not in (0, config.around)
+    ):
         raise CheckpointError(f"{path} is an encoder of another size.", "Give its --config.")
     state = given.state_dict()
     if config.sees_covers and not given.config.sees_covers:
@@ -348,7 +387,10 @@ def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
     elif given.config.sees_covers and not config.sees_covers:
         raise CheckpointError(f"{path} sees what is covered.", "Give --config.sees-covers.")
     encoder = PortraitEncoder(config)
-    encoder.load_state_dict(state)
+    hidden = state["hidden.weight"]
+    unread = encoder.hidden.in_features - hidden.shape[1]
+    state["hidden.weight"] = torch.cat([hidden, hidden.new_zeros(len(hidden), unread)], dim=1)
+    encoder.load_state_dict(encoder.state_dict() | state)
     return encoder
 
 
@@ -371,14 +413,17 @@ def _fit_features(
     encoder.feature_scale.copy_(1.0 / features.std(0).clamp_min(1e-3))
 
 
-def _save(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(
+    path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer, step: int, notes: dict[str, Any]
+) -> None:
     tensors = module_tensors(encoder, "encoder")
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{index}/{name}": value for name, value in state.items()}
-    write_tensors(path, tensors, _FORMAT | {"step": str(step)})
+    write_tensors(path, tensors, _FORMAT | {"step": str(step), "precision": json.dumps(notes)})
 
 
-def _resume(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer) -> int:
+def _resume(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+    """The step that a checkpoint is of, and its notes on precision."""
     tensors, metadata = read_tensors(path)
     fill_module(encoder, {k: v for k, v in tensors.items() if k.startswith("encoder/")}, "encoder", path)
     state: dict[int, dict[str, Tensor]] = {}
@@ -393,7 +438,7 @@ def _resume(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimiz
                 values[key] = torch.empty_like(parameters[index], requires_grad=False).copy_(value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(metadata["step"])
+    return int(metadata["step"]), json.loads(metadata.get("precision", "{}"))
 
 
 def main(
@@ -406,6 +451,7 @@ def main(
     workers: int = 0,
     average: Path | None = None,
     average_share: float = 0.3,
+    bf16: bool | None = None,
 ) -> None:
     """Train a portrait encoder on a dataset drawn with --views.
 
@@ -415,6 +461,7 @@ def main(
         workers: processes that prepare batches; 0: the training process does.
         average: at the end, average the weights with those of this encoder's file.
         average_share: how much of that.
+        bf16: convolutions in bf16; None: where that is measured to be faster.
     """
     target = own_gpu(choose_device(device))
     ranks = join(target)
@@ -423,9 +470,11 @@ def main(
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     content = EncoderData.load(data, config.resolution)
-    options: dict[str, Any] = {"init": init, "average": average, "average_share": average_share}
-    train_encoder(content, out, config, recipe, device=target, workers=workers, ranks=ranks, **options)
-    ranks.leave()
+    options: dict[str, Any] = {"init": init, "average": average, "average_share": average_share, "bf16": bf16}
+    try:
+        train_encoder(content, out, config, recipe, device=target, workers=workers, ranks=ranks, **options)
+    finally:
+        ranks.leave()
 
 
 if __name__ == "__main__":
