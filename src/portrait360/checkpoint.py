@@ -142,7 +142,7 @@ def row_bytes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_row_bytes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `row_bytes`: what has factors is multiplied by them, whole numbers that lack theirs are left out."""
+    """The inverse of `row_bytes`: factors are multiplied in; whole numbers that lack theirs are left out."""
     plain = dict(tensors)
     for name, value in tensors.items():
         scale = tensors.get(name + _SCALE)

@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates
 from portrait360.checkpoint import load_encoder, read_tensors, row_bytes, save_encoder, write_tensors
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label, project
+from portrait360.model import encoder as encoder_module
 from portrait360.model.encoder import (
     AROUND,
     AROUND_STEP,
@@ -207,6 +208,47 @@ def test_an_encoder_that_reads_around_landmarks_uses_what_it_reads():
     after = encoder(pictures)
     assert torch.equal(before.landmarks, after.landmarks)
     assert not torch.allclose(before.body_pose, after.body_pose)
+
+
+def test_looking_both_ways_says_of_mirror_images_what_is_true_of_them():
+    torch.manual_seed(0)
+    encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=True)).eval()
+    pictures = torch.rand(5, 3, 64, 64) * 2 - 1
+    seen, mirror, plain = (
+        encoder.encode_both_ways(pictures),
+        encoder.encode_both_ways(pictures.flip(3)),
+        encoder.encode(pictures),
+    )
+    assert torch.equal(seen.features, plain.features)
+    for name, sign in (("yaw", -1), ("pitch", 1), ("roll", -1), ("scale", 1)):
+        torch.testing.assert_close(
+            getattr(seen.camera, name), sign * getattr(mirror.camera, name), atol=1e-6, rtol=1e-5
+        )
+    torch.testing.assert_close(seen.camera.offset, mirror.camera.offset * torch.tensor([-1, 1]), atol=1e-6, rtol=1e-5)
+    signs = torch.tensor([1, -1, -1, 1, -1, -1])
+    torch.testing.assert_close(seen.body_pose, mirror.body_pose * signs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(seen.view_pose, mirror.view_pose * signs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(seen.mask(32), mirror.mask(32).flip(3))
+    torch.testing.assert_close(seen.identity.norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(seen.covered, mirror.covered)
+    assert not torch.allclose(seen.body_pose, plain.body_pose)
+    # a mirrored person's left eye is where the right one was
+    camera, pose, body = some_cameras(), torch.randn(5, 6) * 0.2, load_body()
+    places = landmark_places(body, camera.label(), pose)
+    flipped = CameraEstimate(
+        -camera.yaw, camera.pitch, -camera.roll, camera.scale, camera.offset * torch.tensor([-1, 1])
+    )
+    other = landmark_places(body, flipped.label(), pose * signs)
+    guess = dataclasses.replace(plain, landmarks=places)
+    torch.testing.assert_close(encoder_module._mirrored(guess).landmarks, other, atol=1e-5, rtol=0)
+
+
+def test_yaws_about_straight_behind_meet_there():
+    near = [small_encoder().encode(torch.zeros(2, 3, 64, 64)) for _ in range(2)]
+    for seen, yaw in zip(near, (3.1, -3.0), strict=True):
+        seen.camera.yaw.fill_(yaw)
+    mean = encoder_module._mean(*near).camera.yaw
+    torch.testing.assert_close(mean.abs(), torch.full((2,), 3.0916), atol=1e-3, rtol=0)
 
 
 def test_convolutions_in_bf16_say_nearly_the_same_in_float32():

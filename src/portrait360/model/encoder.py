@@ -6,6 +6,8 @@ A small residual network trained on synthetic portraits (`training/encoder.py`).
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from portrait360.device import constant
 from portrait360.geometry.body import BodyTemplate, bone_transforms
-from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, project
+from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, mirror_body_pose, project
 
 HEAD, NECK, TORSO = 4, 3, 0
 LANDMARKS: tuple[tuple[int, tuple[float, float, float]], ...] = (
@@ -41,6 +43,8 @@ units. The encoder locates them, seen or hidden; their places tell how head, nec
 
 AROUND, AROUND_STEP = 3, 1 / 32
 """Places in a row about a landmark, and their distance, in units of the picture's side."""
+
+_MIRROR_LANDMARKS = [LANDMARKS.index((bone, (-x, y, z))) for bone, (x, y, z) in LANDMARKS]
 
 POSE_UNIT = 0.2
 """Body poses are predicted in units of so many radians, about their standard deviation."""
@@ -252,6 +256,12 @@ class PortraitEncoder(nn.Module):
             parts.append(self(resample(some, self.config.resolution)))
         return _joined(parts)
 
+    @torch.no_grad()
+    def encode_both_ways(self, pictures: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
+        """`encode`, the mean of what it says of pictures and of their mirror images: somewhat more exact, at twice the
+        time. The features are the pictures' own."""
+        return _mean(self.encode(pictures, batch), _mirrored(self.encode(pictures.flip(3), batch)))
+
 
 def resample(pictures: Float[Tensor, "B C H H"], side: int) -> Float[Tensor, "B C S S"]:
     """Pictures at `side` pixels: the mean over each pixel's area when shrinking, bilinear when enlarging."""
@@ -329,6 +339,53 @@ def _joined(parts: list[Encoded]) -> Encoded:
         cat(lambda e: e.blur),
         None if parts[0].cover_logits is None else cat(lambda e: e.cover_logits),
     )
+
+
+def _mirrored(seen: Encoded) -> Encoded:
+    """What is true of the mirror images of pictures of which `seen` is true."""
+    camera = seen.camera
+    flip = seen.camera.offset.new_tensor([-1.0, 1.0])
+    landmarks = seen.landmarks[:, _MIRROR_LANDMARKS]
+    return dataclasses.replace(
+        seen,
+        camera=CameraEstimate(-camera.yaw, camera.pitch, -camera.roll, camera.scale, camera.offset * flip),
+        body_pose=mirror_body_pose(seen.body_pose),
+        view_pose=mirror_body_pose(seen.view_pose),  # turns about a camera's axes, too, change sign but for the first
+        landmarks=torch.stack([1.0 - landmarks[..., 0], landmarks[..., 1]], dim=-1),
+        mask_logits=seen.mask_logits.flip(3),
+    )
+
+
+def _mean(one: Encoded, two: Encoded) -> Encoded:
+    """Of two estimates of the same; the features are those of the first."""
+
+    def middle(get: Callable[[Encoded], Tensor]) -> Tensor:
+        return 0.5 * (get(one) + get(two))
+
+    yaws = [torch.stack([e.camera.yaw.cos(), e.camera.yaw.sin()]) for e in (one, two)]
+    cosine, sine = yaws[0] + yaws[1]
+    return Encoded(
+        camera=CameraEstimate(
+            yaw=torch.atan2(sine, cosine),
+            pitch=middle(lambda e: e.camera.pitch),
+            roll=middle(lambda e: e.camera.roll),
+            scale=middle(lambda e: e.camera.scale.log()).exp(),
+            offset=middle(lambda e: e.camera.offset),
+        ),
+        body_pose=middle(lambda e: e.body_pose),
+        view_pose=middle(lambda e: e.view_pose),
+        landmarks=middle(lambda e: e.landmarks),
+        mask_logits=middle(lambda e: e.mask_logits),
+        identity=F.normalize(middle(lambda e: e.identity), dim=1),
+        features=one.features,
+        blur=middle(lambda e: e.blur.log2()).exp2(),
+        cover_logits=None if one.cover_logits is None else middle(_cover_logits),
+    )
+
+
+def _cover_logits(seen: Encoded) -> Tensor:
+    assert seen.cover_logits is not None
+    return seen.cover_logits
 
 
 def crop_grid(camera: CameraEstimate, side: int) -> Float[Tensor, "B S S 2"]:
