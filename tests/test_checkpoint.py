@@ -21,6 +21,7 @@ from portrait360.checkpoint import (
 from portrait360.config import PRESETS
 from portrait360.config_json import to_json
 from portrait360.geometry.body import load_body
+from portrait360.model.calibration import PoseCalibration
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.types import CheckpointError, InputError
@@ -44,13 +45,21 @@ def test_a_pose_calibration_comes_back_exactly_or_is_refused(tmp_path, tiny_weig
     weights = load_weights(tiny_weights)
     assert weights.calibration is None
     path = tmp_path / "w.safetensors"
-    calibration = torch.randn(7, 6)
     networks = weights.generator, weights.discriminator
+    calibration = PoseCalibration((1.0, 0.6), (torch.randn(7, 6), torch.randn(13, 6)))
     save_weights(path, weights.generator.config, *networks, {}, calibration=calibration)
-    assert torch.equal(load_weights(path).calibration, calibration)
-    for damaged in (calibration[:6].contiguous(), calibration.clone().fill_(float("nan"))):
-        save_weights(path, weights.generator.config, *networks, {})
-        tensors, metadata = read_tensors(path)
+    found = load_weights(path).calibration
+    assert found is not None
+    assert found.windows == (1.0, 0.6)
+    assert all(torch.equal(a, b) for a, b in zip(found.maps, calibration.maps, strict=True))
+    save_weights(path, weights.generator.config, *networks, {})
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, tensors | {"pose_calibration": calibration.maps[0]}, metadata)  # as files were before
+    found = load_weights(path).calibration
+    assert found is not None
+    assert found.windows == (1.0,)
+    assert torch.equal(found.maps[0], calibration.maps[0])
+    for damaged in (calibration.maps[0][:6].contiguous(), torch.full((7, 6), float("nan"))):
         write_tensors(path, tensors | {"pose_calibration": damaged}, metadata)
         with pytest.raises(CheckpointError, match="damaged pose calibration"):
             load_weights(path)

@@ -21,9 +21,11 @@ from portrait360.data.dataset import PortraitDataset
 from portrait360.data.writer import open_writer
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera, yaw_pitch
+from portrait360.model.calibration import PoseCalibration
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
-from portrait360.pose import network_pictures, predict_body_pose
+from portrait360.model.seen_poses import network_pictures
+from portrait360.pose import predict_body_pose
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks
 from portrait360.training.state import new_state
@@ -103,7 +105,7 @@ def test_weights_with_a_calibration_correct_what_the_discriminator_says(own_weig
     weights = load_weights(own_weights)
     images, masks, cameras = some_pictures(3, 64)
     said = predict_body_pose(weights, images, masks, cameras)
-    calibration = torch.cat([0.5 * torch.eye(6), torch.full((1, 6), 0.1)])
+    calibration = PoseCalibration((1.0,), (torch.cat([0.5 * torch.eye(6), torch.full((1, 6), 0.1)]),))
     found = predict_body_pose(dataclasses.replace(weights, calibration=calibration), images, masks, cameras)
     torch.testing.assert_close(found, 0.5 * said + 0.1)
 

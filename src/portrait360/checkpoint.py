@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from portrait360.config import ModelConfig, Preset
 from portrait360.config_json import from_json, to_json
 from portrait360.files import atomic_write
 from portrait360.geometry.body import BodyTemplate, body_from_tensors, body_tensors
+from portrait360.model.calibration import PoseCalibration, calibration_from, calibration_tensors
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.encoder import EncoderConfig, PortraitEncoder
 from portrait360.model.generator import Generator
@@ -32,6 +32,7 @@ from portrait360.types import CheckpointError
 FORMAT = "portrait360"
 _BODY = "body/"
 _CALIBRATION = "pose_calibration"
+"""One map, as files had it that knew only whole pictures; or a folder of `calibration_tensors`."""
 _SCALE = ":scale"
 M = TypeVar("M", bound=nn.Module)
 DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "default.safetensors"
@@ -166,7 +167,7 @@ def save_weights(
     *,
     exact: bool = False,
     body: BodyTemplate | None = None,
-    calibration: Float[Tensor, "7 6"] | None = None,
+    calibration: PoseCalibration | None = None,
 ) -> None:
     """Generator and discriminator as one file; float16 where a tensor loses nothing that pictures show.
 
@@ -177,7 +178,8 @@ def save_weights(
     if not exact:
         tensors = _halved(tensors)
     if calibration is not None:
-        tensors[_CALIBRATION] = calibration
+        parts = calibration_tensors(calibration)
+        tensors |= {f"{_CALIBRATION}/{name}": value for name, value in parts.items()}
     metadata = {
         "format": FORMAT,
         "kind": "weights",
@@ -198,7 +200,7 @@ class Weights:
     discriminator: Discriminator
     info: dict[str, Any]
     """`path`, `sha256`, `model` (preset name), `version`, `about`."""
-    calibration: Float[Tensor, "7 6"] | None = None
+    calibration: PoseCalibration | None = None
     """What corrects the discriminator's poses of real pictures (`model.calibration`); None: nothing does."""
 
 
@@ -217,11 +219,19 @@ def load_weights(path: Path | None = None) -> Weights:
     return Weights(generator, discriminator, _described(info, path), _calibration(tensors, path))
 
 
-def _calibration(tensors: dict[str, Tensor], path: Path) -> Tensor | None:
-    found = tensors.get(_CALIBRATION)
-    if found is not None and not (found.shape == (7, 6) and bool(torch.isfinite(found).all())):
-        raise CheckpointError(f"{path} holds a damaged pose calibration.", "Use an earlier checkpoint.")
-    return found
+def _calibration(tensors: dict[str, Tensor], path: Path) -> PoseCalibration | None:
+    prefix = f"{_CALIBRATION}/"
+    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if _CALIBRATION in tensors:
+        found |= {"windows": torch.ones(1), "0": tensors[_CALIBRATION]}
+    if not found:
+        return None
+    try:
+        return calibration_from(found)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} holds a damaged pose calibration: {error}.", "Use an earlier checkpoint."
+        ) from error
 
 
 def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]:

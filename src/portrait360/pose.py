@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from portrait360.checkpoint import Weights, load_weights
-from portrait360.config import ModelConfig
 from portrait360.data.labelled_pictures import LabelledPicture, find_pictures
 from portrait360.data.progress import show_progress
 from portrait360.files import atomic_write, write_json
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 from portrait360.model.calibration import calibrated
-from portrait360.model.discriminator import Pictures
-from portrait360.model.layers import resize
+from portrait360.model.seen_poses import window_poses, windows_with_detail
 from portrait360.photos.labelled import PhotoFitter
 from portrait360.pose_report import drawn_pictures, json_text, overlay_sheet, table
 from portrait360.threads import settle_threads
@@ -44,7 +41,9 @@ def predict_body_pose(
     """The body poses that a model's discriminator sees in real pictures (official_model 8.8), calibrated if it can be.
 
     Every picture is predicted by itself, so that its pose does not depend on the others: the minibatch deviation
-    (8.4) is then the constant 1e-4, as in the original's scripts, which predict from one picture at a time.
+    (8.4) is then the constant 1e-4, as in the original's scripts, which predict from one picture at a time. Where the
+    weights know what middle parts of pictures tell (`model.calibration`) and the pictures have the pixels, those are
+    looked at too.
 
     Args:
         weights: from `load_weights`, converted ones of the original included.
@@ -60,32 +59,14 @@ def predict_body_pose(
     """
     _check(images, masks, cameras)
     poses = torch.empty(len(images), BODY_POSE_SIZE)
-    with torch.no_grad():
-        for i in range(len(images)):
-            one = slice(i, i + 1)
-            pictures = network_pictures(weights.generator.config, images[one], masks[one])
-            seen = weights.discriminator.predict_pose(pictures, cameras[one])
-            poses[one] = calibrated(seen, weights.calibration)
+    model, calibration = weights.generator.config, weights.calibration
+    windows = (1.0,) if calibration is None else calibration.windows
+    windows = windows_with_detail(windows, images.shape[-1], model)
+    for i in range(len(images)):
+        one = slice(i, i + 1)
+        seen = window_poses(weights.discriminator, model, images[one], masks[one], cameras[one], windows)
+        poses[one] = calibrated(seen, calibration)
     return poses
-
-
-def network_pictures(model: ModelConfig, images: Float[Tensor, "B 3 H H"], masks: Float[Tensor, "B 1 H H"]) -> Pictures:
-    """Pictures and masks of any size as the model's discriminator has learned to see real ones.
-
-    This project's models: before plain grey if they have no background network, the mean over the area of each
-    pixel, and the mask at the side of the rays (10.4), as in training. The original's: resized bilinearly, the
-    mask at its own size (14.2).
-    """
-    side = model.resolution
-    if model.background is None:
-        images = images * masks + model.plain_background * (1.0 - masks)
-    if model.discriminator.mirror_once:
-        if images.shape[-1] > side:
-            images, masks = (F.interpolate(v, size=(side, side), mode="area") for v in (images, masks))
-        masks = resize(masks, model.raw_resolution)
-    images = resize(images, side)
-    raw = None if model.superresolution is None else resize(images, model.raw_resolution)
-    return Pictures(images, raw, masks)
 
 
 def estimate_poses(

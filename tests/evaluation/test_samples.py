@@ -21,6 +21,8 @@ from portrait360.evaluation.samples import (
     windows_of,
 )
 from portrait360.geometry.cameras import camera_label, project
+from portrait360.model.calibration import PoseCalibration
+from portrait360.model.seen_poses import window_poses
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +86,31 @@ def test_pictures_are_judged_one_by_one(data, weights, judge):
 
 def test_poses_of_real_pictures_alone_are_calibrated(data, weights, judge):
     real = RealPictures(PortraitDataset(data), None, weights.generator.config)
-    constant = dataclasses.replace(judge, calibration=torch.cat([torch.zeros(6, 6), torch.full((1, 6), 0.2)]))
+    always = PoseCalibration((1.0,), (torch.cat([torch.zeros(6, 6), torch.full((1, 6), 0.2)]),))
+    constant = dataclasses.replace(judge, calibration=always)
     assert (real.look(torch.arange(2), judge, nothing).predicted_pose != 0.2).all()
     assert (real.look(torch.arange(2), constant, nothing).predicted_pose == 0.2).all()
     drawn = draw_generated(weights.generator, constant, real.data.cameras, 2, 0, nothing)
     assert (drawn.same.predicted_pose != 0.2).all()
+
+
+def test_middle_parts_of_real_pictures_are_looked_at_where_they_have_the_pixels(data, weights, judge):
+    real = RealPictures(PortraitDataset(data), None, weights.generator.config)
+    rows = torch.arange(3)
+    whole = real.look(rows, judge, nothing).predicted_pose
+    ones = torch.eye(6)
+    first, second = torch.cat([ones, torch.zeros(1, 6)]), torch.cat([torch.zeros(6, 6), ones, torch.zeros(1, 6)])
+    for window in (0.6, 0.2):
+        closer = dataclasses.replace(judge, calibration=PoseCalibration((1.0, window), (first, second)))
+        seen = real.look(rows, closer, nothing).predicted_pose
+        enough = real.data.resolution * window >= 0.8 * weights.generator.config.resolution
+        assert torch.allclose(seen, whole, atol=1e-6) != enough
+        if enough:
+            image, mask = real._pictures(rows)
+            expected = window_poses(
+                judge.discriminator, weights.generator.config, image, mask, real.data.cameras[rows], (window,)
+            )
+            torch.testing.assert_close(seen, expected[:, 0], atol=1e-6, rtol=0)
 
 
 def test_known_encodings_are_taken(data, weights, judge):

@@ -189,9 +189,11 @@ def test_labels_calibrate_what_is_seen_once_there_are_enough():
     g = torch.Generator().manual_seed(5)
     seen = torch.randn(CAPACITY, 6, generator=g) * 0.1
     memory = filled(seen, torch.zeros(CAPACITY, 6), labels=0.5 * seen + 0.2)
-    expected = fit_calibration(seen, 0.5 * seen + 0.2)
-    torch.testing.assert_close(memory.calibration(), expected)
-    torch.testing.assert_close(PoseMemory.from_tensors(memory.tensors()).calibration(), expected)
+    expected = fit_calibration(seen[:, None], 0.5 * seen + 0.2).maps
+    for known in (memory, PoseMemory.from_tensors(memory.tensors())):
+        found = known.calibration()
+        assert found.windows == (1.0,)
+        torch.testing.assert_close(found.maps, expected)
     assert PoseMemory().calibration() is None
 
     older = PoseMemory.from_tensors({k: v for k, v in memory.tensors().items() if "labels" not in k})
@@ -202,4 +204,4 @@ def test_labels_calibrate_what_is_seen_once_there_are_enough():
         rows = slice(part * CAPACITY // 4, (part + 1) * CAPACITY // 4)
         older.note(camera_label(torch.zeros(CAPACITY // 4)), seen[rows], nothing, nothing, 0.5 * seen[rows])
         older.keep(Ranks())
-    torch.testing.assert_close(older.calibration()[:6], expected[:6])
+    torch.testing.assert_close(older.calibration().maps[0][:6], expected[0][:6])

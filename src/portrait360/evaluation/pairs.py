@@ -20,8 +20,8 @@ from portrait360.evaluation.samples import draw_people
 from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.model.encoder import PortraitEncoder
 from portrait360.model.generator import Generator
+from portrait360.model.seen_poses import network_pictures
 from portrait360.pictures import as_bytes, from_bytes
-from portrait360.pose import network_pictures
 
 STEP_DEGREES = 20.0
 """Turn between the two views whose pixels are compared."""

@@ -19,14 +19,14 @@ from torch import Tensor
 from portrait360.config import ModelConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.geometry.cameras import zoom_camera
-from portrait360.model.calibration import calibrated
+from portrait360.model.calibration import PoseCalibration, calibrated
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.encoder import PortraitEncoder
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
+from portrait360.model.seen_poses import middle, network_pictures, window_poses, windows_with_detail
 from portrait360.pictures import as_bytes, from_bytes
 from portrait360.portrait import find_matter
-from portrait360.pose import network_pictures
 
 WINDOWS = {"head": 0.5, "face": 0.27}
 """Sides of the middle parts of the picture that show the head, and eyes, nose and mouth, for the measures of these."""
@@ -97,7 +97,7 @@ class Judge:
     encoder: PortraitEncoder
     discriminator: Discriminator
     further: Extractor | None = None
-    calibration: Float[Tensor, "7 6"] | None = None
+    calibration: PoseCalibration | None = None
     """Of the discriminator's poses; for real pictures alone."""
 
     @torch.no_grad()
@@ -181,10 +181,18 @@ class RealPictures:
     ) -> SampleSet:
         """What the judge sees in the pictures of these rows; `known` as in `Judge.look`, for all rows."""
         device = next(judge.encoder.parameters()).device
-        parts = []
+        windows = (1.0,) if judge.calibration is None else judge.calibration.windows
+        windows = windows_with_detail(windows, self.data.resolution, self.model)
+        parts, answers = [], []
         for start in range(0, len(rows), _AT_ONCE):
             some = rows[start : start + _AT_ONCE]
-            shown, closer = self._pictures(some)
+            pictures = self._pictures(some)
+            shown, closer = network_pictures(self.model, *pictures), self._closer(*pictures)
+            if len(windows) > 1:
+                image, mask = (v.to(device) for v in pictures)
+                cameras = self.data.cameras[some].to(device)
+                further = window_poses(judge.discriminator, self.model, image, mask, cameras, windows[1:])
+                answers.append(further.cpu())
             parts.append(
                 judge.look(
                     _to(shown, device),
@@ -197,26 +205,25 @@ class RealPictures:
             )
             advance(len(some))
         seen = join(parts)
-        return dataclasses.replace(seen, predicted_pose=calibrated(seen.predicted_pose, judge.calibration))
+        answered = torch.cat([seen.predicted_pose[:, None], *([torch.cat(answers)] if answers else [])], dim=1)
+        return dataclasses.replace(seen, predicted_pose=calibrated(answered, judge.calibration))
 
     def read(self, row: int) -> tuple[UInt8[ndarray, "H W 3"], UInt8[ndarray, "H W"]]:
         """A picture and its mask."""
         return self.data.image(row), self.data.mask(row)
 
-    def _pictures(self, rows: Int[Tensor, " M"]) -> tuple[Pictures, dict[str, Tensor]]:
-        """Pictures at the model's sizes, and their middle parts."""
+    def _pictures(self, rows: Int[Tensor, " M"]) -> tuple[Tensor, Tensor]:
+        """Pictures in [-1, 1] and masks in [0, 1]."""
         images, masks = (
             torch.stack([torch.from_numpy(v.copy()) for v in column])
             for column in zip(*(self.read(row) for row in rows.tolist()), strict=True)
         )
-        image, mask = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0, masks[:, None].float() / 255.0
-        shown = network_pictures(self.model, image, mask)
-        closer = {}
-        for name in self.windows:
-            margin = round(self.data.resolution * (1.0 - WINDOWS[name]) / 2.0)
-            middle = slice(margin, self.data.resolution - margin)
-            closer[name] = network_pictures(self.model, image[..., middle, middle], mask[..., middle, middle]).image
-        return shown, closer
+        return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0, masks[:, None].float() / 255.0
+
+    def _closer(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Middle parts at the model's size."""
+        parts = {name: (middle(image, WINDOWS[name]), middle(mask, WINDOWS[name])) for name in self.windows}
+        return {name: network_pictures(self.model, *part).image for name, part in parts.items()}
 
 
 def _to(pictures: Pictures, device: torch.device) -> Pictures:

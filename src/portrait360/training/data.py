@@ -18,6 +18,7 @@ from portrait360.data.progress import show_progress
 from portrait360.data.sampling import yaw_repeats
 from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch
 from portrait360.model.generator import select
+from portrait360.model.seen_poses import LEAST_DETAIL
 from portrait360.training.augment import mirror_some, zoom_some
 from portrait360.training.distributed import Ranks
 from portrait360.training.step import Batch, Labels
@@ -25,8 +26,6 @@ from portrait360.types import DatasetError
 
 FACE_YAW = 80.0
 """Degrees to either side of the front from where a face shows more than its outline."""
-LEAST_DETAIL = 0.8
-"""Windows with fewer of the dataset's pixels per pixel of the model are not shown: they would be blurred."""
 
 
 class Sampler:

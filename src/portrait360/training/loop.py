@@ -25,7 +25,9 @@ from portrait360.data.progress import show_progress
 from portrait360.data.shards import is_shards
 from portrait360.device import choose_device
 from portrait360.memory import keep_freed_memory
+from portrait360.model.calibration import PoseCalibration
 from portrait360.training import schedules
+from portrait360.training.calibrate import calibrate
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join, own_gpu, relaunched
 from portrait360.training.log import RunLog
@@ -183,10 +185,10 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
                 _draw_sheets(state, log)
                 last["sheet"] = state.images
             if state.images - last["checkpoint"] >= chosen.training.checkpoint_kimg * 1000:
-                _save(state, chosen, out, about, ranks)
+                _save(state, job, about, ranks)
                 last["checkpoint"] = state.images
     if state.images > begin_images:
-        _save(state, chosen, out, about, ranks)
+        _save(state, job, about, ranks)
         _draw_sheets(state, log)
     if log is not None:
         log.close()
@@ -266,19 +268,29 @@ def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -
     raise problem
 
 
-def _save(state: TrainingState, preset: Preset, out: Path, about: dict[str, Any], ranks: Ranks) -> None:
+def _save(state: TrainingState, job: _Job, about: dict[str, Any], ranks: Ranks) -> None:
     """Checkpoint first, then weights; old checkpoints go last."""
     random_states = ranks.random_states()
     if not ranks.first:
         return
+    preset, out = job.preset, job.out
     progress = about | {"images": state.images, "step": state.step}
     save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state, random_states), progress)
     side = schedules.raw_resolution(state.images, state.model, state.config)
     trained = dataclasses.replace(state.model, raw_resolution=side)
     networks = state.average, state.average_discriminator
-    save_weights(out / "weights.safetensors", trained, *networks, progress, calibration=state.memory.calibration())
+    save_weights(out / "weights.safetensors", trained, *networks, progress, calibration=_calibration(state, job.data))
     for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
         old.unlink()
+
+
+def _calibration(state: TrainingState, data: TrainingData | StreamingData) -> PoseCalibration | None:
+    """What is known of middle parts as well, where pictures are zoomed and at hand; else of whole pictures, from those
+    that were shown last."""
+    whole = state.memory.calibration()
+    if whole is None or isinstance(data, StreamingData) or not data.framing.zooms:
+        return whole
+    return calibrate(state.average_discriminator, state.model, data) or whole
 
 
 def _draw_sheets(state: TrainingState, log: RunLog | None) -> None:

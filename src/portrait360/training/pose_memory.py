@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from portrait360.geometry.cameras import FOCAL
-from portrait360.model.calibration import fit_calibration
+from portrait360.model.calibration import PoseCalibration, fit_calibration
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
@@ -163,13 +163,13 @@ class PoseMemory:
         given = torch.cat([generator.pose_branch(z, cameras) / POSE_UNIT, directions], dim=1)
         return energy_distance(given, torch.cat([wanted / POSE_UNIT, directions], dim=1))
 
-    def calibration(self) -> Float[Tensor, "7 6"] | None:
+    def calibration(self) -> PoseCalibration | None:
         """What corrects the poses seen in real pictures (`model.calibration`); None until enough have been seen."""
         known = self.labels.rows.isfinite().all(dim=1)
         if not self.seen.full or int(known.sum()) < CAPACITY // 2:
             return None
         seen, labels = (ring.rows[known, CAMERA_LABEL_SIZE:] for ring in (self.seen, self.labels))
-        return fit_calibration(seen, labels)
+        return fit_calibration(seen[:, None], labels)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""

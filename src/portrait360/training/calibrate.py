@@ -1,0 +1,79 @@
+"""Learn from coarse labels what a discriminator's poses of real pictures and of their middle parts are worth.
+
+    python -m portrait360.training.calibrate TRAIN.zip weights.safetensors --out calibrated.safetensors
+
+`train` does so for the weights that it writes; this is for weights that lack it, or for other pictures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+from portrait360.checkpoint import load_weights, save_weights
+from portrait360.config import PRESETS, ModelConfig
+from portrait360.model.calibration import PoseCalibration, fit_calibration
+from portrait360.model.discriminator import Discriminator
+from portrait360.model.seen_poses import window_poses, windows_with_detail
+from portrait360.script import run_script
+from portrait360.training.data import TrainingData
+from portrait360.types import CheckpointError, DatasetError
+
+PICTURES, LEAST_PICTURES = 2048, 512
+"""Pictures that a calibration is fitted to, and how many it takes at least."""
+CLOSEST = 0.4
+"""Smaller windows show the face alone; what they say adds nothing (docs/results.md)."""
+_AT_ONCE = 32
+
+
+def calibrate(discriminator: Discriminator, model: ModelConfig, data: TrainingData) -> PoseCalibration | None:
+    """The calibration by labels of the dataset's pictures, some of them, always the same; None if they are too few.
+
+    The windows are those in which training shows the pictures.
+    """
+    if len(data) < LEAST_PICTURES:
+        return None
+    closer = tuple(window for window in data.framing.windows if window >= CLOSEST) if data.framing.zooms else ()
+    windows = windows_with_detail((1.0, *closer), data.images.shape[-1], model)
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:PICTURES]
+    device = next(discriminator.parameters()).device
+    grey = model.background is None
+    seen: list[Tensor] = []
+    for some in rows.split(_AT_ONCE):
+        there = some.to(data.images.device)
+        image = data.images[there].to(device).float() / 127.5 - 1.0
+        mask, cameras = data.masks[there].to(device).float() / 255.0, data.cameras[some].to(device)
+        seen.append(window_poses(discriminator, model, image, mask, cameras, windows, before_grey=grey).cpu())
+    return fit_calibration(torch.cat(seen), data.body_poses[rows], windows)
+
+
+def main(
+    data: Annotated[Path, tyro.conf.Positional],
+    weights: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+) -> None:
+    """Write weights with a calibration by the labels of a dataset.
+
+    Args:
+        data: pictures with the labels that training reads.
+        weights: a weights file.
+        out: the file to write.
+    """
+    given = load_weights(weights)
+    model = given.generator.config
+    if model.name not in PRESETS or model.original_bugs.camera_unmirrored:
+        raise CheckpointError(f"{weights} is not of one of the presets.", f"Known presets: {', '.join(PRESETS)}.")
+    content = TrainingData(data, model, PRESETS[model.name].training, 0, progress=True)
+    found = calibrate(given.discriminator, model, content)
+    if found is None:
+        raise DatasetError(f"{data} holds too few pictures.", f"It takes {LEAST_PICTURES}.")
+    networks = given.generator, given.discriminator
+    save_weights(out, model, *networks, given.info["about"], calibration=found)
+
+
+if __name__ == "__main__":
+    run_script(main)
