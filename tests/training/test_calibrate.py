@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 
 import pytest
 import torch
@@ -88,18 +90,48 @@ def test_the_command_writes_the_same_weights_with_a_calibration(dataset, network
         assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-def test_training_writes_the_calibration_of_middle_parts_where_it_can(dataset, networks, tmp_path, monkeypatch):
-    """From labels of pictures at hand; of whole pictures alone while those are too few, streamed or never zoomed."""
-    whole = PoseCalibration((1.0,), (torch.zeros(7, 6),))
+def test_middle_parts_are_calibrated_where_pictures_are_zoomed_and_at_hand(dataset, tmp_path, monkeypatch):
     preset = PRESETS["cpu-64"]
     state = new_state(preset, 0, torch.device("cpu"))
-    assert loop._calibration(state, opened(dataset)) is None  # nothing was seen yet
-    monkeypatch.setattr(state.memory, "calibration", lambda: whole)
-    assert loop._calibration(state, opened(dataset)) is whole
     monkeypatch.setattr(module, "LEAST_PICTURES", 20)
-    assert loop._calibration(state, opened(dataset, zoom_probability=0.0)) is whole
+    assert loop._calibration(state, opened(dataset)) is None  # nothing was seen yet
+    monkeypatch.setattr(state.memory, "calibration", lambda: PoseCalibration((1.0,), (torch.zeros(7, 6),)))
+    assert loop._calibration(state, opened(dataset, zoom_probability=0.0)) is None
+    write_shards(dataset, tmp_path / "shards", 12, progress=False)
+    assert loop._calibration(state, StreamingData(tmp_path / "shards", preset.model, preset.training, 0)) is None
     found = loop._calibration(state, opened(dataset))
     assert found is not None
     assert found.windows == (1.0, 0.6, 0.42)
-    write_shards(dataset, tmp_path / "shards", 12, progress=False)
-    assert loop._calibration(state, StreamingData(tmp_path / "shards", preset.model, preset.training, 0)) is whole
+
+
+def test_training_writes_it_at_its_end(tmp_path, monkeypatch):
+    found = PoseCalibration((1.0, 0.6), (torch.ones(7, 6), torch.zeros(13, 6)))
+    asked = []
+
+    def calibration(state, data):
+        asked.append(state.images)
+        return found
+
+    monkeypatch.setattr(loop, "_calibration", calibration)
+    write_fake_dataset(tmp_path / "train.zip", count=8)
+    weights = loop.train(tmp_path / "train.zip", "tiny", tmp_path / "run", kimg=0.016, device="cpu", quiet=True)
+    written = load_weights(weights)
+    assert asked == [written.info["about"]["images"]] == [16]
+    assert written.calibration is not None
+    assert written.calibration.windows == found.windows
+    # told to stop, it does not make anybody wait
+    monkeypatch.setattr(loop, "training_step", stopping(loop.training_step))
+    stopped = loop.train(tmp_path / "train.zip", "tiny", tmp_path / "stopped", kimg=1.0, device="cpu", quiet=True)
+    assert len(asked) == 1
+    assert load_weights(stopped).calibration is None
+
+
+def stopping(step):
+    """A training step after which the process is told to end."""
+
+    def stepped(*args):
+        metrics = step(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return metrics
+
+    return stepped

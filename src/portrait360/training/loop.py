@@ -190,6 +190,8 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     if state.images > begin_images:
         _save(state, job, about, ranks)
         _draw_sheets(state, log)
+        if ranks.first and not stop.requested and (closer := _calibration(state, job.data)) is not None:
+            _write_weights(state, out, about | {"images": state.images, "step": state.step}, closer)
     if log is not None:
         log.close()
     if stop.interrupted:
@@ -276,21 +278,29 @@ def _save(state: TrainingState, job: _Job, about: dict[str, Any], ranks: Ranks) 
     preset, out = job.preset, job.out
     progress = about | {"images": state.images, "step": state.step}
     save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state, random_states), progress)
-    side = schedules.raw_resolution(state.images, state.model, state.config)
-    trained = dataclasses.replace(state.model, raw_resolution=side)
-    networks = state.average, state.average_discriminator
-    save_weights(out / "weights.safetensors", trained, *networks, progress, calibration=_calibration(state, job.data))
+    _write_weights(state, out, progress, state.memory.calibration())
     for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
         old.unlink()
 
 
+def _write_weights(
+    state: TrainingState, out: Path, progress: dict[str, Any], calibration: PoseCalibration | None
+) -> None:
+    side = schedules.raw_resolution(state.images, state.model, state.config)
+    trained = dataclasses.replace(state.model, raw_resolution=side)
+    networks = state.average, state.average_discriminator
+    save_weights(out / "weights.safetensors", trained, *networks, progress, calibration=calibration)
+
+
 def _calibration(state: TrainingState, data: TrainingData | StreamingData) -> PoseCalibration | None:
-    """What is known of middle parts as well, where pictures are zoomed and at hand; else of whole pictures, from those
-    that were shown last."""
-    whole = state.memory.calibration()
-    if whole is None or isinstance(data, StreamingData) or not data.framing.zooms:
-        return whole
-    return calibrate(state.average_discriminator, state.model, data) or whole
+    """The calibration of whole pictures and their middle parts, where pictures are zoomed and at hand; else None.
+
+    It takes as long as training on some hundred pictures, so weights get it at the end; until then they have that of
+    whole pictures, from what was shown last.
+    """
+    if state.memory.calibration() is None or isinstance(data, StreamingData) or not data.framing.zooms:
+        return None
+    return calibrate(state.average_discriminator, state.model, data)
 
 
 def _draw_sheets(state: TrainingState, log: RunLog | None) -> None:
