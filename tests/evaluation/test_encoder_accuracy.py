@@ -97,7 +97,8 @@ def test_the_whole_report(tmp_path, tiny_encoder):
             sample = source.draw(2, index, 32)
             writer.add(sample.image, sample.mask, sample.camera, sample.body_pose, None)
     result = measure_encoder(path, tiny_encoder)
-    for kind in ("plain", "photo_like"):
+    assert result["plain"] != result["both_ways"]
+    for kind in ("plain", "both_ways", "photo_like"):
         assert result[kind]["sectors"]["all"]["pictures"] == 12
         assert 0.0 <= result[kind]["retrieval"] <= 1.0
     assert result["about"]["people"] == 6

@@ -88,7 +88,8 @@ def retrieval(identity: Float[Tensor, "N I"], yaw: Float[Tensor, " N"], views: i
 
 
 def measure_encoder(data: Path, encoder_file: Path | None = None) -> dict[str, Any]:
-    """Accuracy on pictures as datasets have them (`plain`) and changed to look like photos (`photo_like`).
+    """Accuracy on pictures as datasets have them (`plain`; seen together with their mirror images, as `evaluate` does:
+    `both_ways`) and changed to look like photos (`photo_like`).
 
     Raises:
         DatasetError: the dataset has no exact labels or one picture of each person.
@@ -103,8 +104,10 @@ def measure_encoder(data: Path, encoder_file: Path | None = None) -> dict[str, A
                   "pictures": len(content.images), "people": min(PEOPLE, len(content.images) // content.views),
                   "encoder": info["sha256"], "trained": info["about"]}
     }  # fmt: skip
-    for name, (images, masks, camera) in (("plain", plain), ("photo_like", photos)):
-        seen = encoder.encode(images)
+    ways = {"plain": encoder.encode, "both_ways": encoder.encode_both_ways, "photo_like": encoder.encode}
+    for name, encode in ways.items():
+        images, masks, camera = photos if name == "photo_like" else plain
+        seen = encode(images)
         result[name] = {
             "sectors": sector_table(seen, camera, content.body_poses, masks),
             "retrieval": retrieval(seen.identity, camera.yaw, content.views),

@@ -49,6 +49,8 @@ from portrait360.training.precision import processor_name
 from portrait360.types import DatasetError, InputError, Portrait360Error
 
 FORMAT_VERSION = 1
+_LOOKS = "both ways"
+"""How the encoder looks at pictures; what it saw in another way is not taken from the cache."""
 SEEDS = (0, 1, 2)
 COARSE_STEP = 0.0035
 """World units between the points of meshes: heads measure the same within 0.001 as with `generate`'s step, in half the
@@ -239,7 +241,7 @@ def _prepare(
     }  # fmt: skip
     model_part = (model.resolution, model.background is None, model.plain_background, model.discriminator.mirror_once)
     shas = (dataset.fingerprint(), encoder_info["sha256"], inception_sha)
-    parts = (FORMAT_VERSION, sorted(WINDOWS.items()), plan.pictures, *shas, *model_part)
+    parts = (FORMAT_VERSION, _LOOKS, sorted(WINDOWS.items()), plan.pictures, *shas, *model_part)
     return Run(networks, judge, real, plan, about, missing, hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
 
 

@@ -55,7 +55,7 @@ class Pairs:
 
 def _identity(encoder: PortraitEncoder, images: Float[Tensor, "N 3 H H"]) -> Float[Tensor, "N I"]:
     device = next(encoder.parameters()).device
-    return encoder.encode(from_bytes(as_bytes(images)).to(device)).identity.cpu()
+    return encoder.encode_both_ways(from_bytes(as_bytes(images)).to(device)).identity.cpu()
 
 
 def three_yaws(yaw: Float[Tensor, " N"], draws: torch.Generator) -> Float[Tensor, "3 N"]:

@@ -206,7 +206,8 @@ def _noticed(base: Sequence[float], value: Sequence[float], better: str) -> str:
 
 
 def encoder(kind: str) -> Renderer:
-    """What `evaluation.encoder_accuracy` wrote, of `plain` or `photo_like` pictures: median errors by sector."""
+    """What `evaluation.encoder_accuracy` wrote, median errors by sector: of `plain` pictures, of those seen `both_ways`,
+    or of `photo_like` ones."""
 
     def render(content: Any) -> list[str]:
         rows = []
@@ -278,6 +279,7 @@ RENDERERS: dict[str, Renderer] = {
     "corruptions-consistency": corruption("consistency"),
     "corruptions-geometry": corruption("geometry"),
     "encoder-plain": encoder("plain"),
+    "encoder-both-ways": encoder("both_ways"),
     "encoder-photo-like": encoder("photo_like"),
     "encoder-photos": encoder_photos,
     "photo-labels": photo_labels,

@@ -139,7 +139,7 @@ class Judge:
         self, shown: Float[Tensor, "B 3 H H"], closer: dict[str, Float[Tensor, "B 3 H H"]]
     ) -> dict[str, Tensor]:
         """What does not depend on the model that is measured, by the names of `SampleSet`."""
-        seen = self.encoder.encode(shown)
+        seen = self.encoder.encode_both_ways(shown)
         out = {
             "features": seen.features,
             "identity": seen.identity,
