@@ -206,7 +206,7 @@ def _noticed(base: Sequence[float], value: Sequence[float], better: str) -> str:
 
 
 def encoder(kind: str) -> Renderer:
-    """What `evaluation.encoder_accuracy` wrote, median errors by sector: of `plain` pictures, of those seen `both_ways`,
+    """What `evaluation.encoder_accuracy` wrote, medians by sector: of `plain` pictures, of those seen `both_ways`,
     or of `photo_like` ones."""
 
     def render(content: Any) -> list[str]:
