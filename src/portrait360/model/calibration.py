@@ -5,6 +5,10 @@ little tells, but it answers as if it could. Coarse labels know better: their er
 picture looks like. So a linear map is fitted by which the discriminator's answers predict the labels, both without
 their means. The labels' bias has no part in it, and the mean stays the discriminator's own.
 
+Labels of estimators also vary too little: they are drawn towards the pose at rest. The sum of both turns is what
+pictures do tell, in real ones as in generated ones, so that answers about it are as large as the truth (a regression's
+always are, where it was learned). By how much labels fall short of it is measured and made up for.
+
 A discriminator that learned from pictures and from their middle parts answers for each; together they tell more.
 """
 
@@ -21,6 +25,8 @@ from portrait360.types import BODY_POSE_SIZE
 
 RIDGE = 0.01
 """Added to the variances of the answers, as a part of their mean: keeps the map bounded."""
+LEAST_SHRINK = 0.5
+"""Labels are taken to vary by this part of the truth at least, and by the whole truth at most."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ def fit_calibration(
 
     Every picture counts mirrored as well, so that the maps treat left and right alike. Least squares, in float64.
     """
-    answers, wanted = seen.double(), labels.double()
+    answers, wanted = seen.double(), labels.double() / label_shrink(seen[:, 0], labels)
     mean = _with_mirrored(answers).mean(dim=0)
     x, y = (_with_mirrored(v - v.mean(dim=0)) for v in (answers, wanted))
     maps = []
@@ -54,6 +60,15 @@ def fit_calibration(
         constant = mean[0] - mean[:count].flatten() @ matrix
         maps.append(torch.cat([matrix, constant[None]]).float())
     return PoseCalibration(windows, tuple(maps))
+
+
+def label_shrink(seen: Float[Tensor, "N 6"], labels: Float[Tensor, "N 6"]) -> float:
+    """By how much labels vary with the truth: the slope of their sums of neck's and head's turns on the
+    discriminator's, all three axes together, within LEAST_SHRINK and 1."""
+    x, y = (v.double()[:, :3] + v.double()[:, 3:] for v in (seen, labels))
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    slope = float((x * y).sum() / x.square().sum().clamp_min(1e-12))
+    return min(max(slope, LEAST_SHRINK), 1.0)
 
 
 def _with_mirrored(poses: Float[Tensor, "*N 6"]) -> Float[Tensor, "*M 6"]:
