@@ -32,7 +32,7 @@ from portrait360.model.encoder import (
     to_body,
     to_view,
 )
-from portrait360.types import CheckpointError
+from portrait360.types import CheckpointError, InputError
 
 SMALL = EncoderConfig(resolution=64, stem=8, channels=(8, 8, 12, 16), blocks=1, mask_channels=8, hidden=16, identity=8)
 
@@ -181,6 +181,12 @@ def test_further_blocks_change_nothing_at_first_and_then_do():
     assert torch.equal(deeper(pictures).body_pose, plain(pictures).body_pose)
     deeper.stages[2][2].norm2.weight.data.fill_(1.0)
     assert not torch.equal(deeper(pictures).body_pose, plain(pictures).body_pose)
+
+
+@pytest.mark.parametrize("further", [(1,), (1, 0, 2, -1), (0, 0, 0, 0, 1)])
+def test_further_blocks_are_one_number_a_stage(further):
+    with pytest.raises(InputError, match="4 stages"):
+        dataclasses.replace(SMALL, further_blocks=further)
 
 
 def test_what_is_around_a_place_is_read_like_scipy_does():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from portrait360.device import constant
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, mirror_body_pose, project
+from portrait360.types import InputError
 
 HEAD, NECK, TORSO = 4, 3, 0
 LANDMARKS: tuple[tuple[int, tuple[float, float, float]], ...] = (
@@ -68,6 +69,13 @@ class EncoderConfig:
     """Numbers read at each of AROUND x AROUND places about every landmark; 0: none."""
     sees_covers: bool = False
     """Whether it says how much of the person things in front hide; encoders before that do not."""
+
+    def __post_init__(self) -> None:
+        if len(self.further_blocks) not in (0, len(self.channels)) or min(self.further_blocks, default=0) < 0:
+            raise InputError(
+                f"further_blocks has {self.further_blocks} for {len(self.channels)} stages.",
+                "Give one number for each stage, 0 for none.",
+            )
 
     @property
     def features(self) -> int:
