@@ -134,7 +134,7 @@ def test_a_body_that_no_mask_covers_is_rejected_as_occluded(tmp_path):
 def test_people_without_landmarks_are_fitted_too(tmp_path, worker, monkeypatch):
     """When no detector sees anybody, the outline is looked at."""
     monkeypatch.setattr(worker._load().detector, "find", lambda photo: [])
-    (person,) = worker(file_of(tmp_path, photo(5)[0])).people
+    (person,) = worker(file_of(tmp_path, photo(4)[0])).people
     assert person.reason is None
     assert person.crop is not None
     x, y, side = person.crop
