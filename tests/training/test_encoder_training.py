@@ -23,11 +23,6 @@ from portrait360.model.encoder import EncoderConfig, PortraitEncoder, to_view
 from portrait360.training import encoder as encoder_training
 from portrait360.training.distributed import Ranks
 from portrait360.training.encoder import (
-    EncoderData,
-    EncoderTraining,
-    batch_of,
-    batch_rows,
-    batches,
     contrastive_loss,
     encoder_losses,
     learning_rate,
@@ -35,6 +30,7 @@ from portrait360.training.encoder import (
     train_encoder,
     turns_in_view,
 )
+from portrait360.training.encoder_batches import EncoderData, EncoderTraining, batch_of, batch_rows, batches
 from portrait360.training.photo_augment import PhotoBatch
 from portrait360.types import CheckpointError, DatasetError, InputError
 from several_processes import launch
@@ -193,7 +189,8 @@ from pathlib import Path
 import torch
 from portrait360.model.encoder import EncoderConfig
 from portrait360.training.distributed import join
-from portrait360.training.encoder import EncoderData, EncoderTraining, train_encoder
+from portrait360.training.encoder import train_encoder
+from portrait360.training.encoder_batches import EncoderData, EncoderTraining
 
 ranks = join(torch.device("cpu"))
 torch.set_num_threads(1)

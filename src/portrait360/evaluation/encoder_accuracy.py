@@ -31,7 +31,7 @@ from portrait360.model.encoder import CameraEstimate, Encoded, PortraitEncoder, 
 from portrait360.pictures import to_bytes
 from portrait360.script import run_script
 from portrait360.threads import settle_threads
-from portrait360.training.encoder import EncoderData
+from portrait360.training.encoder_batches import EncoderData
 from portrait360.training.photo_augment import PhotoBatch, PhotoRanges, photo_batch, untouched_batch
 from portrait360.training.precision import processor_name
 from portrait360.types import InputError
