@@ -60,8 +60,7 @@ def predict_body_pose(
     _check(images, masks, cameras)
     poses = torch.empty(len(images), BODY_POSE_SIZE)
     model, calibration = weights.generator.config, weights.calibration
-    windows = (1.0,) if calibration is None else calibration.windows
-    windows = windows_with_detail(windows, images.shape[-1], model)
+    windows = windows_with_detail(calibration, images.shape[-1], model)
     for i in range(len(images)):
         one = slice(i, i + 1)
         seen = window_poses(weights.discriminator, model, images[one], masks[one], cameras[one], windows)

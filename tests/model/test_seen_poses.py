@@ -7,6 +7,7 @@ import torch
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, zoom_camera
+from portrait360.model.calibration import PoseCalibration
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.seen_poses import middle, network_pictures, window_poses, windows_with_detail
 from portrait360.training.augment import zoom_some
@@ -74,6 +75,7 @@ def test_each_part_is_what_the_discriminator_says_of_it_alone():
 
 def test_parts_without_detail_are_left_out():
     model = PRESETS["cpu-64"].model
-    windows = (1.0, 0.6, 0.42, 0.27)
-    counts = [len(windows_with_detail(windows, side, model)) for side in (32, 64, 85, 86, 128, 256)]
+    known = PoseCalibration((1.0, 0.6, 0.42, 0.27), ())
+    assert windows_with_detail(None, 256, model) == (1.0,)
+    counts = [len(windows_with_detail(known, side, model)) for side in (32, 64, 85, 86, 128, 256)]
     assert counts == [1, 1, 1, 2, 3, 4]

@@ -181,32 +181,29 @@ class RealPictures:
     ) -> SampleSet:
         """What the judge sees in the pictures of these rows; `known` as in `Judge.look`, for all rows."""
         device = next(judge.encoder.parameters()).device
-        windows = (1.0,) if judge.calibration is None else judge.calibration.windows
-        windows = windows_with_detail(windows, self.data.resolution, self.model)
-        parts, answers = [], []
+        windows = windows_with_detail(judge.calibration, self.data.resolution, self.model)
+        parts = []
         for start in range(0, len(rows), _AT_ONCE):
             some = rows[start : start + _AT_ONCE]
-            pictures = self._pictures(some)
-            shown, closer = network_pictures(self.model, *pictures), self._closer(*pictures)
-            if len(windows) > 1:
-                image, mask = (v.to(device) for v in pictures)
-                cameras = self.data.cameras[some].to(device)
-                further = window_poses(judge.discriminator, self.model, image, mask, cameras, windows[1:])
-                answers.append(further.cpu())
-            parts.append(
-                judge.look(
-                    _to(shown, device),
-                    self.data.cameras[some].to(device),
-                    {name: part.to(device) for name, part in closer.items()},
-                    body_pose=None if self.exact is None else self.exact.body_poses[some],
-                    coarse_pose=self.data.body_poses[some] if self.data.label_kind == "coarse" else None,
-                    known=None if known is None else {k: v[start : start + _AT_ONCE] for k, v in known.items()},
-                )
+            image, mask = self._pictures(some)
+            cameras = self.data.cameras[some].to(device)
+            closer = self._closer(image, mask)
+            part = judge.look(
+                _to(network_pictures(self.model, image, mask), device),
+                cameras,
+                {name: pictures.to(device) for name, pictures in closer.items()},
+                body_pose=None if self.exact is None else self.exact.body_poses[some],
+                coarse_pose=self.data.body_poses[some] if self.data.label_kind == "coarse" else None,
+                known=None if known is None else {k: v[start : start + _AT_ONCE] for k, v in known.items()},
             )
+            answers = part.predicted_pose[:, None]
+            if windows[1:]:
+                whole = image.to(device), mask.to(device), cameras
+                further = window_poses(judge.discriminator, self.model, *whole, windows[1:])
+                answers = torch.cat([answers, further.cpu()], dim=1)
+            parts.append(dataclasses.replace(part, predicted_pose=calibrated(answers, judge.calibration)))
             advance(len(some))
-        seen = join(parts)
-        answered = torch.cat([seen.predicted_pose[:, None], *([torch.cat(answers)] if answers else [])], dim=1)
-        return dataclasses.replace(seen, predicted_pose=calibrated(answered, judge.calibration))
+        return join(parts)
 
     def read(self, row: int) -> tuple[UInt8[ndarray, "H W 3"], UInt8[ndarray, "H W"]]:
         """A picture and its mask."""

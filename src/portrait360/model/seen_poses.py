@@ -9,6 +9,7 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig
 from portrait360.geometry.cameras import zoom_camera
+from portrait360.model.calibration import PoseCalibration
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.layers import resize
 
@@ -53,8 +54,10 @@ def middle(pictures: Float[Tensor, "B C H H"], window: float) -> Float[Tensor, "
     return pictures[:, :, inside, inside]
 
 
-def windows_with_detail(windows: tuple[float, ...], side: int, model: ModelConfig) -> tuple[float, ...]:
-    """The first windows, the whole picture among them, in which pictures of `side` pixels have enough detail."""
+def windows_with_detail(calibration: PoseCalibration | None, side: int, model: ModelConfig) -> tuple[float, ...]:
+    """Of the windows that a calibration knows (None: the whole picture alone), the first ones in which pictures of
+    `side` pixels have enough detail; the whole picture is always among them."""
+    windows = (1.0,) if calibration is None else calibration.windows
     count = 1
     while count < len(windows) and side * windows[count] >= LEAST_DETAIL * model.resolution:
         count += 1

@@ -13,6 +13,7 @@ from portrait360.data.sampling import mirrored
 from portrait360.geometry.cameras import zoom_camera
 from portrait360.model.generator import select
 from portrait360.model.layers import resize
+from portrait360.model.seen_poses import middle
 
 
 def blur(images: Float[Tensor, "B C H W"], sigma: float) -> Float[Tensor, "B C H W"]:
@@ -61,16 +62,15 @@ def zoom_some(
         rows = (levels == level).nonzero()[:, 0].to(images.device)
         if not len(rows):
             continue
-        margin = round(full * (1.0 - windows[level - 1]) / 2.0) if level else 0
-        middle = slice(margin, full - margin)
-        for out, pictures in zip(shown, (images, masks), strict=False):
-            chosen = pictures[rows][:, :, middle, middle]
+        window = windows[level - 1] if level else 1.0
+        parts = [middle(pictures[rows], window) for pictures in (images, masks)]
+        for out, part in zip(shown, parts, strict=False):
             if not level and full != side:
-                out[rows] = F.interpolate(chosen, size=(side, side), mode="area")
+                out[rows] = F.interpolate(part, size=(side, side), mode="area")
             else:
-                out[rows] = resize(chosen, side)
+                out[rows] = resize(part, side)
         if level:
-            shown[2][rows] = zoom_camera(cameras[rows], full / (full - 2 * margin))
+            shown[2][rows] = zoom_camera(cameras[rows], full / parts[0].shape[-1])
     return shown
 
 

@@ -18,7 +18,7 @@ from portrait360.checkpoint import load_weights, save_weights
 from portrait360.config import PRESETS, ModelConfig
 from portrait360.model.calibration import PoseCalibration, fit_calibration
 from portrait360.model.discriminator import Discriminator
-from portrait360.model.seen_poses import window_poses, windows_with_detail
+from portrait360.model.seen_poses import window_poses
 from portrait360.script import run_script
 from portrait360.training.data import TrainingData
 from portrait360.types import CheckpointError, DatasetError
@@ -38,7 +38,7 @@ def calibrate(discriminator: Discriminator, model: ModelConfig, data: TrainingDa
     if len(data) < LEAST_PICTURES:
         return None
     closer = tuple(window for window in data.framing.windows if window >= CLOSEST) if data.framing.zooms else ()
-    windows = windows_with_detail((1.0, *closer), data.images.shape[-1], model)
+    windows = (1.0, *closer)
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:PICTURES]
     device = next(discriminator.parameters()).device
     grey = model.background is None

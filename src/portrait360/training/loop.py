@@ -191,7 +191,7 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
         _save(state, job, about, ranks)
         _draw_sheets(state, log)
         if ranks.first and not stop.requested and (closer := _calibration(state, job.data)) is not None:
-            _write_weights(state, out, about | {"images": state.images, "step": state.step}, closer)
+            _write_weights(state, out, about, closer)
     if log is not None:
         log.close()
     if stop.interrupted:
@@ -276,19 +276,22 @@ def _save(state: TrainingState, job: _Job, about: dict[str, Any], ranks: Ranks) 
     if not ranks.first:
         return
     preset, out = job.preset, job.out
-    progress = about | {"images": state.images, "step": state.step}
-    save_checkpoint(checkpoint_path(out, state.images), preset, state_tensors(state, random_states), progress)
-    _write_weights(state, out, progress, state.memory.calibration())
+    path = checkpoint_path(out, state.images)
+    save_checkpoint(path, preset, state_tensors(state, random_states), _progress(state, about))
+    _write_weights(state, out, about, state.memory.calibration())
     for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
         old.unlink()
 
 
-def _write_weights(
-    state: TrainingState, out: Path, progress: dict[str, Any], calibration: PoseCalibration | None
-) -> None:
+def _progress(state: TrainingState, about: dict[str, Any]) -> dict[str, Any]:
+    return about | {"images": state.images, "step": state.step}
+
+
+def _write_weights(state: TrainingState, out: Path, about: dict[str, Any], calibration: PoseCalibration | None) -> None:
     side = schedules.raw_resolution(state.images, state.model, state.config)
     trained = dataclasses.replace(state.model, raw_resolution=side)
     networks = state.average, state.average_discriminator
+    progress = _progress(state, about)
     save_weights(out / "weights.safetensors", trained, *networks, progress, calibration=calibration)
 
 
