@@ -213,6 +213,8 @@ class TrainingConfig:
     """Skip the space where a portrait has no visible density (fused CPU renderer only)."""
     bf16: bool = False
     """Convolutions in bf16 where that is faster (training/precision.py)."""
+    cuda_graphs: bool = False
+    """On a GPU, replay steps as CUDA graphs (training/graphs.py); not with separate phases."""
     checkpoint_kimg: float = 10.0
     sheet_kimg: float = 10.0
     keep_checkpoints: int = 2

@@ -128,10 +128,11 @@ def build(kernel, kinds, values):
 
 flags = constants((16, 32, 3, 3, False), PRESETS["cpu-64"].model.render)
 flags |= {"HAS_FIELD": True, "HAS_NOISE": True, "HAS_OCCUPANCY": True, "EXPLORES": True}
-whole = "rays width samples views resolution seed nx ny nz cx cy cz".split()
+whole = "rays width samples views resolution nx ny nz cx cy cz".split()
 real = "x0 y0 z0 px py pz bx by bz hx hy hz scale shift stop".split()
+kinds = dict.fromkeys(whole, "i32") | dict.fromkeys(real, "fp32") | {"occupied": "*u8", "seed": "*i32"}
 for kernel, more in ((triton_render.forward, {}), (triton_render.backward, {"WANTS_FIELD": True})):
-    build(kernel, dict.fromkeys(whole, "i32") | dict.fromkeys(real, "fp32") | {"occupied": "*u8"}, flags | more)
+    build(kernel, kinds, flags | more)
 for kernel in (triton_deformation.forward, triton_deformation.backward):
     kinds = dict.fromkeys("nx ny nz wx wy wz".split(), "i32") | dict.fromkeys(real, "fp32")
     kinds |= dict.fromkeys("low_x low_y low_z inverse_spacing".split(), "fp32")

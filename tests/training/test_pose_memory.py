@@ -19,6 +19,7 @@ from portrait360.training.pose_memory import (
     SharedTurns,
     energy_distance,
     is_zoomed,
+    mismatch,
     shared_turns,
 )
 from shrunken import shrunken
@@ -169,7 +170,7 @@ def test_the_pose_branch_learns_the_drawn_distribution():
     optimizer = torch.optim.Adam(generator.pose_branch.parameters(), 0.003)
     for _ in range(700):
         optimizer.zero_grad()
-        memory.mismatch(generator).backward()
+        mismatch(generator, memory.draw_many()).backward()
         optimizer.step()
     with torch.no_grad():
         poses = generator.pose_branch(torch.randn(2000, model.z_dim), camera_label(torch.rand(2000) * 6.28))

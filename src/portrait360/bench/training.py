@@ -21,6 +21,9 @@ from portrait360.device import choose_device
 from portrait360.geometry.cameras import camera_label
 from portrait360.memory import keep_freed_memory, peak_megabytes, restart_peak
 from portrait360.threads import settle_threads
+from portrait360.training.distributed import Ranks
+from portrait360.training.graphs import WARM_UP, record_steps
+from portrait360.training.pose_memory import CAPACITY
 from portrait360.training.precision import choose_bf16
 from portrait360.training.state import new_state, read_weights, start_from
 from portrait360.training.step import Batch, Labels, TrainingState, training_step
@@ -31,7 +34,12 @@ DEFAULT_PRESETS = ("cpu-64", "portrait-128", "portrait-256")
 
 
 def time_training(
-    preset: str, form: str = "ours", batch: int | None = None, steps: int = 16, device: str = "cpu"
+    preset: str,
+    form: str = "ours",
+    batch: int | None = None,
+    steps: int = 16,
+    device: str = "cpu",
+    graphs: bool = False,
 ) -> dict[str, Any]:
     """Time `steps` steps of a preset after some that are not counted, with random pictures.
 
@@ -40,6 +48,8 @@ def time_training(
     `form`: `ours`, the preset's own training; or `original`, the same networks in the published recipe with the plain
     renderer, without skipping space, in float32. The preset of the packaged weights starts from them, others from
     random ones, whose density fills all space: there is nothing to skip.
+
+    `graphs`: replay steps as CUDA graphs (our form, on a GPU), whatever the preset says.
 
     Returns:
         {"images_per_second", "batch", "peak_mib", "bf16", "trained"}: penalties come in one of 16 steps, as in
@@ -50,7 +60,7 @@ def time_training(
     keep_freed_memory()
     target = choose_device(device)
     chosen = PRESETS[preset]
-    training = chosen.training
+    training = dataclasses.replace(chosen.training, cuda_graphs=graphs or chosen.training.cuda_graphs)
     if form == "original":
         training = dataclasses.replace(original_recipe(chosen.model), plain_renderer=True)
     bf16 = choose_bf16(training.bf16, target, {})
@@ -59,7 +69,9 @@ def time_training(
     state = new_state(chosen, 0, target)
     trained = _start_from_packaged(state)
     data = _random_batch(chosen, batch, target)
-    for _ in range(1 if target.type == "cpu" else 3):  # GPUs choose among algorithms first
+    _remember_poses(state)
+    record_steps(state, target)
+    for state.step in [0] if target.type == "cpu" else [0, 1] * (WARM_UP + 1):  # with penalties, and without
         training_step(state, data)
     restart_peak()
     if target.type == "cuda":
@@ -87,6 +99,14 @@ def _start_from_packaged(state: TrainingState) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def _remember_poses(state: TrainingState) -> None:
+    """Poses are refined from the first step on, as in most of a training, where the recipe does so."""
+    if state.config.pose_refine_kimg is not None:
+        poses = torch.randn(4, CAPACITY, 6) * 0.1
+        state.memory.note(camera_label(torch.rand(CAPACITY) * 6.28), poses[0], poses[1], poses[2], poses[3])
+        state.memory.keep(Ranks())
 
 
 def _random_batch(preset: Preset, size: int, device: torch.device) -> Batch:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from portrait360.device import constant
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.nearest import nearest_triangles
 
@@ -87,8 +88,8 @@ def look_up(
 ) -> tuple[Float[Tensor, "*shape M"], Float[Tensor, "*shape M 3"]]:
     """Trilinear weights of the moving bones at canonical points, and their slopes along x, y and z."""
     values = volume.values
-    last = torch.tensor(values.shape[:3]).flip(0).to(points) - 1
-    position = (points - points.new_tensor(volume.low)) / volume.spacing
+    last = constant(tuple(n - 1 for n in reversed(values.shape[:3])), points)
+    position = (points - constant(tuple(volume.low), points)) / volume.spacing
     # beyond the box the border value continues, hence without slope
     scale = ((position >= 0) & (position <= last)).to(points) / volume.spacing
     position = torch.minimum(position.clamp_min(0), last)
@@ -97,11 +98,13 @@ def look_up(
     weights = torch.zeros_like(values[0, 0, 0]).expand(*points.shape[:-1], -1)
     slopes = torch.zeros_like(weights)[..., None]
     for corner in range(8):
-        bits = torch.tensor([corner & 1, corner >> 1 & 1, corner >> 2], device=points.device)
+        bits = constant((corner & 1, corner >> 1 & 1, corner >> 2), points, torch.long)
         x, y, z = (cell.long() + bits).unbind(-1)
         value = values[z, y, x]
         share = torch.where(bits == 1, fraction, 1 - fraction)
-        across = share[..., [1, 0, 0]] * share[..., [2, 2, 1]] * (2 * bits - 1) * scale
+        along_x, along_y, along_z = share.unbind(-1)
+        others = torch.stack([along_y * along_z, along_x * along_z, along_x * along_y], dim=-1)
+        across = others * (2 * bits - 1) * scale
         weights = weights + value * share.prod(-1, keepdim=True)
         slopes = slopes + value[..., None] * across[..., None, :]
     return weights, slopes

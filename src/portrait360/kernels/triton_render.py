@@ -176,13 +176,13 @@ def _canonical(field, image, frame, counts, box, origin, direction, t, HAS_FIELD
 
 @triton.jit
 def _takes(occupied, latent, cells, q, seed, ray, sample, EXPLORES: tl.constexpr):
-    """Whether samples lie in occupied cells (nx, ny, nz), or are taken all the same."""
+    """Whether samples lie in occupied cells (nx, ny, nz), or are taken all the same; `seed` points at a number."""
     i = tl.minimum(((q[0] + 1.0) * 0.5 * cells[0]).to(tl.int32), cells[0] - 1)
     j = tl.minimum(((q[1] + 1.0) * 0.5 * cells[1]).to(tl.int32), cells[1] - 1)
     k = tl.minimum(((q[2] + 1.0) * 0.5 * cells[2]).to(tl.int32), cells[2] - 1)
     taken = tl.load(occupied + ((latent * cells[2] + k) * cells[1] + j) * cells[0] + i) > 0
     if EXPLORES:
-        taken = taken | _is_explored(seed, ray, sample)
+        taken = taken | _is_explored(tl.load(seed), ray, sample)
     return taken
 
 
@@ -228,10 +228,10 @@ def _shade(f, decoder, noise, take, step, scale, shift, SOFTPLUS: tl.constexpr, 
     return before, hidden, raw, value, tl.where(take, 1.0 - tl.exp(-_softplus(raw) * scale * step), 0.0)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def forward(
-    planes, w1, b1, w2, b2, origins, directions, near, far, jitter, noise, field, occupied, rendered,
-    rays, width, samples, views, resolution, seed,
+    planes, w1, b1, w2, b2, origins, directions, near, far, jitter, noise, field, occupied, seed, rendered,
+    rays, width, samples, views, resolution,
     x0, y0, z0, px, py, pz, nx, ny, nz, bx, by, bz, hx, hy, hz, cx, cy, cz, scale, shift, stop,
     C: tl.constexpr, H: tl.constexpr, O: tl.constexpr, D: tl.constexpr,
     CP: tl.constexpr, HP: tl.constexpr, OP: tl.constexpr,
@@ -274,11 +274,11 @@ def forward(
     tl.store(out + O + 1, distance, mask=exists)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def backward(
-    planes, w1, b1, w2, b2, origins, directions, near, far, jitter, noise, field, occupied, rendered, grad,
+    planes, w1, b1, w2, b2, origins, directions, near, far, jitter, noise, field, occupied, seed, rendered, grad,
     grad_planes, grad_w1, grad_b1, grad_w2, grad_b2, grad_field,
-    rays, width, samples, views, resolution, seed,
+    rays, width, samples, views, resolution,
     x0, y0, z0, px, py, pz, nx, ny, nz, bx, by, bz, hx, hy, hz, cx, cy, cz, scale, shift, stop,
     C: tl.constexpr, H: tl.constexpr, O: tl.constexpr, D: tl.constexpr,
     CP: tl.constexpr, HP: tl.constexpr, OP: tl.constexpr,

@@ -165,7 +165,7 @@ class _Fused(torch.autograd.Function):
             occupied,
             cells,
             *gaps,
-            -1 if occupancy is None or occupancy.seed is None else occupancy.seed,
+            -1 if occupancy is None or occupancy.seed is None else int(occupancy.seed),
             np.float32(config.density_scale),
             np.float32(config.density_shift),
             config.feature_activation == "sigmoid",

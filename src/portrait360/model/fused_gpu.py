@@ -56,14 +56,16 @@ class _FusedGpu(torch.autograd.Function):
         frame += [(n - 1) / (b - a) for n, a, b in zip(reversed(shape), FIELD_MIN, FIELD_MAX, strict=True)]
         cells = (1, 1, 1) if occupancy is None else occupancy.occupied.shape[1:]
         seed = None if occupancy is None else occupancy.seed
+        if isinstance(seed, int):
+            seed = torch.full((), seed, dtype=torch.int32, device=planes.device)
         inputs = (
             planes, w1, b1, w2, b2, rays.origins, rays.directions, rays.near, rays.far, jitter,
             planes if noise is None else noise, planes if field is None else field,
-            planes if occupancy is None else occupancy.occupied,
+            planes if occupancy is None else occupancy.occupied, planes if seed is None else seed,
         )  # fmt: skip
         inputs = tuple(value.detach().contiguous() for value in inputs)
         numbers = (
-            count, width, samples, images // planes.shape[0], planes.shape[2], seed or 0,
+            count, width, samples, images // planes.shape[0], planes.shape[2],
             *frame, *reversed(shape), *config.box_centre, *config.box_half, *reversed(cells),
             config.density_scale, config.density_shift, stop,
         )  # fmt: skip

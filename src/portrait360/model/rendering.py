@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from portrait360.config import RenderConfig
@@ -49,10 +49,10 @@ class Rendered:
 @dataclass(frozen=True)
 class Occupancy:
     """Which cells of the tri-grid box rays visit, portrait by portrait. `seed` picks samples of the others that are
-    taken all the same, to find new matter in training; None takes none."""
+    taken all the same, to find new matter in training; None takes none. As a tensor (int32) it may stay on a GPU."""
 
     occupied: UInt8[Tensor, "L nz ny nx"]
-    seed: int | None = None
+    seed: int | Int[Tensor, ""] | None = None
 
 
 def bound_rays(origins: Float[Tensor, "B M 3"], directions: Float[Tensor, "B M 3"], config: RenderConfig) -> Rays:
@@ -232,7 +232,7 @@ def occupancy_mask(
         return taken.float()
     ray = np.arange(n * rays)[:, None].repeat(samples, axis=1)
     sample = np.arange(samples)[None].repeat(n * rays, axis=0)
-    hashed = np.vectorize(explore_hash.py_func, otypes=[np.int64])(occupancy.seed, ray, sample)
+    hashed = np.vectorize(explore_hash.py_func, otypes=[np.int64])(int(occupancy.seed), ray, sample)
     explored = torch.from_numpy((hashed & EXPLORE_MASK) == 0).reshape(n, -1).to(taken.device)
     return (taken | explored).float()
 

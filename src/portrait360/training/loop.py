@@ -30,6 +30,7 @@ from portrait360.training import schedules
 from portrait360.training.calibrate import calibrate
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join, own_gpu, relaunched
+from portrait360.training.graphs import record_steps
 from portrait360.training.log import RunLog
 from portrait360.training.pose_memory import shared_turns
 from portrait360.training.precision import choose_bf16, processor_name
@@ -138,6 +139,7 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     bf16 = choose_bf16(chosen.training.bf16, job.device, progress)
     bf16 = bool(ranks.average({"bf16": torch.tensor(float(bf16))})["bf16"] > 0.5)
     state.config = dataclasses.replace(chosen.training, bf16=bf16)
+    record_steps(state, job.device)
     out.mkdir(parents=True, exist_ok=True)
     log = RunLog(out, state.images) if ranks.first else None
     stop = _StopRequests()

@@ -147,21 +147,10 @@ class PoseMemory:
         chosen = torch.rand(len(coarse), 1) < share
         return torch.where(chosen.to(coarse.device), self.draw(cameras).to(coarse), coarse)
 
-    def mismatch(self, generator: Generator) -> Float[Tensor, ""]:
-        """Energy distance between what the pose branch says for random latents and drawn poses, for the same cameras.
-
-        Székely and Rizzo, Energy statistics (2013), on (pose, direction of the camera); without the part that does
-        not depend on the branch. Differentiable in the branch.
-        """
-        device = next(generator.parameters()).device
-        picks = torch.randint(CAPACITY, (MATCHED,))
-        cameras = self.seen.rows[picks, :CAMERA_LABEL_SIZE]
-        wanted = self.draw(cameras).to(device)
-        cameras = cameras.to(device)
-        z = torch.randn(MATCHED, generator.config.z_dim, device=device)
-        directions = _directions(cameras) / DIRECTION_UNIT
-        given = torch.cat([generator.pose_branch(z, cameras) / POSE_UNIT, directions], dim=1)
-        return energy_distance(given, torch.cat([wanted / POSE_UNIT, directions], dim=1))
+    def draw_many(self) -> Float[Tensor, "N 31"]:
+        """Cameras of MATCHED remembered pictures, and poses drawn for them: what the pose branch should say."""
+        cameras = self.seen.rows[torch.randint(CAPACITY, (MATCHED,)), :CAMERA_LABEL_SIZE]
+        return torch.cat([cameras, self.draw(cameras)], dim=1)
 
     def calibration(self) -> PoseCalibration | None:
         """What corrects the poses seen in real pictures (`model.calibration`); None until enough have been seen."""
@@ -206,6 +195,19 @@ def _head_less_neck(poses: Float[Tensor, "N 6"]) -> Float[Tensor, "N 3"]:
     return poses[:, 3:] - poses[:, :3]
 
 
+def mismatch(generator: Generator, drawn: Float[Tensor, "N 31"]) -> Float[Tensor, ""]:
+    """Energy distance between what the pose branch says for random latents and poses drawn for the same cameras.
+
+    Székely and Rizzo, Energy statistics (2013), on (pose, direction of the camera); without the part that does
+    not depend on the branch. Differentiable in the branch.
+    """
+    cameras, wanted = drawn[:, :CAMERA_LABEL_SIZE], drawn[:, CAMERA_LABEL_SIZE:]
+    z = torch.randn(len(drawn), generator.config.z_dim, device=drawn.device)
+    directions = _directions(cameras) / DIRECTION_UNIT
+    given = torch.cat([generator.pose_branch(z, cameras) / POSE_UNIT, directions], dim=1)
+    return energy_distance(given, torch.cat([wanted / POSE_UNIT, directions], dim=1))
+
+
 def energy_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
     """2 E|x - y| - E|x - x'|, unbiased; what is missing, E|y - y'|, does not depend on x."""
     n = len(x)
@@ -218,7 +220,7 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 def _directions(cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 3"]:
     """Unit vectors from the neck to the cameras."""
-    return F.normalize(cameras[:, [3, 7, 11]], dim=1)
+    return F.normalize(cameras[:, 3:12:4], dim=1)
 
 
 def is_zoomed(cameras: Float[Tensor, "B 25"]) -> Bool[Tensor, " B"]:

@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from portrait360.config import ModelConfig, TrainingConfig
 
 
 def _progress(images: int, kimg: float) -> float:
     return 1.0 if kimg <= 0 else min(images / (1000.0 * kimg), 1.0)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All that schedules say of one step's pictures and losses; learning rates and averages are left out."""
+
+    raw_resolution: int
+    pose_regularisation: float
+    refined_share: float
+    swap_probability: float
+    density_noise: float
+    blur_sigma: float
+    penalties: bool
+    """Whether the step ends with R1 (and R2)."""
+
+
+def moment(images: int, step: int, model: ModelConfig, config: TrainingConfig) -> Moment:
+    """What the schedules below say after so many images and steps."""
+    return Moment(
+        raw_resolution(images, model, config),
+        pose_regularisation(images, config),
+        refined_share(images, config),
+        swap_probability(images, config),
+        density_noise(images, config),
+        blur_sigma(images, config),
+        step % config.r1_interval == 0,
+    )
 
 
 def swap_probability(images: int, config: TrainingConfig) -> float:

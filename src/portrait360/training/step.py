@@ -8,10 +8,11 @@ two networks one after the other; both give the same gradients.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from portrait360.config import ModelConfig, TrainingConfig
@@ -25,7 +26,7 @@ from portrait360.training.augment import blur, swap_some
 from portrait360.training.canonical_tilt import CanonicalTilt, nod_degrees
 from portrait360.training.distributed import Ranks
 from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
-from portrait360.training.pose_memory import PoseMemory
+from portrait360.training.pose_memory import PoseMemory, mismatch
 
 OCCUPANCY_SHAPE = (20, 32, 24)
 """Cells (nz, ny, nx) of the tri-grid box; rays skip the empty ones."""
@@ -54,6 +55,30 @@ class Batch:
     """What the generator's and the discriminator's phases generate for instead, where they are separate."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the CPU decides for a step before the device computes it, on the device."""
+
+    moment: schedules.Moment
+    coarse_pose: Float[Tensor, "B 6"]
+    """The labels' poses, some of them refined."""
+    matched: Float[Tensor, "N 31"] | None
+    """Cameras and poses that the pose branch is pulled to."""
+    tilt: Float[Tensor, "6"]
+    """Of the canonical heads."""
+    seed: Int[Tensor, ""]
+    """Of the samples taken in space that is held to be empty."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the device says of a step, besides gradients."""
+
+    metrics: dict[str, Tensor]
+    seen: tuple[Float[Tensor, "B 6"], Float[Tensor, "B 6"], Float[Tensor, "B 6"]]
+    """The discriminator's poses of real and of generated pictures, and the generated ones' true poses."""
+
+
 @dataclass
 class TrainingState:
     """Everything that a step changes; what a checkpoint holds."""
@@ -70,6 +95,8 @@ class TrainingState:
     step: int = 0
     memory: PoseMemory = field(default_factory=PoseMemory)
     alignment: CanonicalTilt | None = None
+    recorded: Callable[[TrainingState, Batch, Given], Outcome] | None = None
+    """What takes the place of `compute`: recordings of it (training/graphs.py)."""
 
 
 @dataclass(frozen=True)
@@ -85,48 +112,62 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16)
 
 
-def generate(state: TrainingState, batch: Batch | Labels) -> Generated:
-    """Pictures of new latents seen with the labels' cameras, with the pose branch's body poses (10.1, 10.2)."""
-    config, generator = state.config, state.generator
+def decide(state: TrainingState, batch: Batch | Labels) -> Given:
+    """What the memory of poses and the schedules say for this step."""
+    config, device = state.config, batch.camera.device
+    moment = schedules.moment(state.images, state.step, state.model, config)
+    matched, coarse_pose = None, batch.coarse_pose
+    if config.pose_match_weight > 0 and moment.refined_share > 0 and state.memory.ready:
+        matched = state.memory.draw_many().to(device)
+    if config.coarse_pose_probability > 0:
+        coarse_pose = state.memory.refine(batch.camera, coarse_pose, moment.refined_share)
+    seed = torch.full((), state.step, dtype=torch.int32, device=device)
+    return Given(moment, coarse_pose, matched, state.memory.tilt.to(device), seed)
+
+
+def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = None) -> Generated:
+    """Pictures of new latents seen with the labels' cameras, with the pose branch's body poses (10.1, 10.2).
+
+    With `given`, what the CPU has decided, nothing waits for the device, and the same work is done whatever numbers
+    the tensors hold.
+    """
+    given = given or decide(state, batch)
+    config, generator, moment = state.config, state.generator, given.moment
     device = batch.camera.device
     n, views = batch.camera.shape[0], config.views_per_latent
     z = torch.randn(n // views, state.model.z_dim, device=device)
     pose = generator.pose_branch(z.repeat_interleave(views, dim=0), batch.camera)
-    weight = schedules.pose_regularisation(state.images, config)
-    regularisation = weight * pose_loss(pose, batch.coarse_pose)
-    refined = schedules.refined_share(state.images, config)
-    if config.pose_match_weight > 0 and refined > 0 and state.memory.ready:
-        regularisation = regularisation + config.pose_match_weight * refined * state.memory.mismatch(generator)
+    regularisation = moment.pose_regularisation * pose_loss(pose, batch.coarse_pose)
+    if given.matched is not None:
+        weight = config.pose_match_weight * moment.refined_share
+        regularisation = regularisation + weight * mismatch(generator, given.matched)
     if config.coarse_pose_probability > 0:
-        labels = state.memory.refine(batch.camera, batch.coarse_pose, refined)
         coarse = torch.rand(n, 1, device=device) < config.coarse_pose_probability
-        pose = torch.where(coarse, labels, pose)
+        pose = torch.where(coarse, given.coarse_pose, pose)
 
-    swapped = torch.rand(n // views, device=device) < schedules.swap_probability(state.images, config)
+    swapped = torch.rand(n // views, device=device) < moment.swap_probability
     camera, condition = swap_some(swapped, batch.camera[::views], pose[::views])
     w = generator.map(z, camera, condition)
     generator.backbone.mapping.update_average(w, config.style_average_decay)
     behind = torch.rand(n // views, device=device) < config.background_swap_probability
     (w_background,) = swap_some(behind, w)
 
-    shown = pose + state.memory.tilt.to(device)  # before the device is busy: copying waits for it
-
     with autocast(config, device):
         scene = generator.scene(w, w_background, noise_mode="random")
-        side = schedules.raw_resolution(state.images, state.model, config)
+        side = moment.raw_resolution
         occupancy = None
         if config.occupancy and can_fuse(scene.tri_grid, None) and not config.plain_renderer:
             render = state.model.render
             cells = occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE)
-            occupancy = Occupancy(cells, state.step)
+            occupancy = Occupancy(cells, given.seed)
         draws = RenderDraws(
             torch.rand(n, side * side, device=device),
-            schedules.density_noise(state.images, config),
+            moment.density_noise,
             occupancy,
         )
         out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws, plain=config.plain_renderer)
     raw = None if state.model.superresolution is None else out.raw
-    return Generated(Pictures(out.image, raw, out.mask), shown, regularisation)
+    return Generated(Pictures(out.image, raw, out.mask), pose + given.tilt, regularisation)
 
 
 def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
@@ -192,10 +233,18 @@ def _metrics(
 
 
 def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
-    """Gradients of both networks from one pass through each."""
+    """Gradients of both networks from one pass through each. The parameters have none before."""
+    outcome = (state.recorded or compute)(state, batch, decide(state, batch))
+    if state.config.pose_refine_kimg is not None:
+        state.memory.note(batch.camera, *outcome.seen, batch.coarse_pose)
+    return outcome.metrics
+
+
+def compute(state: TrainingState, batch: Batch, given: Given) -> Outcome:
+    """The part of `shared_gradients` that runs on the device, whatever numbers the tensors hold."""
     config = state.config
-    generated = generate(state, batch)
-    sigma = schedules.blur_sigma(state.images, config)
+    generated = generate(state, batch, given)
+    sigma = given.moment.blur_sigma
     real = _blurred(real_pictures(state, batch), sigma, raw=True)
     shown = _blurred(generated.pictures, sigma, raw=False)
     leaf = _leaf(shown)
@@ -206,15 +255,13 @@ def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     g_loss = generator_loss(config.loss, real_logits, fake_logits)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
     d_pose = pose_loss(fake_poses, generated.body_pose.detach())
-    if config.pose_refine_kimg is not None:
-        state.memory.note(batch.camera, real_poses, fake_poses, generated.body_pose, batch.coarse_pose)
     at_pictures = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
     (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
     torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
     metrics = _metrics(g_loss, d_loss, d_pose, generated, real_logits, fake_logits, real, real_poses, batch)
-    if state.step % config.r1_interval == 0:
+    if given.moment.penalties:
         metrics |= regularise(state, real, shown.map(lambda t: t.detach()), batch.camera)
-    return metrics
+    return Outcome(metrics, (real_poses.detach(), fake_poses.detach(), generated.body_pose.detach()))
 
 
 def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
