@@ -79,11 +79,14 @@ def test_ablations():
         measures["recall_random"] = {"value": recall, "spread": 0.01}
         return {"arm": name, "about": f"about {name}", "images": 30_416, "measures": measures}
 
-    arms = [arm("recipe", 40.0, 0.8), arm("worse", 44.0, 0.7), arm("better", 30.0, 0.9)]
-    del arms[2]["measures"]["yaw_error"]
+    arms = [arm("recipe", 40.0, 0.8), arm("again", 41.0, 0.81), arm("worse", 44.0, 0.7), arm("better", 30.0, 0.9)]
+    arms.append(arm("little", 41.6, 0.83))
+    del arms[3]["measures"]["yaw_error"]
     lines = RENDERERS["ablations"]({"arms": arms})
     assert lines[2:] == [
         "| about recipe (`recipe`) | 30.4 | 40.0 | 5.00 | 5.00 | 0.800 | 5.00 | 5.00 | 5.00 | 5.00 |",
+        "| about again (`again`) | 30.4 | 41.0 | 5.00 | 5.00 | 0.810 | 5.00 | 5.00 | 5.00 | 5.00 |",
         "| about worse (`worse`) | 30.4 | **44.0** | 5.00 | 5.00 | **0.700** | 5.00 | 5.00 | 5.00 | 5.00 |",
-        "| about better (`better`) | 30.4 | 30.0 | 5.00 | 5.00 | 0.900 | | 5.00 | 5.00 | 5.00 |",
+        "| about better (`better`) | 30.4 | *30.0* | 5.00 | 5.00 | *0.900* | | 5.00 | 5.00 | 5.00 |",
+        "| about little (`little`) | 30.4 | 41.6 | 5.00 | 5.00 | 0.830 | 5.00 | 5.00 | 5.00 | 5.00 |",
     ]

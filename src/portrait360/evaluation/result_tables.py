@@ -253,21 +253,27 @@ ABLATED = {
 
 
 def ablations(content: Any) -> list[str]:
-    """What `training.ablations` wrote: a row per arm. Bold: worse than the first arm by more than three times the
-    larger of both deviations over the evaluation's seeds."""
-    first = content["arms"][0]["measures"]
+    """What `training.ablations` wrote: a row per arm. Bold: worse than the recipe, by whichever of its seeds, by more
+    than three times the larger of both deviations over the evaluation's seeds; italic: better than it by as much."""
+    same = [arm["measures"] for arm in content["arms"] if arm["arm"] in ("recipe", "again")]
     rows = []
     for arm in content["arms"]:
         found = {name: arm["measures"].get(name) for name in ABLATED}
-        cells = [_against(first[name], value, MEASURES[name].better) for name, value in found.items()]
+        cells = [_against([m[name] for m in same], value, MEASURES[name].better) for name, value in found.items()]
         rows.append([f"{arm['about']} (`{arm['arm']}`)", f"{arm['images'] / 1000:.1f}", *cells])
     return table(["trained", "kimg", *ABLATED.values()], rows)
 
 
-def _against(base: Any, value: Any, better: str) -> str:
+def _against(bases: list[Any], value: Any, better: str) -> str:
     if value is None:
         return ""
-    return _noticed((base["value"], base["spread"]), (value["value"], value["spread"]), better)
+    pairs = [(base["value"], base["spread"]) for base in bases]
+    own, opposite = (value["value"], value["spread"]), {"lower": "higher", "higher": "lower"}[better]
+    if all(_noticed(base, own, better).startswith("*") for base in pairs):
+        return f"**{rounded(own[0])}**"
+    if all(_noticed(base, own, opposite).startswith("*") for base in pairs):
+        return f"*{rounded(own[0])}*"
+    return rounded(own[0])
 
 
 RENDERERS: dict[str, Renderer] = {
