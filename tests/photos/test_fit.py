@@ -130,7 +130,7 @@ def test_the_encoder_sees_people_cut_out(monkeypatch):
     """Unless the mask covers next to nothing: then it is the mask that fails."""
     encoder, shown = load_encoder()[0], []
     original = encoder.encode
-    monkeypatch.setattr(encoder, "encode", lambda pixels: shown.append(pixels) or original(pixels))
+    monkeypatch.setattr(encoder, "encode", lambda pixels, batch: shown.append(pixels) or original(pixels))
     photo = np.full((200, 200, 3), 255, np.uint8)
 
     def left(share: float):
@@ -143,7 +143,8 @@ def test_the_encoder_sees_people_cut_out(monkeypatch):
     for matte in (left(0.6), left(0.2), None):
         outline = None if matte is None else Outline(photo, (100.0, 100.0), 80.0, matte)
         fit._look(photo, np.array([100.0, 100.0]), 80.0, encoder, outline)
-    half, none, plain = (pixels[0, 0] for pixels in shown)
+    half, none, plain = (pixels[0, 0] for pixels in shown[::2])
+    assert torch.equal(shown[1], shown[0].flip(3))
     assert (half[:, :60] == 1.0).all()
     assert (half[:, 100:].abs() < 0.01).all()
     assert (none == 1.0).all()
@@ -178,13 +179,15 @@ def test_what_hides_a_person_is_told(monkeypatch):
     """The mean of what the encoder says of the picture and of its mirror image; nothing if it does not say."""
     encoder, photo, middle = load_encoder()[0], np.full((64, 64, 3), 200, np.uint8), np.array([32.0, 32.0])
     original = encoder.encode
-    logits = torch.tensor([-2.0, 1.0])
 
-    def says(logits: torch.Tensor | None) -> float | None:
-        monkeypatch.setattr(
-            encoder, "encode", lambda pixels: dataclasses.replace(original(pixels), cover_logits=logits)
-        )
+    def says(*logits: float) -> float | None:
+        left = [torch.tensor([value]) for value in logits]
+
+        def encode(pixels: torch.Tensor, batch: int):
+            return dataclasses.replace(original(pixels, batch), cover_logits=left.pop(0) if left else None)
+
+        monkeypatch.setattr(encoder, "encode", encode)
         return fit._look(photo, middle, 40.0, encoder, None).covered
 
-    assert says(logits) == pytest.approx(float(logits.sigmoid().mean()))
-    assert says(None) is None
+    assert says(-2.0, 1.0) == pytest.approx(1.0 / (1.0 + math.exp(0.5)))
+    assert says() is None

@@ -20,9 +20,9 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate, bone_transforms
-from portrait360.geometry.cameras import FOCAL, camera_label, mirror_body_pose, project
+from portrait360.geometry.cameras import FOCAL, camera_label, project
 from portrait360.geometry.rotations import geodesic_angle
-from portrait360.model.encoder import HEAD, TORSO, Encoded, PortraitEncoder, landmark_places
+from portrait360.model.encoder import HEAD, TORSO, PortraitEncoder, landmark_places, mean_encoded
 from portrait360.photos.crop import crop_square
 from portrait360.photos.landmark_model import LandmarkModel
 from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection
@@ -165,23 +165,18 @@ def _look(
         if opacity.mean() >= _LEAST_PERSON:
             picture = on_grey(picture, opacity)
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
-    encoded = encoder.encode(torch.cat([pixels, pixels.flip(3)]))
-    straight, mirrored = _numbers(encoded)
-    mirrored[[0, 2, 4]] *= -1.0
-    between = (mirrored[0] - straight[0] + math.pi) % (2.0 * math.pi) - math.pi
-    mirrored[0] = straight[0] + between
-    poses = torch.cat([encoded.body_pose[:1], mirror_body_pose(encoded.body_pose[1:])])
-    landmarks = encoded.landmarks[0].double().numpy()
-    cameras = camera_label(torch.tensor([straight[0], mirrored[0]]), torch.tensor([straight[1], mirrored[1]]))
-    turned = geodesic_angle(*cameras[:, :16].unflatten(1, (4, 4))[:, :3, :3])
-    covered = None if encoded.covered is None else float(encoded.covered.mean())
-    return _View((straight + mirrored) / 2.0, poses.mean(0).double().numpy(), landmarks, float(turned), covered)
-
-
-def _numbers(encoded: Encoded) -> Float[ndarray, "B 6"]:
-    camera = encoded.camera
-    columns = [camera.yaw, camera.pitch, camera.roll, camera.scale.log(), camera.offset[:, 0], camera.offset[:, 1]]
-    return torch.stack(columns, dim=1).double().numpy()
+    straight, mirrored = encoder.encode_twice(pixels)
+    seen = mean_encoded(straight, mirrored)
+    axes = [camera_label(one.camera.yaw, one.camera.pitch)[:, :16].unflatten(1, (4, 4)) for one in (straight, mirrored)]
+    turned = geodesic_angle(axes[0][:, :3, :3], axes[1][:, :3, :3])
+    camera = [seen.camera.yaw, seen.camera.pitch, seen.camera.roll, seen.camera.scale.log(), *seen.camera.offset.T]
+    return _View(
+        torch.cat(camera).double().numpy(),
+        seen.body_pose[0].double().numpy(),
+        straight.landmarks[0].double().numpy(),
+        float(turned),
+        None if seen.covered is None else float(seen.covered),
+    )
 
 
 class _Problem:
