@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from portrait360.geometry.cameras import camera_label
-from portrait360.training.step import Batch, Labels
+from portrait360.training.gradients import Batch, Labels
 
 
 def random_labels(size, generator):

@@ -28,8 +28,8 @@ from portrait360.model.seen_poses import network_pictures
 from portrait360.pose import predict_body_pose
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks
+from portrait360.training.gradients import real_pictures
 from portrait360.training.state import new_state
-from portrait360.training.step import real_pictures
 from portrait360.types import InputError
 from shrunken import shrunken
 

@@ -71,7 +71,8 @@ sys.path.insert(0, sys.argv[1])
 from portrait360.config import PRESETS, original_recipe
 from portrait360.training.distributed import Ranks, join
 from portrait360.training.state import new_state
-from portrait360.training.step import Batch, Labels, training_step
+from portrait360.training.gradients import Batch, Labels
+from portrait360.training.step import training_step
 from random_batches import random_batch
 from shrunken import shrunken
 

@@ -13,8 +13,9 @@ from portrait360.config import PRESETS, Preset
 from portrait360.device import constant
 from portrait360.training import loop
 from portrait360.training.distributed import own_gpu
+from portrait360.training.gradients import Batch
 from portrait360.training.state import new_state
-from portrait360.training.step import Batch, training_step
+from portrait360.training.step import training_step
 from random_batches import random_batch
 from shrunken import shrunken
 

@@ -22,11 +22,12 @@ from portrait360.geometry.cameras import camera_label
 from portrait360.memory import keep_freed_memory, peak_megabytes, restart_peak
 from portrait360.threads import settle_threads
 from portrait360.training.distributed import Ranks
+from portrait360.training.gradients import Batch, Labels, TrainingState
 from portrait360.training.graphs import WARM_UP, record_steps
 from portrait360.training.pose_memory import CAPACITY
 from portrait360.training.precision import choose_bf16
 from portrait360.training.state import new_state, read_weights, start_from
-from portrait360.training.step import Batch, Labels, TrainingState, training_step
+from portrait360.training.step import training_step
 from portrait360.types import CheckpointError
 
 FORMS = ("ours", "original")

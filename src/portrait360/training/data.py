@@ -21,7 +21,7 @@ from portrait360.model.generator import select
 from portrait360.model.seen_poses import LEAST_DETAIL
 from portrait360.training.augment import mirror_some, zoom_some
 from portrait360.training.distributed import Ranks
-from portrait360.training.step import Batch, Labels
+from portrait360.training.gradients import Batch, Labels
 from portrait360.types import DatasetError
 
 FACE_YAW = 80.0

@@ -1,7 +1,7 @@
 """The device's part of a training step as a CUDA graph: one call starts its thousands of small kernels.
 
 A GPU computes a step of `cpu-64` in less time than Python takes to ask for it. `RecordedSteps` stands in for
-`training.step.compute`, its readable twin: it computes the first steps as that does, records one, and from then on
+`training.gradients.compute`, its readable twin: it computes the first steps as that does, records one, and from then on
 replays it with the numbers of the day. What schedules say is part of a recording, so while they change nothing is
 recorded.
 """
@@ -18,8 +18,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from portrait360.training.gradients import Batch, Given, Outcome, TrainingState, compute
 from portrait360.training.schedules import Moment
-from portrait360.training.step import Batch, Given, Outcome, TrainingState, compute
 
 WARM_UP = 3
 """Steps of a kind that are computed before one is recorded: libraries choose their algorithms and kernels compile."""

@@ -30,6 +30,7 @@ from portrait360.training import schedules
 from portrait360.training.calibrate import calibrate
 from portrait360.training.data import TrainingData
 from portrait360.training.distributed import Ranks, join, own_gpu, relaunched
+from portrait360.training.gradients import TrainingState
 from portrait360.training.graphs import record_steps
 from portrait360.training.log import RunLog
 from portrait360.training.pose_memory import shared_turns
@@ -43,7 +44,7 @@ from portrait360.training.state import (
     start_from,
     state_tensors,
 )
-from portrait360.training.step import TrainingState, training_step
+from portrait360.training.step import training_step
 from portrait360.training.streaming import StreamingData
 from portrait360.types import CheckpointError, DivergenceError, InputError
 

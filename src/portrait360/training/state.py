@@ -16,8 +16,8 @@ from portrait360.config import ModelConfig, Preset
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.training.distributed import Ranks
+from portrait360.training.gradients import TrainingState
 from portrait360.training.pose_memory import PoseMemory
-from portrait360.training.step import TrainingState
 from portrait360.types import CheckpointError
 
 M = TypeVar("M", bound=nn.Module)
