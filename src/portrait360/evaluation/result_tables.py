@@ -199,10 +199,15 @@ def corruption(part: str) -> Renderer:
 
 
 def _noticed(base: Sequence[float], value: Sequence[float], better: str) -> str:
+    text = rounded(value[0])
+    return f"**{text}**" if _is_worse(base, value, better) else text
+
+
+def _is_worse(base: Sequence[float], value: Sequence[float], better: str) -> bool:
+    """Whether a value is worse than another, by more than three times the larger of their deviations."""
     change = value[0] - base[0]
     worse = {"lower": change, "higher": -change, "as data": abs(change)}[better]
-    text = rounded(value[0])
-    return f"**{text}**" if worse > 3.0 * max(base[1], value[1]) and worse > 1e-6 else text
+    return worse > 3.0 * max(base[1], value[1]) and worse > 1e-6
 
 
 def encoder(kind: str) -> Renderer:
@@ -267,13 +272,11 @@ def ablations(content: Any) -> list[str]:
 def _against(bases: list[Any], value: Any, better: str) -> str:
     if value is None:
         return ""
-    pairs = [(base["value"], base["spread"]) for base in bases]
-    own, opposite = (value["value"], value["spread"]), {"lower": "higher", "higher": "lower"}[better]
-    if all(_noticed(base, own, better).startswith("*") for base in pairs):
-        return f"**{rounded(own[0])}**"
-    if all(_noticed(base, own, opposite).startswith("*") for base in pairs):
-        return f"*{rounded(own[0])}*"
-    return rounded(own[0])
+    own, others = (value["value"], value["spread"]), [(base["value"], base["spread"]) for base in bases]
+    text = rounded(own[0])
+    if all(_is_worse(other, own, better) for other in others):
+        return f"**{text}**"
+    return f"*{text}*" if all(_is_worse(own, other, better) for other in others) else text
 
 
 RENDERERS: dict[str, Renderer] = {

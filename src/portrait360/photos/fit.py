@@ -20,7 +20,7 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate, bone_transforms
-from portrait360.geometry.cameras import FOCAL, camera_label, project
+from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, project
 from portrait360.geometry.rotations import geodesic_angle
 from portrait360.model.encoder import HEAD, TORSO, PortraitEncoder, landmark_places, mean_encoded
 from portrait360.photos.crop import crop_square
@@ -167,8 +167,8 @@ def _look(
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
     straight, mirrored = encoder.encode_twice(pixels)
     seen = mean_encoded(straight, mirrored)
-    axes = [camera_label(one.camera.yaw, one.camera.pitch)[:, :16].unflatten(1, (4, 4)) for one in (straight, mirrored)]
-    turned = geodesic_angle(axes[0][:, :3, :3], axes[1][:, :3, :3])
+    axes = [cam2world(camera_label(one.camera.yaw, one.camera.pitch))[:, :3, :3] for one in (straight, mirrored)]
+    turned = geodesic_angle(*axes)
     camera = [seen.camera.yaw, seen.camera.pitch, seen.camera.roll, seen.camera.scale.log(), *seen.camera.offset.T]
     return _View(
         torch.cat(camera).double().numpy(),

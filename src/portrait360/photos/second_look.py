@@ -19,7 +19,7 @@ from PIL import Image
 from skimage.measure import label
 
 from portrait360.geometry.body import BodyTemplate
-from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.cameras import cam2world, camera_label
 from portrait360.geometry.rotations import geodesic_angle
 from portrait360.model.encoder import Encoded, PortraitEncoder, landmark_places
 from portrait360.photos.crop import LARGEST_SIDE, crop_square
@@ -148,7 +148,7 @@ def _corrected(crops: Float[ndarray, "B 3"], seen: Encoded, shape: tuple[int, ..
 def _agrees(seen: Encoded, own: Bool[ndarray, "M M"], body: BodyTemplate) -> bool:
     """Whether a crop and its mirror image, the two in `seen`, look like the same person with this outline."""
     camera, sign = seen.camera, torch.tensor([1.0, -1.0])
-    turns = camera_label(camera.yaw * sign, camera.pitch)[:, :16].unflatten(1, (4, 4))[:, :3, :3]
+    turns = cam2world(camera_label(camera.yaw * sign, camera.pitch))[:, :3, :3]
     if float(geodesic_angle(turns[0], turns[1])) > _MOST_TURN:
         return False
     masks = seen.mask(len(own))[:, 0]
