@@ -313,6 +313,7 @@ _SMALL_TRAINING = TrainingConfig(
     face_zoom_probability=0.5,
     occupancy=True,
     bf16=True,
+    cuda_graphs=True,
 )
 
 

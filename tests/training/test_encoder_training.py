@@ -265,7 +265,7 @@ def test_the_command_line_of_the_module(people, tmp_path, one_thread):
     words = line.split()
     assert words[:3] == ["python", "-m", "portrait360.training.encoder"]
     with pytest.raises(InputError, match="not a device"):
-        main(people, tmp_path / "encoder.safetensors", SMALL, RECIPE, device="gpu")
+        main((people,), tmp_path / "encoder.safetensors", SMALL, RECIPE, device="gpu")
     changes = {"train.zip": str(people), "encoder.safetensors": str(tmp_path / "encoder.safetensors")}
     changes |= {"cuda": "cpu", "14": "2"}
     sizes = "--config.resolution 32 --config.stem 8 --config.channels 8 8 8 8 --config.blocks 1"
@@ -397,7 +397,28 @@ def test_it_learns_a_batch_by_heart(data, one_thread):
         assert history[-1][name] < 0.7 * history[0][name], name
 
 
-def test_data_without_several_pictures_are_refused(tmp_path):
+def _persons(path: Path, views: int) -> Path:
+    """Two persons, each seen so often."""
+    with open_writer(path, resolution=32, meta={"label_kind": "exact", "views_per_subject": views}) as writer:
+        for index in range(2 * views):
+            sample = FakeSource().draw(3, index, 32)
+            writer.add(sample.image, sample.mask, sample.camera, sample.body_pose, None)
+    return path
+
+
+def test_several_datasets_are_one(people, data, tmp_path):
+    others = EncoderData.load(_persons(tmp_path / "others.zip", 3), 32)
+    both = EncoderData.load_all([people, tmp_path / "others.zip"], 32)
+    assert both.views == 3
+    for name in ("images", "masks", "cameras", "body_poses"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(data, name), getattr(others, name)]))
+
+
+def test_data_without_several_pictures_are_refused(people, tmp_path):
     write_fake_dataset(tmp_path / "one.zip", coarse=True)
     with pytest.raises(DatasetError, match="several times"):
         EncoderData.load(tmp_path / "one.zip", 32)
+    with pytest.raises(DatasetError, match=r"twice\.zip shows each person 2 times, .*people\.zip 3 times"):
+        EncoderData.load_all([people, _persons(tmp_path / "twice.zip", 2)], 32)
+    with pytest.raises(DatasetError, match="no dataset is given"):
+        EncoderData.load_all([], 32)

@@ -308,7 +308,7 @@ def _resume(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimiz
 
 
 def main(
-    data: Annotated[Path, tyro.conf.Positional],
+    data: Annotated[tuple[Path, ...], tyro.conf.Positional],
     out: Path,
     config: EncoderConfig = EncoderConfig(sees_covers=True),  # noqa: B008 - frozen
     recipe: EncoderTraining = EncoderTraining(),  # noqa: B008 - frozen
@@ -319,9 +319,10 @@ def main(
     average_share: float = 0.3,
     bf16: bool | None = None,
 ) -> None:
-    """Train a portrait encoder on a dataset drawn with --views.
+    """Train a portrait encoder on datasets drawn with --views.
 
     Args:
+        data: one or several, of other persons each.
         init: go on from this encoder's file.
         device: cpu, cuda, cuda:1, or auto for the GPU if there is one.
         workers: processes that prepare batches; 0: the training process does.
@@ -335,7 +336,7 @@ def main(
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    content = EncoderData.load(data, config.resolution)
+    content = EncoderData.load_all(data, config.resolution)
     options: dict[str, Any] = {"init": init, "average": average, "average_share": average_share, "bf16": bf16}
     try:
         train_encoder(content, out, config, recipe, device=target, workers=workers, ranks=ranks, **options)

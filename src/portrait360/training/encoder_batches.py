@@ -5,7 +5,7 @@ Every batch is a function of the seed and the step's number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,25 @@ class EncoderData:
         with show_progress("loading", len(data), "pictures") as bar:
             images, masks = data.load_arrays(resolution, progress=lambda done, _: bar.advance(done - bar.done))
         return cls(images, masks, data.cameras, data.body_poses, views)
+
+    @classmethod
+    def load_all(cls, paths: Sequence[Path], resolution: int) -> EncoderData:
+        """Read several datasets of other persons each, as `load` does.
+
+        Raises:
+            DatasetError: as for `load`; or there is none, or they show persons differently often.
+        """
+        if not paths:
+            raise DatasetError("no dataset is given.", "Name one that was drawn with --views.")
+        parts = [cls.load(path, resolution) for path in paths]
+        for part, path in zip(parts, paths, strict=True):
+            if part.views != parts[0].views:
+                raise DatasetError(
+                    f"{path} shows each person {part.views} times, {paths[0]} {parts[0].views} times.",
+                    "Draw all with the same --views.",
+                )
+        columns = [[part.images, part.masks, part.cameras, part.body_poses] for part in parts]
+        return cls(*(torch.cat(column) for column in zip(*columns, strict=True)), parts[0].views)
 
 
 def batch_rows(step: int, people: int, data: EncoderData, seed: int) -> Int[Tensor, " B"]:

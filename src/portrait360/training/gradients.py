@@ -62,6 +62,9 @@ class Given:
     """Cameras and poses that the pose branch is pulled to."""
     tilt: Float[Tensor, "6"]
     """Of the canonical heads."""
+    pose_regularisation: Float[Tensor, ""]
+    match_weight: Float[Tensor, ""]
+    swap_probability: Float[Tensor, ""]
     seed: Int[Tensor, ""]
     """Of the samples taken in space that is held to be empty."""
 
@@ -111,14 +114,26 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
 def decide(state: TrainingState, batch: Batch | Labels) -> Given:
     """What the memory of poses and the schedules say for this step."""
     config, device = state.config, batch.camera.device
-    moment = schedules.moment(state.images, state.step, state.model, config)
+    refined = schedules.refined_share(state.images, config)
     matched, coarse_pose = None, batch.coarse_pose
-    if config.pose_match_weight > 0 and moment.refined_share > 0 and state.memory.ready:
+    if config.pose_match_weight > 0 and refined > 0 and state.memory.ready:
         matched = state.memory.draw_many().to(device)
     if config.coarse_pose_probability > 0:
-        coarse_pose = state.memory.refine(batch.camera, coarse_pose, moment.refined_share)
-    seed = torch.full((), state.step, dtype=torch.int32, device=device)
-    return Given(moment, coarse_pose, matched, state.memory.tilt.to(device), seed)
+        coarse_pose = state.memory.refine(batch.camera, coarse_pose, refined)
+
+    def number(value: float) -> Tensor:
+        return torch.full((), value, device=device)
+
+    return Given(
+        schedules.moment(state.images, state.step, state.model, config),
+        coarse_pose,
+        matched,
+        state.memory.tilt.to(device),
+        number(schedules.pose_regularisation(state.images, config)),
+        number(config.pose_match_weight * refined),
+        number(schedules.swap_probability(state.images, config)),
+        torch.full((), state.step, dtype=torch.int32, device=device),
+    )
 
 
 def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = None) -> Generated:
@@ -133,15 +148,14 @@ def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = 
     n, views = batch.camera.shape[0], config.views_per_latent
     z = torch.randn(n // views, state.model.z_dim, device=device)
     pose = generator.pose_branch(z.repeat_interleave(views, dim=0), batch.camera)
-    regularisation = moment.pose_regularisation * pose_loss(pose, batch.coarse_pose)
+    regularisation = given.pose_regularisation * pose_loss(pose, batch.coarse_pose)
     if given.matched is not None:
-        weight = config.pose_match_weight * moment.refined_share
-        regularisation = regularisation + weight * mismatch(generator, given.matched)
+        regularisation = regularisation + given.match_weight * mismatch(generator, given.matched)
     if config.coarse_pose_probability > 0:
         coarse = torch.rand(n, 1, device=device) < config.coarse_pose_probability
         pose = torch.where(coarse, given.coarse_pose, pose)
 
-    swapped = torch.rand(n // views, device=device) < moment.swap_probability
+    swapped = torch.rand(n // views, device=device) < given.swap_probability
     camera, condition = swap_some(swapped, batch.camera[::views], pose[::views])
     w = generator.map(z, camera, condition)
     generator.backbone.mapping.update_average(w, config.style_average_decay)

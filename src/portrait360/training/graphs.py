@@ -2,8 +2,8 @@
 
 A GPU computes a step of `cpu-64` in less time than Python takes to ask for it. `RecordedSteps` stands in for
 `training.gradients.compute`, its readable twin: it computes the first steps as that does, records one, and from then on
-replays it with the numbers of the day. What schedules say is part of a recording, so while they change nothing is
-recorded.
+replays it with the numbers of the day. How wide pictures are blurred and how large they are rendered is part of a
+recording, so while that changes nothing is recorded.
 """
 
 from __future__ import annotations

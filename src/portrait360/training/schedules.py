@@ -14,12 +14,10 @@ def _progress(images: int, kimg: float) -> float:
 
 @dataclass(frozen=True)
 class Moment:
-    """All that schedules say of one step's pictures and losses; learning rates and averages are left out."""
+    """What schedules say of how a step's pictures and losses are computed. Weights and chances are left out: they come
+    to the device as numbers."""
 
     raw_resolution: int
-    pose_regularisation: float
-    refined_share: float
-    swap_probability: float
     density_noise: float
     blur_sigma: float
     penalties: bool
@@ -30,9 +28,6 @@ def moment(images: int, step: int, model: ModelConfig, config: TrainingConfig) -
     """What the schedules below say after so many images and steps."""
     return Moment(
         raw_resolution(images, model, config),
-        pose_regularisation(images, config),
-        refined_share(images, config),
-        swap_probability(images, config),
         density_noise(images, config),
         blur_sigma(images, config),
         step % config.r1_interval == 0,
