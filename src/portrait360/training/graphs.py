@@ -9,11 +9,13 @@ recording, so while that changes nothing is recorded.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +28,63 @@ WARM_UP = 3
 
 P = TypeVar("P", Batch, Given)
 Key = tuple[Moment, tuple[torch.Size, ...]]
-Record = Callable[[Callable[[], Outcome]], tuple[Outcome, Callable[[], None]]]
-"""Records what a function does on a device, without results yet; returns what it returned, and what computes that anew
-in the same tensors."""
+Compute = Callable[[], Outcome]
 
 
-def record_cuda_graph(run: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
-    """A `Record` for NVIDIA GPUs (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outcome = run()
-    return outcome, graph.replay
+class Recorder(Protocol):
+    """How a device computes and records what a function does there."""
+
+    def compute(self, run: Compute) -> Outcome: ...
+
+    def record(self, run: Compute) -> tuple[Outcome, Callable[[], None]]: ...
+
+
+class CudaGraphs:
+    """Computes and records steps on NVIDIA GPUs (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+
+    Both happen on one stream of its own: a parameter's gradient is added up on the stream where the parameter was used
+    first, and a recording must not wait for another one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self._device)
+
+    def compute(self, run: Compute) -> Outcome:
+        """What `run` returns, computed now."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            outcome = run()
+        current.wait_stream(self._stream)
+        return outcome
+
+    def record(self, run: Compute) -> tuple[Outcome, Callable[[], None]]:
+        """What `run` returns, without results yet, and what computes that anew in the same tensors.
+
+        Raises:
+            RuntimeError: it cannot be recorded; it can be computed all the same.
+        """
+        random = torch.cuda.get_rng_state(self._device)
+        gc.collect()  # what is left of earlier steps may hold on to their streams
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                outcome = run()
+        except RuntimeError:
+            self._draw_as_before(random)
+            raise
+        return outcome, graph.replay
+
+    def _draw_as_before(self, random: Tensor) -> None:
+        """A generator that was recorded in vain draws for recordings only; another one takes its place."""
+        generator = torch.Generator(self._device)
+        generator.set_state(random)
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        torch.cuda.default_generators[index].graphsafe_set_state(generator.graphsafe_get_state())
 
 
 @dataclass(frozen=True)
@@ -54,8 +102,8 @@ class RecordedSteps:
     warning.
     """
 
-    def __init__(self, record: Record = record_cuda_graph) -> None:
-        self._record = record
+    def __init__(self, device: Recorder) -> None:
+        self._device = device
         self._recordings: dict[Key, _Recording] = {}
         self._computed: Counter[Key] = Counter()
         self._fails = False
@@ -69,7 +117,7 @@ class RecordedSteps:
         if key not in self._recordings:
             self._computed[key] += 1
             if self._fails or self._computed[key] <= WARM_UP:
-                return compute(state, batch, given)
+                return self._device.compute(lambda: compute(state, batch, given))
             try:
                 self._recordings[key] = self._recorded(state, batch, given)
             except RuntimeError as error:
@@ -77,7 +125,7 @@ class RecordedSteps:
                 self._fails = True
                 for module in (state.generator, state.discriminator):
                     module.zero_grad(set_to_none=True)
-                return compute(state, batch, given)
+                return self._device.compute(lambda: compute(state, batch, given))
         recording = self._recordings[key]
         torch._foreach_copy_(recording.inputs, inputs)  # pyright: ignore[reportPrivateImportUsage]
         recording.replay()
@@ -88,7 +136,7 @@ class RecordedSteps:
 
     def _recorded(self, state: TrainingState, batch: Batch, given: Given) -> _Recording:
         batch, given = _copied(batch), _copied(given)
-        outcome, replay = self._record(lambda: compute(state, batch, given))
+        outcome, replay = self._device.record(lambda: compute(state, batch, given))
         parameters = [*state.generator.parameters(), *state.discriminator.parameters()]
         return _Recording(_tensors(batch, given), outcome, [(p, p.grad) for p in parameters], replay)
 
@@ -104,7 +152,7 @@ class RecordedSteps:
 def record_steps(state: TrainingState, device: torch.device) -> None:
     """Have steps on a GPU recorded where the recipe says so."""
     if state.config.cuda_graphs and device.type == "cuda":
-        state.recorded = RecordedSteps()
+        state.recorded = RecordedSteps(CudaGraphs(device))
 
 
 def _tensors(batch: Batch, given: Given) -> list[Tensor]:
