@@ -37,29 +37,35 @@ def refining(preset: Preset, **changes) -> TrainingState:
     return state
 
 
-def computing(state: TrainingState):
-    """A `Record` that, like a graph, leaves nothing behind when it records and writes into the same tensors later."""
-    modules = (state.generator, state.discriminator)
-    parameters = [p for module in modules for p in module.parameters()]
+class Again:
+    """A `Recorder` that computes anew to replay. Like a GPU's, it leaves nothing behind when it records, and writes into
+    the same tensors later."""
 
-    def record(run):
+    def __init__(self, state: TrainingState) -> None:
+        self.modules = (state.generator, state.discriminator)
+        self.parameters = [p for module in self.modules for p in module.parameters()]
+
+    def compute(self, run):
+        return run()
+
+    def record(self, run):
         random = torch.get_rng_state()
-        buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
+        buffers = [(b, b.clone()) for module in self.modules for b in module.buffers()]
         outcome = run()
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in self.parameters]
         torch.set_rng_state(random)
         for buffer, before in buffers:
             buffer.copy_(before)
 
         def replay():
-            for parameter in parameters:
+            for parameter in self.parameters:
                 parameter.grad = None
             found = run()
             for name, value in found.metrics.items():
                 outcome.metrics[name].copy_(value)
             for kept, new in zip(outcome.seen, found.seen, strict=True):
                 kept.copy_(new)
-            for kept, parameter in zip(gradients, parameters, strict=True):
+            for kept, parameter in zip(gradients, self.parameters, strict=True):
                 assert (kept is None) == (parameter.grad is None)
                 if kept is not None:
                     kept.copy_(parameter.grad)
@@ -67,7 +73,14 @@ def computing(state: TrainingState):
 
         return outcome, replay
 
-    return record
+
+class Failing(Again):
+    """It fails half way."""
+
+    def record(self, run):
+        for parameter in self.parameters:
+            parameter.grad = torch.ones_like(parameter)
+        raise RuntimeError("operation not permitted when stream is capturing")
 
 
 @pytest.mark.parametrize("name", ["tiny", "cpu-64"])
@@ -78,7 +91,7 @@ def test_recorded_steps_train_as_computed_ones(name):
     for recorded in (False, True):
         state = refining(shrunken(PRESETS[name]), r1_interval=2, bf16=False)
         if recorded:
-            state.recorded = RecordedSteps(computing(state))
+            state.recorded = RecordedSteps(Again(state))
         torch.manual_seed(7)
         metrics = [training_step(state, random_batch(state.model, 4, i)) for i in range(2 * WARM_UP + 6)]
         modules = (state.generator, state.discriminator, state.average)
@@ -95,7 +108,7 @@ def test_recorded_steps_train_as_computed_ones(name):
 def test_nothing_is_recorded_while_schedules_change_and_old_recordings_are_dropped():
     state = refining(shrunken(PRESETS["tiny"]), r1_interval=100, blur_sigma=2.0, blur_fade_kimg=1.04)
     state.step = 1
-    state.recorded = steps = RecordedSteps(computing(state))
+    state.recorded = steps = RecordedSteps(Again(state))
     state.images = 1000
     for i in range(5 + WARM_UP):
         training_step(state, random_batch(state.model, 4, i))
@@ -114,13 +127,7 @@ def test_where_recording_fails_steps_are_computed():
     for fails in (False, True):
         state = refining(shrunken(PRESETS["tiny"]), r1_interval=100)
         state.step = 1
-
-        def record(_, state=state):
-            for parameter in state.generator.parameters():
-                parameter.grad = torch.ones_like(parameter)  # it may fail half way
-            raise RuntimeError("operation not permitted when stream is capturing")
-
-        state.recorded = RecordedSteps(record) if fails else None
+        state.recorded = RecordedSteps(Failing(state)) if fails else None
         torch.manual_seed(7)
         for i in range(WARM_UP + 2):
             warned = fails and i == WARM_UP

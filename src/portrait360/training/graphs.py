@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ Key = tuple[Moment, tuple[torch.Size, ...]]
 Compute = Callable[[], Outcome]
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """How a device computes and records what a function does there."""
 
