@@ -29,9 +29,11 @@ CONFIG = PRESETS["cpu-64"].model.render
 def test_a_small_case_agrees_in_values_and_gradients():
     """Where portraits are rendered and in training, where it is asked first, too."""
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        random = torch.get_rng_state()
         assert compare("cpu", fused_gpu.disagreement) < 1e-5
         assert compare("cpu", deformation_gpu.disagreement) < 1e-5
         assert compare("cpu", nearest.disagreement) == 0.0
+        assert torch.equal(torch.get_rng_state(), random)  # a resumed run draws as one that went on
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,13 @@ LARGEST_DISAGREEMENT = 1e-2
 
 
 def compare(device: torch.device | str, disagreement: Callable[[torch.device | str], float]) -> float:
-    """What `disagreement` says, with gradients and in float32, whatever goes on around it."""
-    kind = torch.device(device).type
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
-        return disagreement(device)
+    """What `disagreement` says, with gradients and in float32, whatever goes on around it; what that draws at random
+    stays as it would have been."""
+    place = torch.device(device)
+    own = [place] if place.type == "cuda" else []
+    with torch.random.fork_rng(own), torch.inference_mode(False), torch.enable_grad():
+        with torch.autocast(place.type, enabled=False):
+            return disagreement(device)
 
 
 def agrees(what: str, device: torch.device | str, disagreement: Callable[[torch.device | str], float]) -> bool:
