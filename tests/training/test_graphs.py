@@ -38,8 +38,8 @@ def refining(preset: Preset, **changes) -> TrainingState:
 
 
 class Again:
-    """A `Recorder` that computes anew to replay. Like a GPU's, it leaves nothing behind when it records, and writes into
-    the same tensors later."""
+    """A `Recorder` that computes anew to replay. Like a GPU's, it leaves nothing behind when it records, and writes
+    into the same tensors later."""
 
     def __init__(self, state: TrainingState) -> None:
         self.modules = (state.generator, state.discriminator)

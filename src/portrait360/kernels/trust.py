@@ -16,9 +16,13 @@ def compare(device: torch.device | str, disagreement: Callable[[torch.device | s
     stays as it would have been."""
     place = torch.device(device)
     own = [place] if place.type == "cuda" else []
-    with torch.random.fork_rng(own), torch.inference_mode(False), torch.enable_grad():
-        with torch.autocast(place.type, enabled=False):
-            return disagreement(device)
+    with (
+        torch.random.fork_rng(own),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(place.type, enabled=False),
+    ):
+        return disagreement(device)
 
 
 def agrees(what: str, device: torch.device | str, disagreement: Callable[[torch.device | str], float]) -> bool:
