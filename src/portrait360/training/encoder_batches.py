@@ -84,8 +84,9 @@ class EncoderData:
                     f"{path} shows each person {part.views} times, {paths[0]} {parts[0].views} times.",
                     "Draw all with the same --views.",
                 )
-        columns = [[part.images, part.masks, part.cameras, part.body_poses] for part in parts]
-        return cls(*(torch.cat(column) for column in zip(*columns, strict=True)), parts[0].views)
+        images, masks = torch.cat([p.images for p in parts]), torch.cat([p.masks for p in parts])
+        cameras, poses = torch.cat([p.cameras for p in parts]), torch.cat([p.body_poses for p in parts])
+        return cls(images, masks, cameras, poses, parts[0].views)
 
 
 def batch_rows(step: int, people: int, data: EncoderData, seed: int) -> Int[Tensor, " B"]:
