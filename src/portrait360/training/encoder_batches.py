@@ -84,6 +84,8 @@ class EncoderData:
                     f"{path} shows each person {part.views} times, {paths[0]} {parts[0].views} times.",
                     "Draw all with the same --views.",
                 )
+        if len(parts) == 1:  # joining copies all pictures
+            return parts[0]
         images, masks = torch.cat([p.images for p in parts]), torch.cat([p.masks for p in parts])
         cameras, poses = torch.cat([p.cameras for p in parts]), torch.cat([p.body_poses for p in parts])
         return cls(images, masks, cameras, poses, parts[0].views)
