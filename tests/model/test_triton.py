@@ -15,9 +15,10 @@ import torch
 
 from portrait360.config import PRESETS
 from portrait360.geometry import deformation_gpu, nearest
+from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_SHAPE
-from portrait360.geometry.nearest import nearest_triangles, nearest_triton
+from portrait360.geometry.nearest import nearest_triangles, nearest_triton, triangle_distances
 from portrait360.kernels.trust import compare
 from portrait360.model import fused, fused_gpu
 from portrait360.model.rendering import Occupancy, bound_rays, render_plain
@@ -79,7 +80,7 @@ def test_opaque_rays_end_early_as_on_the_cpu():
 
 
 def test_the_nearest_triangle_is_the_first_among_equals():
-    """Of 21 triangles, a number that the kernel's tiles do not divide, each comes a second time."""
+    """Of 21 triangles, a number that the kernel's groups do not divide, each comes a second time."""
     triangles = torch.randn(21, 3, 3, generator=torch.Generator().manual_seed(1))
     points = torch.randn(70, 3, generator=torch.Generator().manual_seed(2))
     points[:21] = triangles.mean(dim=1)
@@ -87,6 +88,34 @@ def test_the_nearest_triangle_is_the_first_among_equals():
     assert found.tolist() == nearest_triangles(points, triangles)[0].tolist()
     assert found[:21].tolist() == list(range(21))
     assert len(nearest_triton(points[:0], triangles)) == 0
+
+
+def test_the_nearest_triangles_of_a_body_are_those_of_the_tree():
+    """Most groups of triangles are passed over; points on the body, about it and far away."""
+    body = load_body()
+    triangles = body.vertices[body.faces][::8]
+    draws = torch.Generator().manual_seed(0)
+    some = torch.randint(len(triangles), (60,), generator=draws)
+    on_it = triangles[some].double().mean(dim=1)
+    points = torch.cat([on_it, torch.rand(60, 3, generator=draws) - 0.5, 3.0 * torch.randn(30, 3, generator=draws)])
+    found = nearest_triton(points, triangles)
+    index, _, distance = nearest_triangles(points, triangles)
+    own = triangle_distances(points, triangles[found])
+    torch.testing.assert_close(own, distance, atol=1e-12, rtol=1e-12)
+    assert (found == index).double().mean() > 0.9  # where they differ, both share the nearest edge or corner
+    assert found[:60].tolist() == some.tolist()
+
+
+def test_the_nearest_of_triangles_without_extent_and_of_points_that_are_no_numbers():
+    """Bounding boxes of one point each are as far as what is in them; rounding hides none."""
+    corners = torch.randn(100, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    triangles = corners[:, None].expand(-1, 3, 3)
+    points = torch.cat([corners.flip(0), corners + 1e-9, torch.full((1, 3), float("nan"))])
+    found = nearest_triton(points, triangles).tolist()
+    assert found[:-1] == [*range(99, -1, -1), *range(100)]
+    assert 0 <= found[-1] < 100
+    alone = nearest_triton(points[:100], triangles[:1])
+    assert alone.tolist() == [0] * 100
 
 
 @pytest.mark.parametrize("found", [0.5, float("nan"), RuntimeError("no such device")])
@@ -139,8 +168,9 @@ for kernel in (triton_deformation.forward, triton_deformation.backward):
     kinds = dict.fromkeys("nx ny nz wx wy wz".split(), "i32") | dict.fromkeys(real, "fp32")
     kinds |= dict.fromkeys("low_x low_y low_z inverse_spacing".split(), "fp32")
     build(kernel, {name: kind for name, kind in kinds.items() if name in kernel.arg_names}, {"BLOCK": 128})
-kinds = {"points": "*fp64", "triangles": "*fp64", "index": "*i32", "count": "i32", "faces": "i32"}
-build(triton_nearest.nearest, kinds, {"POINTS": triton_nearest.POINTS, "TRIANGLES": triton_nearest.TRIANGLES})
+kinds = dict.fromkeys(("points", "triangles", "boxes"), "*fp64") | dict.fromkeys(("numbers", "index"), "*i32")
+kinds |= dict.fromkeys(("count", "groups", "faces"), "i32")
+build(triton_nearest.nearest, kinds, {name: getattr(triton_nearest, name) for name in ("POINTS", "GROUP", "TRIANGLES")})
 """
 
 

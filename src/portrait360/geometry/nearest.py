@@ -23,7 +23,7 @@ def nearest_triangles(
     """
     soup = triangles.detach().double().cpu().numpy()
     where = points.detach().double().cpu().numpy()
-    order = _morton_order(soup.mean(axis=1))
+    order = _morton_order(torch.from_numpy(soup).mean(dim=1)).numpy()
     low, high = build_tree(soup, order)
     index, last_two, distance = query_tree(where, soup, order, low, high)
     barycentric = np.concatenate([1 - last_two.sum(axis=1, keepdims=True), last_two], axis=1)
@@ -46,16 +46,30 @@ def nearest_indices(
 
 
 def nearest_triton(points: Float[Tensor, "N 3"], triangles: Float[Tensor, "T 3 3"]) -> Int[Tensor, " N"]:
-    """Index of the nearest triangle by the Triton kernel, which tries them all."""
+    """Index of the nearest triangle, the first among equals, by the Triton kernel: points and triangles in the order
+    of a space-filling curve, triangles in groups with bounding boxes, of which most are passed over."""
     from portrait360.kernels import triton_nearest
 
     kernel: Any = triton_nearest
-    where, soup = (v.detach().double().contiguous() for v in (points, triangles))
-    index = torch.zeros(len(where), dtype=torch.int32, device=where.device)
-    if len(where):
-        sizes = {"POINTS": kernel.POINTS, "TRIANGLES": kernel.TRIANGLES}
-        kernel.nearest[(-(-len(where) // kernel.POINTS),)](where, soup, index, len(where), len(soup), **sizes)
-    return index.long()
+    if not len(points):
+        return torch.zeros(0, dtype=torch.long, device=points.device)
+    # a point that is no number gets some triangle
+    where, soup = points.detach().double().nan_to_num(), triangles.detach().double()
+    numbers = _morton_order(soup.mean(dim=1))
+    groups = -(-len(soup) // kernel.GROUP)
+    numbers = torch.cat(
+        [numbers, numbers[-1:].expand(groups * kernel.GROUP - len(soup))]
+    )  # the last group is filled up
+    soup = soup[numbers].contiguous()
+    corners = soup.view(groups, 3 * kernel.GROUP, 3)
+    boxes = torch.stack([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+    order = _morton_order(where)
+    found = torch.empty(len(where), dtype=torch.int32, device=where.device)
+    sizes = {"POINTS": kernel.POINTS, "GROUP": kernel.GROUP, "TRIANGLES": kernel.TRIANGLES}
+    programs = (-(-len(where) // kernel.POINTS),)
+    inputs = where[order].contiguous(), soup, numbers.int(), boxes
+    kernel.nearest[programs](*inputs, found, len(where), groups, len(triangles), **sizes)
+    return torch.empty_like(order).scatter_(0, order, found.long())
 
 
 def disagreement(device: torch.device | str) -> float:
@@ -113,12 +127,12 @@ def _point_triangle_squared(p: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tenso
     return override((d1 <= 0) & (d2 <= 0), ap)
 
 
-def _morton_order(centres: np.ndarray) -> np.ndarray:
+def _morton_order(centres: Float[Tensor, "N 3"]) -> Int[Tensor, " N"]:
     """Indices that sort points along a space-filling curve: neighbours in the list are near in space."""
-    low, high = centres.min(axis=0), centres.max(axis=0)
-    cells = ((centres - low) / np.maximum(high - low, 1e-12) * 1023).astype(np.int64)
-    code = np.zeros(len(centres), np.int64)
+    low, high = centres.amin(dim=0), centres.amax(dim=0)
+    cells = ((centres - low) / (high - low).clamp_min(1e-12) * 1023).long()
+    code = torch.zeros_like(cells[:, 0])
     for bit in range(10):
         for axis in range(3):
             code |= ((cells[:, axis] >> bit) & 1) << (3 * bit + axis)
-    return np.argsort(code, kind="stable")
+    return torch.argsort(code, stable=True)

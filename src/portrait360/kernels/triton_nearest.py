@@ -1,7 +1,9 @@
-"""The nearest triangle of every point, on GPUs, in Triton: every point against every triangle, in double precision.
+"""The nearest triangle of every point, on GPUs, in Triton, in double precision.
 
 `portrait360.geometry.nearest.nearest_triangles_reference` is its readable twin; on the CPU a tree does it
-(`portrait360.kernels.nearest`). A program takes `POINTS` points and walks the triangles, `TRIANGLES` at a time.
+(`portrait360.kernels.nearest`). Triangles come in groups of neighbours, each with its box. A program takes `POINTS`
+points that lie close together. The farthest corner of a box bounds how far the nearest triangle can be; groups whose
+boxes are farther from all of the points than that, or than what has been found, are passed over.
 """
 
 from __future__ import annotations
@@ -9,7 +11,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-POINTS, TRIANGLES = 64, 8
+POINTS, GROUP, TRIANGLES = 64, 16, 8
+"""Points of a program, triangles of a group, and how many of these are tried at once."""
+
+_SLACK = tl.constexpr(1e-9)
+"""Bounds are this much (relative) wider than computed, so that rounding hides no triangle, nor an equal one."""
 
 
 @triton.jit
@@ -66,25 +72,63 @@ def _squared(px, py, pz, a, b, c):
 
 
 @triton.jit
-def nearest(points, triangles, index, count, faces, POINTS: tl.constexpr, TRIANGLES: tl.constexpr):
-    """Fill `index` (N) with the nearest triangle (T, 3, 3) of each point (N, 3), the first among equals; float64."""
+def _side(box, p, axis: tl.constexpr):
+    """How far points are outside of a box along an axis (0 inside), and from the farther of its two faces."""
+    low, high = tl.load(box + axis), tl.load(box + 3 + axis)
+    return tl.maximum(tl.maximum(low - p, p - high), 0.0), tl.maximum(p - low, high - p)
+
+
+@triton.jit
+def nearest(
+    points,
+    triangles,
+    numbers,
+    boxes,
+    index,
+    count,
+    groups,
+    faces,
+    POINTS: tl.constexpr,
+    GROUP: tl.constexpr,
+    TRIANGLES: tl.constexpr,
+):
+    """Fill `index` (N) with the number of the nearest triangle of each point, the lowest among equals.
+
+    Args:
+        points: (N, 3) float64, those of a program close together.
+        triangles: (groups * GROUP, 3, 3) float64.
+        numbers: (groups * GROUP,) int32: their numbers, below `faces`.
+        boxes: (groups, 2, 3) float64: the lowest and highest corner of each group's bounding box.
+        count, groups, faces: how many.
+    """
     n = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
     there = n < count
-    px = tl.load(points + n * 3, mask=there, other=0.0)[:, None]
-    py = tl.load(points + n * 3 + 1, mask=there, other=0.0)[:, None]
-    pz = tl.load(points + n * 3 + 2, mask=there, other=0.0)[:, None]
+    own = points + tl.minimum(n, count - 1) * 3
+    px, py, pz = tl.load(own), tl.load(own + 1), tl.load(own + 2)
     best = tl.full([POINTS], float("inf"), tl.float64)
-    chosen = tl.zeros([POINTS], tl.int32)
-    for start in range(0, faces, TRIANGLES):
-        t = start + tl.arange(0, TRIANGLES)
-        exists = t < faces
-        there_or_first = tl.where(exists, t, 0)
-        a, b = _corner(triangles, there_or_first, 0), _corner(triangles, there_or_first, 1)
-        c = _corner(triangles, there_or_first, 2)
-        squared = tl.where(exists[None, :], _squared(px, py, pz, a, b, c), float("inf"))
-        smallest = tl.min(squared, axis=1)
-        first = tl.min(tl.where(squared == smallest[:, None], t[None, :], faces), axis=1)
-        closer = smallest < best
-        best = tl.where(closer, smallest, best)
-        chosen = tl.where(closer, first, chosen)
+    for group in range(groups):
+        box = boxes + group * 6
+        _, far_x = _side(box, px, 0)
+        _, far_y = _side(box, py, 1)
+        _, far_z = _side(box, pz, 2)
+        best = tl.minimum(best, _dot(far_x, far_y, far_z, far_x, far_y, far_z))
+    best *= 1.0 + _SLACK
+    chosen = tl.full([POINTS], 0, tl.int32) + faces
+    for group in range(groups):
+        box = boxes + group * 6
+        x, _ = _side(box, px, 0)
+        y, _ = _side(box, py, 1)
+        z, _ = _side(box, pz, 2)
+        within = _dot(x, y, z, x, y, z) * (1.0 - _SLACK) <= best
+        if tl.max(within.to(tl.int32), axis=0) > 0:
+            for start in range(0, GROUP, TRIANGLES):
+                t = group * GROUP + start + tl.arange(0, TRIANGLES)
+                a, b, c = _corner(triangles, t, 0), _corner(triangles, t, 1), _corner(triangles, t, 2)
+                squared = _squared(px[:, None], py[:, None], pz[:, None], a, b, c)
+                smallest = tl.min(squared, axis=1)
+                number = tl.load(numbers + t)[None, :]
+                first = tl.min(tl.where(squared == smallest[:, None], number, faces), axis=1)
+                closer = (smallest < best) | ((smallest == best) & (first < chosen))
+                best = tl.where(closer, smallest, best)
+                chosen = tl.where(closer, first, chosen)
     tl.store(index + n, chosen, mask=there)
