@@ -35,6 +35,7 @@ def run_folder(tmp_path_factory, tiny_dataset) -> Path:
         ("--device meta", "do not run on 'meta'"),
         ("--device cuda", "no usable CUDA GPU"),
         ("--out {0}/file", "is a file"),
+        ("--out /proc/run", "no folder at /proc/run"),
         ("--resume", "no checkpoint to resume"),
         ("--init {0}/none.safetensors", "no weights file"),
         ("--init {0}/file", "not a readable safetensors file"),

@@ -156,7 +156,7 @@ def test_troubles_of_the_machine_are_explained(monkeypatch, capsys, error, words
     assert lines[1].startswith("hint: ")
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), OSError(errno.EIO, "broken disk")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), OSError(errno.EBADF, "a mistake of ours")])
 def test_bugs_keep_their_traceback(monkeypatch, error):
     with pytest.raises(type(error)):
         run_as(monkeypatch, raiser(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from portrait360.files import atomic_folder, atomic_write, explain_os_error, make_folder, write_json
+from portrait360.files import atomic_folder, atomic_write, check_place, explain_os_error, make_folder, write_json
 from portrait360.types import InputError
 
 
@@ -66,6 +66,26 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
     assert everything(tmp_path) == ["a"]
 
 
+def test_where_the_system_makes_nothing():
+    """Linux has nothing there for it to be in: it says that there is no such place."""
+    with pytest.raises(InputError, match="no folder at /proc/portraits"):
+        make_folder(Path("/proc/portraits"))
+    with pytest.raises(InputError, match="no folder at /proc"), atomic_folder(Path("/proc/portraits")):
+        pytest.fail("the block began")
+    with pytest.raises(InputError, match="no file at /proc/portrait.glb"), atomic_write(Path("/proc/portrait.glb")):
+        pytest.fail("the block began")
+
+
+def test_looking_whether_a_place_can_be_written_leaves_it_alone(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    check_place(tmp_path / "a.json")
+    check_place(tmp_path / "new" / "deep" / "b.json")
+    assert everything(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"
+    with pytest.raises(InputError, match="is a folder"):
+        check_place(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
@@ -73,6 +93,8 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
         (errno.EROFS, "no permission"),
         (errno.EDQUOT, "disk is full"),
         (errno.ENAMETOOLONG, "too long"),
+        (errno.ELOOP, "in a circle"),
+        (errno.EIO, "input/output error"),
     ],
 )
 def test_errors_that_a_user_can_mend_are_explained(code, words):
@@ -83,9 +105,9 @@ def test_errors_that_a_user_can_mend_are_explained(code, words):
 
 
 def test_other_errors_are_left_alone(tmp_path):
-    assert explain_os_error(OSError(errno.EIO, "")) is None
-    with pytest.raises(OSError, match="broken disk"), atomic_write(tmp_path / "a"):
-        raise OSError(errno.EIO, "broken disk")
+    assert explain_os_error(OSError(errno.EBADF, "")) is None
+    with pytest.raises(OSError, match="a mistake of ours"), atomic_write(tmp_path / "a"):
+        raise OSError(errno.EBADF, "a mistake of ours")
 
 
 def test_atomic_folder_replaces_files_of_the_same_name_and_keeps_others(tmp_path):

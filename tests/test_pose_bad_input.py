@@ -202,6 +202,7 @@ def test_wrong_weights(capfd, tmp_path, photo):
         ("poses", "--out must be a .json file"),
         ("folder.json", "expected a file but .*folder.json is a folder"),
         ("blocked.json", "expected a file but .*blocked.overlay.png is a folder"),
+        ("/proc/poses.json", "there can be no file at /proc/poses.json"),
         ("photo.png/poses.json", "expected a folder but .*photo.png is a file"),
         ("photo.json", "photo.json is one of the files to read"),
         ("../{0}/photo.json", "photo.json is one of the files to read"),

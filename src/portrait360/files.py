@@ -17,6 +17,7 @@ from portrait360.types import InputError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST}
+_DEFECT = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT}
 
 
 def explain_os_error(error: OSError, path: Path | None = None) -> InputError | None:
@@ -36,6 +37,13 @@ def explain_os_error(error: OSError, path: Path | None = None) -> InputError | N
         return InputError(f"expected a folder but{where} is a file.", "Name a folder, or move that file away.")
     if error.errno == errno.ENAMETOOLONG:
         return InputError(f"the name is too long:{where}.", "Choose a shorter one.")
+    if error.errno == errno.ELOOP:
+        return InputError(f"links lead in a circle:{where}.", "Name the place itself.")
+    if error.errno in _DEFECT:
+        return InputError(
+            f"could not read or write{where}: {os.strerror(error.errno).lower()}.",
+            "Check that disk, or choose another place.",
+        )
     return None
 
 
@@ -59,7 +67,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     removed.
 
     Raises:
-        InputError: the disk is full, the place is read-only, or a folder is in the way.
+        InputError: the disk is full, the place is read-only, or a folder is in the way; what can be known is said
+            before the block begins.
     """
     path = Path(path)
     with explained_os_errors(path):
@@ -68,12 +77,34 @@ def atomic_write(path: Path) -> Iterator[Path]:
         made = make_folder(path.parent)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
         try:
+            with _somewhere("file", path):
+                temporary.touch()
+            temporary.unlink()
             yield temporary
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             remove_empty_folders(made)
             raise
+
+
+@contextlib.contextmanager
+def _somewhere(kind: str, wanted: Path) -> Iterator[None]:
+    """Say where nothing can be made; in /proc, for instance, the system says that there is no such place."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"there can be no {kind} at {wanted}.", "Choose another place.") from error
+
+
+class _NothingToWriteError(Exception):
+    """Nothing is to be written."""
+
+
+def check_place(path: Path) -> None:
+    """Raise what `atomic_write` would, before long work whose result is to be written there; leave all as it is."""
+    with contextlib.suppress(_NothingToWriteError), atomic_write(path):
+        raise _NothingToWriteError
 
 
 @contextlib.contextmanager
@@ -93,7 +124,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         try:
             if folder.exists() and not folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+            with _somewhere("folder", folder):
+                temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
             yield temporary
             folder.mkdir(exist_ok=True)
             for file in sorted(temporary.iterdir()):
@@ -110,14 +142,15 @@ def make_folder(folder: Path) -> list[Path]:
     """Make `folder` and its missing parents; return those that were made, the deepest first.
 
     Raises:
-        InputError: a file is in the way, or there is no permission.
+        InputError: a file is in the way, there is no permission, or no folder can be there.
     """
     with explained_os_errors(folder):
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            with _somewhere("folder", folder):
+                folder.mkdir(parents=True, exist_ok=True)
         except BaseException:
             remove_empty_folders(missing)
             raise

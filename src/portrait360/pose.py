@@ -17,7 +17,7 @@ from torch import Tensor
 from portrait360.checkpoint import Weights, load_weights
 from portrait360.data.labelled_pictures import LabelledPicture, find_pictures
 from portrait360.data.progress import show_progress
-from portrait360.files import atomic_write, write_json
+from portrait360.files import atomic_write, check_place, write_json
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 from portrait360.model.calibration import calibrated
@@ -160,14 +160,13 @@ def _errors(pose: Float[Tensor, " 6"], label: Float[Tensor, " 6"]) -> dict[str, 
 
 
 def _overlay_path(out: Path | None) -> Path | None:
-    """The overlay of `out`, which must be a place for a JSON file."""
+    """The overlay of `out`, which must be a place for a JSON file that can be written."""
     if out is None:
         return None
     if out.suffix.lower() != ".json":
         raise InputError(f"--out must be a .json file, not {out}.", f"Try --out {out.with_suffix('.json')}.")
     for path in (out, out.with_suffix(".overlay.png")):
-        if path.is_dir():
-            raise InputError(f"expected a file but {path} is a folder.", "Give another --out.")
+        check_place(path)
     return out.with_suffix(".overlay.png")
 
 

@@ -142,6 +142,12 @@ def test_the_output_is_a_json_file(data, tmp_path, tiny_weights, tiny_encoder):
         measured(data, tmp_path / "m.json", tiny_weights, tiny_encoder)
 
 
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, tiny_weights, tiny_encoder):
+    """Before even the data are looked for."""
+    with pytest.raises(InputError, match="no file at /proc/m.json"):
+        measured(tmp_path / "missing.zip", Path("/proc/m.json"), tiny_weights, tiny_encoder)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

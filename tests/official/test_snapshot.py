@@ -123,8 +123,12 @@ def test_endless_operations_are_stopped(tmp_path, monkeypatch):
         read_snapshot(path)
 
 
+SAFE = b"\x08" + bytes(7) + b'{"a": 1}'
+
+
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "no snapshot"), (b"", "is empty"), (b"\xfd7zXZ\x00junk", "compression")]
+    ("content", "said"),
+    [(None, "no snapshot"), (b"", "is empty"), (b"\xfd7zXZ\x00junk", "compression"), (SAFE, "a safetensors file")],
 )
 def test_files_that_are_none(tmp_path, content, said):
     path = tmp_path / "s.pkl"

@@ -33,7 +33,7 @@ from portrait360.evaluation.evaluate import COARSE_STEP, SEEDS, geometry_measure
 from portrait360.evaluation.geometry import Solid, against_bodies, portrait_geometry
 from portrait360.evaluation.pairs import Pairs, synthetic_pairs
 from portrait360.evaluation.samples import Judge, RealPictures, SampleSet
-from portrait360.files import write_json
+from portrait360.files import check_place, write_json
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.portrait import Portrait
 from portrait360.script import run_script
@@ -259,6 +259,7 @@ def main(
     data: Annotated[Path, tyro.conf.Positional], out: Path, count: int = 600, pairs: int = 32, meshes: int = 6
 ) -> None:
     """Spoil real pictures in known ways and write what every measure says."""
+    check_place(out)
     write_json(out, measure_corruptions(data, count=count, pairs=pairs, meshes=meshes))
 
 

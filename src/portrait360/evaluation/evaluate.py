@@ -41,7 +41,7 @@ from portrait360.evaluation.samples import (
     draw_generated,
     draw_people,
 )
-from portrait360.files import atomic_write, write_json
+from portrait360.files import atomic_write, check_place, write_json
 from portrait360.memory import keep_freed_memory
 from portrait360.portrait import Portrait, find_matter
 from portrait360.threads import settle_threads
@@ -132,13 +132,13 @@ def evaluate(
         What `out` holds; docs/evaluation.md explains every key.
 
     Raises:
-        InputError, DatasetError, CheckpointError: something given is missing, broken, too small or does not fit.
+        InputError, DatasetError, CheckpointError: something given is missing, broken, too small or does not fit, or
+            `out` cannot be written.
     """
     if out.suffix.lower() != ".json":
         raise InputError(f"--out must be a .json file, not {out}.", f"Try --out {out.with_suffix('.json')}.")
     for path in (out, out.with_suffix(".png")):
-        if path.is_dir():
-            raise InputError(f"expected a file but {path} is a folder.", "Give another --out.")
+        check_place(path)
     start = time.monotonic()
     settle_threads()
     keep_freed_memory()

@@ -149,10 +149,12 @@ def read_snapshot(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"there is no snapshot at {path}.", "Check the path.")
     try:
         with path.open("rb") as file:
-            start = file.read(6)
+            start = file.read(9)
             if not start:
-                raise CheckpointError(f"{path} is empty.", HINT)
-            if start == b"\xfd7zXZ\x00":
+                raise refuse("it is empty")
+            if start[8:] == b"{":  # after the length of its header
+                raise refuse("it is a safetensors file, not a snapshot of the original training")
+            if start.startswith(b"\xfd7zXZ\x00"):
                 content = read_pickle(io.BytesIO(_decompress(path)), _SnapshotRules())
             else:
                 # Mapped: a damaged length then reads to the end of the file instead of claiming memory.

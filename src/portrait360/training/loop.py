@@ -24,6 +24,7 @@ from portrait360.config import PRESETS, Preset, original_recipe
 from portrait360.data.progress import show_progress
 from portrait360.data.shards import is_shards
 from portrait360.device import choose_device
+from portrait360.files import make_folder
 from portrait360.memory import keep_freed_memory
 from portrait360.model.calibration import PoseCalibration
 from portrait360.training import schedules
@@ -141,7 +142,7 @@ def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     bf16 = bool(ranks.average({"bf16": torch.tensor(float(bf16))})["bf16"] > 0.5)
     state.config = dataclasses.replace(chosen.training, bf16=bf16)
     record_steps(state, job.device)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     log = RunLog(out, state.images) if ranks.first else None
     stop = _StopRequests()
     about = {"data": job.data.fingerprint, "seed": job.seed, "labels": job.data.label_kind}

@@ -20,7 +20,7 @@ from portrait360.config import PRESETS, ModelConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
 from portrait360.evaluation.measures import rotation_errors
-from portrait360.files import write_json
+from portrait360.files import check_place, write_json
 from portrait360.memory import keep_freed_memory
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.script import run_script
@@ -104,6 +104,8 @@ def main(
     out: Path | None = None,
 ) -> None:
     """Train the pose head on labels directly, and measure it on held-out pictures whose exact poses are known."""
+    if out is not None:
+        check_place(out)
     keep_freed_memory()
     model = PRESETS[preset].model
     network = regress(Labelled(data, labels, model), model, steps, progress=True)
