@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 help:
 	@echo "make demo     install into $(VENV), then make four portraits in out/demo"
 	@echo "make test     install into $(VENV), then run every check"
-	@echo "make results  rewrite the tables of docs/results.md from docs/measurements"
+	@echo "make results  rewrite the tables of docs/results.md and README.md from docs/measurements"
 	@echo "make clean    remove $(VENV) and out"
 
 demo: $(VENV)/.installed-demo
@@ -30,6 +30,7 @@ test: $(VENV)/.installed-test
 
 results: $(VENV)/.installed-demo
 	$(BIN)/python -m portrait360.evaluation.results
+	$(BIN)/python -m portrait360.evaluation.results --document README.md
 
 clean:
 	rm -rf $(VENV) out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portrait360.evaluation.result_tables import ABLATED, RENDERERS
+from portrait360.evaluation.result_tables import ABLATED, HEADLINES, RENDERERS
 
 
 def record(value: float, floor: float | None = None) -> dict:
@@ -22,6 +22,14 @@ def test_evaluation():
     assert lines[3] == "| | kernel distance (`kernel`) | 1.00 ± 0.10 | | x1000 | lower |"
     assert lines[4].startswith("| camera | yaw, median error")
     assert RENDERERS["evaluation-sectors"](content)[2:] == ["| front | 4.2° | | 7 |", "| back | | 3.0° | 0 |"]
+
+
+def test_headlines_of_an_evaluation():
+    content = {"measures": {name: record(5.0) for name in HEADLINES} | {"recall_random": record(0.5, 0.91)}}
+    lines = RENDERERS["evaluation-headlines"](content)
+    assert len(lines) == 2 + len(HEADLINES)
+    assert lines[4] == "| recall: share of real pictures that some generated one is like | 0.500 | 0.910 |"
+    assert lines[-1] == "| the coarse labels that it learned from | 5.00 | |"
 
 
 def test_what_a_corruption_spoils_is_bold():

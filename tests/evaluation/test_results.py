@@ -13,6 +13,7 @@ from portrait360.evaluation.result_tables import RENDERERS, bench_stages, bench_
 from portrait360.evaluation.results import main, render, update
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 DOCUMENT, MEASUREMENTS = ROOT / "docs" / "results.md", ROOT / "docs" / "measurements"
 
 ABOUT = {"machine": "an abacus", "command": "make count", "date": "2026-01-02"}
@@ -45,13 +46,15 @@ def run(place: Path, *flags: str) -> int:
 # ---- the repository's own document ----
 
 
-def test_the_tables_of_the_repository_are_up_to_date(capsys):
-    status = main(["--check", "--document", str(DOCUMENT), "--measurements", str(MEASUREMENTS)])
+@pytest.mark.parametrize("document", [DOCUMENT, README])
+def test_the_tables_of_the_repository_are_up_to_date(capsys, document):
+    status = main(["--check", "--document", str(document), "--measurements", str(MEASUREMENTS)])
     assert status == 0, capsys.readouterr().err
 
 
-def test_every_table_of_the_repository_is_generated():
-    text = DOCUMENT.read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", [DOCUMENT, README])
+def test_every_table_of_the_repository_is_generated(document):
+    text = document.read_text(encoding="utf-8")
     by_hand = re.sub(r"<!-- table: .*? -->\n.*?<!-- end -->\n", "", text, flags=re.DOTALL)
     assert not [line for line in by_hand.splitlines() if line.startswith("|")]
 

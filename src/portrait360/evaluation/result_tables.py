@@ -1,4 +1,4 @@
-"""The tables of docs/results.md: a renderer makes lines of Markdown from a parsed JSON file.
+"""The tables of docs/results.md and README.md: a renderer makes lines of Markdown from a parsed JSON file.
 
 To add one, write a function from the parsed JSON to lines (`table` draws them) and name it in `RENDERERS`. It need not
 check its input: what it raises when something is missing or of another type becomes a sentence (`results.render`).
@@ -159,6 +159,30 @@ def evaluation(content: Any) -> list[str]:
     return table(["", "measure", "model", "real pictures", "unit", "better"], _once(rows))
 
 
+HEADLINES = {
+    "frechet_random": "Fréchet distance of pictures (lower is better)",
+    "frechet_head_random": "Fréchet distance of heads (lower is better)",
+    "recall_random": "recall: share of real pictures that some generated one is like",
+    "yaw_error": "yaw that is seen, against the one rendered: median error, degrees",
+    "back_faces": "faces on the backs of heads, share of the pictures from behind",
+    "identity_similarity": "the same person from another side, cosine of identities",
+    "whole_meshes": "watertight meshes of one piece, share",
+    "d_neck_error_real": "necks of real pictures, poses as self-learned: mean error, degrees",
+    "coarse_neck_error_real": "the coarse labels that it learned from",
+    "d_head_error_real": "heads of real pictures, poses as self-learned: mean error, degrees",
+    "coarse_head_error_real": "the coarse labels that it learned from",
+}
+
+
+def evaluation_headlines(content: Any) -> list[str]:
+    """What `portrait360 evaluate` wrote, in short: `HEADLINES` without their deviations."""
+    rows: list[list[str]] = []
+    for name, words in HEADLINES.items():
+        record = content["measures"][name]
+        rows.append([words, rounded(record["value"]), "" if record["floor"] is None else rounded(record["floor"])])
+    return table(["measure", "model", "real pictures"], rows)
+
+
 def _once(rows: list[list[str]]) -> list[list[str]]:
     """Groups are named in their first row only."""
     return [[("" if k and rows[k - 1][0] == row[0] else row[0]), *row[1:]] for k, row in enumerate(rows)]
@@ -283,6 +307,7 @@ RENDERERS: dict[str, Renderer] = {
     "ablations": ablations,
     "plain": plain,
     "evaluation": evaluation,
+    "evaluation-headlines": evaluation_headlines,
     "evaluation-sectors": evaluation_sectors,
     "corruptions-pictures": corruption("pictures"),
     "corruptions-consistency": corruption("consistency"),

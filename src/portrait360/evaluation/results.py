@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, rewritten from the measurements that are stored beside it.
+"""The tables of docs/results.md (or of README.md), rewritten from the measurements that are stored in docs.
 
     python -m portrait360.evaluation.results [--check] [--document docs/results.md] [--measurements docs/measurements]
 
