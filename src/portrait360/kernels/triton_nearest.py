@@ -14,8 +14,9 @@ import triton.language as tl
 POINTS, GROUP, TRIANGLES = 64, 16, 8
 """Points of a program, triangles of a group, and how many of these are tried at once."""
 
-_SLACK = tl.constexpr(1e-9)
-"""Bounds are this much (relative) wider than computed, so that rounding hides no triangle, nor an equal one."""
+_SLACK = tl.constexpr(1e-6)
+"""Bounds are this much (relative) wider than computed, so that rounding (of this number to float32, too) hides no
+triangle, nor an equal one."""
 
 
 @triton.jit
