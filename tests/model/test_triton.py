@@ -114,6 +114,7 @@ def test_the_nearest_of_triangles_without_extent_and_of_points_that_are_no_numbe
     found = nearest_triton(points, triangles).tolist()
     assert found[:-1] == [*range(99, -1, -1), *range(100)]
     assert 0 <= found[-1] < 100
+    assert 0 <= int(nearest_triton(points[:1], torch.full((20, 3, 3), float("nan")))) < 20
     alone = nearest_triton(points[:100], triangles[:1])
     assert alone.tolist() == [0] * 100
 

@@ -53,13 +53,11 @@ def nearest_triton(points: Float[Tensor, "N 3"], triangles: Float[Tensor, "T 3 3
     kernel: Any = triton_nearest
     if not len(points):
         return torch.zeros(0, dtype=torch.long, device=points.device)
-    # a point that is no number gets some triangle
-    where, soup = points.detach().double().nan_to_num(), triangles.detach().double()
-    numbers = _morton_order(soup.mean(dim=1))
+    # where a training diverges, coordinates are no numbers: some triangle is found for them, and no error on a GPU
+    where, soup = (v.detach().double().nan_to_num() for v in (points, triangles))
     groups = -(-len(soup) // kernel.GROUP)
-    numbers = torch.cat(
-        [numbers, numbers[-1:].expand(groups * kernel.GROUP - len(soup))]
-    )  # the last group is filled up
+    numbers = _morton_order(soup.mean(dim=1))
+    numbers = torch.cat([numbers, numbers[-1:].expand(groups * kernel.GROUP - len(soup))])  # full groups only
     soup = soup[numbers].contiguous()
     corners = soup.view(groups, 3 * kernel.GROUP, 3)
     boxes = torch.stack([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
