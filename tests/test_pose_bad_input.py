@@ -200,6 +200,7 @@ def test_wrong_weights(capfd, tmp_path, photo):
     [
         ("poses.txt", "--out must be a .json file"),
         ("poses", "--out must be a .json file"),
+        ("/", "--out must be a .json file"),
         ("folder.json", "expected a file but .*folder.json is a folder"),
         ("blocked.json", "expected a file but .*blocked.overlay.png is a folder"),
         ("/proc/poses.json", "there can be no file at /proc/poses.json"),

@@ -107,6 +107,21 @@ def check_place(path: Path) -> None:
         raise _NothingToWriteError
 
 
+def check_json_place(out: Path, ending: str) -> Path:
+    """`check_place` for a .json file and the one beside it with another ending; the latter.
+
+    Raises:
+        InputError: as `check_place` does; or `out` is no .json file.
+    """
+    if out.suffix.lower() != ".json":
+        better = out.with_suffix(".json") if out.name else out / "out.json"
+        raise InputError(f"--out must be a .json file, not {out}.", f"Try --out {better}.")
+    beside = out.with_suffix(ending)
+    for path in (out, beside):
+        check_place(path)
+    return beside
+
+
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; move its files into `folder` when the block ends well.

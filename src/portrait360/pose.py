@@ -17,7 +17,7 @@ from torch import Tensor
 from portrait360.checkpoint import Weights, load_weights
 from portrait360.data.labelled_pictures import LabelledPicture, find_pictures
 from portrait360.data.progress import show_progress
-from portrait360.files import atomic_write, check_place, write_json
+from portrait360.files import atomic_write, check_json_place, write_json
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 from portrait360.model.calibration import calibrated
@@ -96,7 +96,7 @@ def estimate_poses(
     """
     if not paths:
         raise InputError("something is missing: IMAGE.", "Name a picture, a folder or a zip.")
-    overlay = _overlay_path(out)
+    overlay = None if out is None else check_json_place(out, ".overlay.png")
     settle_threads()
     pictures = find_pictures(paths, PhotoFitter())
     _spare_input(pictures, [path for path in (out, overlay) if path is not None])
@@ -157,17 +157,6 @@ def _errors(pose: Float[Tensor, " 6"], label: Float[Tensor, " 6"]) -> dict[str, 
     first, second = (axis_angle_to_matrix(p.double().unflatten(0, (2, 3))) for p in (pose, label))
     neck, head = geodesic_angle(first, second).rad2deg().tolist()
     return {"neck_error_degrees": round(neck, 4), "head_error_degrees": round(head, 4)}
-
-
-def _overlay_path(out: Path | None) -> Path | None:
-    """The overlay of `out`, which must be a place for a JSON file that can be written."""
-    if out is None:
-        return None
-    if out.suffix.lower() != ".json":
-        raise InputError(f"--out must be a .json file, not {out}.", f"Try --out {out.with_suffix('.json')}.")
-    for path in (out, out.with_suffix(".overlay.png")):
-        check_place(path)
-    return out.with_suffix(".overlay.png")
 
 
 def _spare_input(pictures: Sequence[LabelledPicture], written: Sequence[Path]) -> None:

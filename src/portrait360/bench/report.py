@@ -20,7 +20,7 @@ from portrait360.bench.training import DEFAULT_PRESETS, FORMS, training_jobs
 from portrait360.config import PRESETS
 from portrait360.data.progress import show_progress
 from portrait360.device import choose_device
-from portrait360.files import atomic_write, write_json
+from portrait360.files import check_place, write_json
 from portrait360.training.precision import convolution_seconds, processor_name
 from portrait360.types import InputError, Portrait360Error
 
@@ -63,16 +63,16 @@ def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS
     originals = [name for name in presets if PRESETS[name].model.render.quadrature == "midpoint"]
     jobs += [(name, True) for name in (originals[-1:] if quick else originals)]
     result: dict[str, Any] = {"machine": machine(), "quick": quick, "presets": {}}
-    with atomic_write(out) as temporary:  # a place that cannot be written is found before the work
-        with show_progress("timing", len(jobs), "runs") as bar:
-            for name, exact in jobs:
-                found = _run({"preset": name, "repeats": 1 if quick else 5, "exact": exact})
-                if exact:
-                    result["presets"][name]["exact"] = found
-                else:
-                    result["presets"][name] = found
-                bar.advance(1)
-        write_json(temporary, result)
+    check_place(out)
+    with show_progress("timing", len(jobs), "runs") as bar:
+        for name, exact in jobs:
+            found = _run({"preset": name, "repeats": 1 if quick else 5, "exact": exact})
+            if exact:
+                result["presets"][name]["exact"] = found
+            else:
+                result["presets"][name] = found
+            bar.advance(1)
+    write_json(out, result)
     Console().print(table(result))
     return result
 
@@ -94,12 +94,12 @@ def bench_training(
     about = str(choose_device(device))
     result: dict[str, Any] = {"machine": machine(), "quick": quick, "device": about, "training": {}}
     jobs = training_jobs(presets, quick, device)
-    with atomic_write(out) as temporary:
-        with show_progress("timing", len(jobs), "runs") as bar:
-            for job in jobs:
-                result["training"].setdefault(job["preset"], {})[job["form"]] = _run(job, "training")
-                bar.advance(1)
-        write_json(temporary, result)
+    check_place(out)
+    with show_progress("timing", len(jobs), "runs") as bar:
+        for job in jobs:
+            result["training"].setdefault(job["preset"], {})[job["form"]] = _run(job, "training")
+            bar.advance(1)
+    write_json(out, result)
     Console().print(training_table(result))
     return result
 

@@ -41,12 +41,12 @@ from portrait360.evaluation.samples import (
     draw_generated,
     draw_people,
 )
-from portrait360.files import atomic_write, check_place, write_json
+from portrait360.files import atomic_write, check_json_place, write_json
 from portrait360.memory import keep_freed_memory
 from portrait360.portrait import Portrait, find_matter
 from portrait360.threads import settle_threads
 from portrait360.training.precision import processor_name
-from portrait360.types import DatasetError, InputError, Portrait360Error
+from portrait360.types import DatasetError, Portrait360Error
 
 FORMAT_VERSION = 1
 _LOOKS = "both ways"
@@ -135,10 +135,7 @@ def evaluate(
         InputError, DatasetError, CheckpointError: something given is missing, broken, too small or does not fit, or
             `out` cannot be written.
     """
-    if out.suffix.lower() != ".json":
-        raise InputError(f"--out must be a .json file, not {out}.", f"Try --out {out.with_suffix('.json')}.")
-    for path in (out, out.with_suffix(".png")):
-        check_place(path)
+    pictures = check_json_place(out, ".png")
     start = time.monotonic()
     settle_threads()
     keep_freed_memory()
@@ -153,11 +150,11 @@ def evaluate(
         "sectors": shown.sectors,
         "missing": run.missing,
     }
-    with atomic_write(out.with_suffix(".png")) as temporary:
+    with atomic_write(pictures) as temporary:
         sheet(shown.real, shown.generated).save(temporary)
         write_json(out, result)
     print(table(result))
-    print(f"{out}\n{out.with_suffix('.png')}")
+    print(f"{out}\n{pictures}")
     return result
 
 
