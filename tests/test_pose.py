@@ -46,7 +46,7 @@ def write_weights(path: Path, preset: str, body: BodyTemplate | None = None) -> 
     return path
 
 
-@pytest.fixture(scope="module", params=["cpu-64", "portrait-128", "original-512"])
+@pytest.fixture(scope="module", params=["cpu-64", "portrait-256", "original-512"])
 def any_weights(request, tmp_path_factory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights") / f"{request.param}.safetensors", request.param)
 
@@ -110,7 +110,7 @@ def test_weights_with_a_calibration_correct_what_the_discriminator_says(own_weig
     torch.testing.assert_close(found, 0.5 * said + 0.1)
 
 
-@pytest.mark.parametrize("preset", ["cpu-64", "portrait-128"])
+@pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
 def test_mirroring_picture_and_camera_mirrors_the_pose(preset, tmp_path):
     weights = load_weights(write_weights(tmp_path / "w.safetensors", preset))
     images, masks, cameras = some_pictures(6, 64)
@@ -136,7 +136,7 @@ def test_the_originals_pose_head_sees_the_camera_unmirrored(original_weights):
     torch.testing.assert_close(predict_body_pose(weights, images, masks, cameras), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["cpu-64", "portrait-128"])
+@pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
 def test_pictures_are_prepared_as_for_training(preset, tmp_path):
     # From 64-pixel pictures to a 32-pixel model; training keeps bytes, so half a level lies between the two.
     from fake_portraits import write_fake_dataset

@@ -274,7 +274,7 @@ class Train:
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
     """Start from these weights instead of random ones, for instance on pictures of your own. They must be of the
-    same preset, or of an earlier form of it with a coarser tri-grid."""
+    same preset, or of one that it can grow from (cpu-64 into portrait-128)."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "preset"
     """How to train: as the preset says, or `original`, the published recipe."""
 
@@ -317,7 +317,7 @@ class Evaluate:
     weights: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
     """Weights (.safetensors). Default: those that come with the package."""
     quick: Annotated[bool, _PLAIN] = False
-    """Some minutes instead of the better part of an hour, with about 1,000 generated persons instead of 10,500."""
+    """Some minutes instead of the better part of an hour, with 750 generated persons instead of 10,500."""
     inception: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Your file of the Inception network (pt_inception-2015-12-05 as .pth or .safetensors), for FID and KID as papers
     have them."""

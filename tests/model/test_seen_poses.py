@@ -27,7 +27,7 @@ def test_middle_parts_are_in_the_middle():
     assert torch.equal(middle(picture, 1.0), picture)
 
 
-@pytest.mark.parametrize("preset", ["cpu-64", "portrait-128"])
+@pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
 def test_parts_are_seen_as_in_training(preset):
     """Windows of pictures that training keeps in memory, and of the same pictures as files have them."""
     model = PRESETS[preset].model

@@ -11,13 +11,15 @@ import torch
 from portrait360.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from portrait360.config import PRESETS, Preset
 from portrait360.geometry.cameras import camera_label
+from portrait360.model.discriminator import Pictures
 from portrait360.training import schedules
 from portrait360.training.distributed import Ranks
 from portrait360.training.pose_memory import CAPACITY
-from portrait360.training.state import fill_state, new_state, read_weights, start_from, state_tensors
+from portrait360.training.state import _grows_into, fill_state, new_state, read_weights, start_from, state_tensors
 from portrait360.training.step import TILT_INTERVAL, training_step
 from portrait360.types import CheckpointError
 from random_batches import random_batch
+from shrunken import shrunken
 
 
 def with_blocks(count: int) -> Preset:
@@ -51,6 +53,43 @@ def test_a_finer_tri_grid_starts_as_the_coarse_one_enlarged(tmp_path):
     block = after.generator.backbone.synthesis.get_submodule("b64")
     assert block.conv1.weight.std() > 0.5
     assert all(torch.equal(a, b) for a, b in zip(after.generator.parameters(), after.average.parameters(), strict=True))
+
+
+def grown(preset: Preset) -> Preset:
+    """The preset for pictures of twice the side, with another name."""
+    model = preset.model
+    channels = model.discriminator.channels
+    discriminator = dataclasses.replace(model.discriminator, channels=(channels[0], *channels))
+    size = {"resolution": 2 * model.resolution, "raw_resolution": 2 * model.raw_resolution}
+    larger = dataclasses.replace(model, name="grown", discriminator=discriminator, **size)
+    return dataclasses.replace(preset, model=larger)
+
+
+def test_a_discriminator_of_larger_pictures_starts_as_the_smaller_one_of_their_means(tmp_path):
+    small = shrunken(PRESETS["cpu-64"])
+    large = grown(small)
+    path, before = weights_file(tmp_path, small)
+    after = new_state(large, 4, torch.device("cpu"))
+    start_from(after, read_weights(path, large.model))
+    batch = random_batch(small.model, 6)
+    pictures = Pictures(batch.image, None, batch.mask)
+    enlarged = pictures.map(lambda t: t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+    expected = before.discriminator(pictures, batch.camera)
+    for network in (after.discriminator, after.average_discriminator):
+        for found, wanted in zip(network(enlarged, batch.camera), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    training_step(after, random_batch(large.model, 4))
+    block = after.discriminator.get_submodule(f"b{large.model.resolution}")
+    assert block.conv1.weight.abs().max() > 0.0  # what begins at zero learns
+
+
+def test_portrait_128_grows_from_cpu_64():
+    small, large = PRESETS["cpu-64"].model, PRESETS["portrait-128"].model
+    assert _grows_into(small, large)
+    assert not _grows_into(large, small)
+    assert not _grows_into(small, PRESETS["portrait-256"].model)
+    wider = dataclasses.replace(large.discriminator, channels=(48, *small.discriminator.channels))
+    assert not _grows_into(small, dataclasses.replace(large, discriminator=wider))
 
 
 def test_a_run_that_refines_poses_resumes_exactly(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +60,7 @@ class StartingWeights:
 
 
 def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
-    """Weights to start a run from: of the same model, or of one whose tri-grid ends at a lower resolution.
+    """Weights to start a run from: of the same model, or of a smaller one that `model` is grown from.
 
     Raises:
         CheckpointError: not a weights file, damaged, of another model than `model`, or with a body of its own.
@@ -77,19 +78,28 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
 
 
 def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
-    """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis.
+    """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis, and, without
+    super-resolution, at the beginning of its discriminator, for pictures of twice the side each.
 
-    How many rays there are, how many samples they take and which features are symmetric does not matter: no weight
-    depends on it.
+    What it is called, how many rays there are, how many samples they take and which features are symmetric does not
+    matter: no weight depends on it.
     """
     kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
-    render = dataclasses.replace(model.render, samples=smaller.render.samples)
+    judged = smaller.discriminator.channels
+    doublings = len(model.discriminator.channels) - len(judged)
+    if doublings < 0 or (doublings > 0 and model.superresolution is not None):
+        return False
+    if model.discriminator.channels != (judged[0],) * doublings + judged:
+        return False
     return smaller == dataclasses.replace(
         model,
+        name=smaller.name,
+        resolution=model.resolution // 2**doublings,
         raw_resolution=smaller.raw_resolution,
         symmetric_features=smaller.symmetric_features,
         synthesis=dataclasses.replace(model.synthesis, channels=kept),
-        render=render,
+        discriminator=dataclasses.replace(model.discriminator, channels=judged),
+        render=dataclasses.replace(model.render, samples=smaller.render.samples),
     )
 
 
@@ -108,9 +118,32 @@ def _with_new_blocks(generator: Generator, tensors: dict[str, Tensor]) -> dict[s
     return added
 
 
+def _with_new_sides(discriminator: Discriminator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with the blocks of larger pictures added that the file lacks, fresh from `discriminator`.
+
+    They begin by passing on the mean of 2 x 2 pixels' features: what the smaller discriminator makes of the picture
+    at half the side, but for the order of the mean and the first activation.
+    """
+    added = dict(tensors)
+    known = [side for side in discriminator.sides if f"D/b{side}.conv0.weight" in tensors]
+    for side in discriminator.sides:
+        if side in known:
+            continue
+        block = discriminator.get_submodule(f"b{side}").state_dict()
+        width = block["skip.weight"].shape[0]
+        gain = math.sqrt(2.0 * width)  # undoes the block's sqrt(1/2) and the equalised 1 / sqrt(width)
+        block["skip.weight"] = gain * torch.eye(width)[:, :, None, None]
+        block["conv1.weight"] = torch.zeros_like(block["conv1.weight"])
+        added |= {f"D/b{side}.{name}": v for name, v in block.items()}
+    if known and known[0] != discriminator.sides[0]:
+        for name in [name for name in added if name.startswith(f"D/b{known[0]}.fromrgb.")]:
+            added[name.replace(f"b{known[0]}.", f"b{discriminator.sides[0]}.")] = added.pop(name)
+    return added
+
+
 def start_from(state: TrainingState, weights: StartingWeights) -> None:
     """Fill fresh networks: the averaged ones of the file become both the current and the averaged ones."""
-    tensors = _with_new_blocks(state.generator, weights.tensors)
+    tensors = _with_new_sides(state.discriminator, _with_new_blocks(state.generator, weights.tensors))
     for module, prefix in (
         (state.generator, "G_ema"),
         (state.average, "G_ema"),
