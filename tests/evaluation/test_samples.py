@@ -10,7 +10,9 @@ import torch.nn.functional as F
 
 from fake_portraits import write_fake_dataset
 from portrait360.checkpoint import load_encoder, load_weights
+from portrait360.config import PRESETS
 from portrait360.data.dataset import PortraitDataset
+from portrait360.evaluation import samples
 from portrait360.evaluation.samples import (
     WINDOWS,
     Judge,
@@ -22,7 +24,10 @@ from portrait360.evaluation.samples import (
 )
 from portrait360.geometry.cameras import camera_label, project
 from portrait360.model.calibration import PoseCalibration
+from portrait360.model.discriminator import Discriminator
+from portrait360.model.generator import Generator
 from portrait360.model.seen_poses import window_poses
+from shrunken import shrunken
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def test_poses_of_real_pictures_alone_are_calibrated(data, weights, judge):
     constant = dataclasses.replace(judge, calibration=always)
     assert (real.look(torch.arange(2), judge, nothing).predicted_pose != 0.2).all()
     assert (real.look(torch.arange(2), constant, nothing).predicted_pose == 0.2).all()
-    drawn = draw_generated(weights.generator, constant, real.data.cameras, 2, 0, nothing)
+    drawn = draw_generated(weights.generator, constant, real.data.cameras, 2, 0, nothing, windows=real.windows)
     assert (drawn.same.predicted_pose != 0.2).all()
 
 
@@ -125,11 +130,43 @@ def test_known_encodings_are_taken(data, weights, judge):
     assert torch.equal(again.predicted_pose, seen.predicted_pose)
 
 
-def test_closer_looks_want_enough_pixels(data):
-    dataset = PortraitDataset(data)
-    assert windows_of(dataset, 17) == ("head", "face")
-    assert windows_of(dataset, 32) == ("head",)
-    assert windows_of(dataset, 33) == ()
+@pytest.mark.parametrize(
+    ("pixels", "preset", "expected"),
+    [
+        (256, "cpu-64", {"head": 64, "face": 64}),
+        (128, "cpu-64", {"head": 64}),
+        (127, "cpu-64", {}),
+        (512, "portrait-128", {"head": 128, "face": 128}),
+        (256, "portrait-128", {"head": 128, "face": 64}),
+        (236, "portrait-128", {"head": 64}),  # a face would have 63 pixels
+        (512, "portrait-256", {"head": 256}),  # super-resolution has one side only
+        (64, "tiny", {"head": 32}),
+    ],
+)
+def test_closer_looks_want_enough_pixels(pixels, preset, expected):
+    assert windows_of(pixels, PRESETS[preset].model) == expected
+
+
+def test_both_kinds_of_pictures_are_looked_at_with_the_same_sides(monkeypatch, tmp_path, tiny_encoder):
+    model = shrunken(PRESETS["cpu-64"]).model
+    monkeypatch.setattr(samples, "LEAST_SIDE", 8)
+    write_fake_dataset(tmp_path / "d.zip", count=4, resolution=40)
+    real = RealPictures(PortraitDataset(tmp_path / "d.zip"), None, model)
+    assert real.windows == {"head": 16, "face": 8}
+    shown = real._closer(*real._pictures(torch.arange(2)))
+    assert {name: pictures.shape[-1] for name, pictures in shown.items()} == real.windows
+    seen: list[dict[str, int]] = []
+    look = Judge.look
+
+    def watching(judge, pictures, camera, closer, **known):
+        seen.append({name: shown.shape[-1] for name, shown in closer.items()})
+        return look(judge, pictures, camera, closer, **known)
+
+    monkeypatch.setattr(Judge, "look", watching)
+    torch.manual_seed(0)
+    judge = Judge(load_encoder(tiny_encoder)[0], Discriminator(model).eval())
+    draw_generated(Generator(model), judge, real.data.cameras, 2, 0, nothing, windows=real.windows)
+    assert seen == [real.windows] * 2
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -144,20 +181,20 @@ def test_a_closer_camera_sees_the_middle(window):
 def test_generated_pictures_come_from_the_seed(weights, judge):
     cameras = camera_label(torch.linspace(-3, 3, 12), 0.1)
     first, again, other = (
-        draw_generated(weights.generator, judge, cameras, 5, seed, nothing, batch=3) for seed in (0, 0, 1)
+        draw_generated(weights.generator, judge, cameras, 5, seed, nothing, windows={}, batch=3) for seed in (0, 0, 1)
     )
     assert torch.equal(first.random.pictures, again.random.pictures)
     assert not torch.equal(first.random.pictures, other.random.pictures)
     assert first.same.pictures.shape == (5, 3, 32, 32)
-    for samples in (first.same, first.random):
-        for camera in samples.camera:
+    for drawn in (first.same, first.random):
+        for camera in drawn.camera:
             assert (cameras == camera).all(1).any()
-        assert samples.body_pose.shape == (5, 6)
+        assert drawn.body_pose.shape == (5, 6)
     assert not torch.equal(first.same.camera, first.random.camera)
     assert not torch.equal(first.same.body_pose, first.random.body_pose)
-    head = draw_generated(weights.generator, judge, cameras, 2, 0, nothing, windows=("head",)).same
+    head = draw_generated(weights.generator, judge, cameras, 2, 0, nothing, windows={"head": 32}).same
     assert head.face_features is None
-    both = draw_generated(weights.generator, judge, cameras, 2, 0, nothing).same
+    both = draw_generated(weights.generator, judge, cameras, 2, 0, nothing, windows={"head": 32, "face": 32}).same
     assert torch.equal(both.head_features, head.head_features)
     assert not torch.allclose(both.face_features, both.head_features)
 

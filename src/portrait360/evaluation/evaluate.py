@@ -32,6 +32,7 @@ from portrait360.evaluation.measures import MEASURES
 from portrait360.evaluation.pairs import generated_pairs, synthetic_pairs
 from portrait360.evaluation.report import sheet, table
 from portrait360.evaluation.samples import (
+    LEAST_SIDE,
     WINDOWS,
     Drawn,
     Extractor,
@@ -70,7 +71,7 @@ class Plan:
 
 
 FULL = Plan(pictures=3500, pairs=170, meshes=60)
-QUICK = Plan(pictures=330, pairs=32, meshes=4)
+QUICK = Plan(pictures=250, pairs=32, meshes=4)
 
 
 @dataclass
@@ -218,9 +219,10 @@ def _prepare(
         missing["inception"] = "no --inception file was given"
     judge = Judge(encoder.to(place), networks.discriminator, further, networks.calibration)
     real = RealPictures(dataset, exact, model)
+    least = model.resolution if model.superresolution is not None else min(model.resolution, LEAST_SIDE)
     for name, window in WINDOWS.items():
         if name not in real.windows:
-            missing[f"frechet_{name}"] = f"needs pictures of {math.ceil(model.resolution / window)} pixels"
+            missing[f"frechet_{name}"] = f"needs pictures of {math.ceil(least / window)} pixels"
     if installed_makehuman_folder() is None:
         missing["consistency floor"] = "the synthetic parts are not installed (dataset synth fetches them)"
     about = {
@@ -238,7 +240,15 @@ def _prepare(
     }  # fmt: skip
     model_part = (model.resolution, model.background is None, model.plain_background, model.discriminator.mirror_once)
     shas = (dataset.fingerprint(), encoder_info["sha256"], inception_sha)
-    parts = (FORMAT_VERSION, _LOOKS, sorted(WINDOWS.items()), plan.pictures, *shas, *model_part)
+    parts = (
+        FORMAT_VERSION,
+        _LOOKS,
+        sorted(WINDOWS.items()),
+        sorted(real.windows.items()),
+        plan.pictures,
+        *shas,
+        *model_part,
+    )
     return Run(networks, judge, real, plan, about, missing, hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
 
 

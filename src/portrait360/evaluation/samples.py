@@ -34,6 +34,9 @@ WINDOWS = {"head": 0.5, "face": 0.27}
 KEPT_SIDE = 256
 """Pictures are kept at most at this side, as bytes."""
 
+LEAST_SIDE = 64
+"""Fewer pixels than these, or the model's if it has fewer, do not show what is in a middle part."""
+
 _AT_ONCE = 32
 
 Extractor = Callable[[Float[Tensor, "B 3 H H"]], Float[Tensor, "B D"]]
@@ -105,7 +108,7 @@ class Judge:
         self,
         pictures: Pictures,
         camera: Float[Tensor, "B 25"],
-        closer: dict[str, Float[Tensor, "B 3 H H"]],
+        closer: dict[str, Float[Tensor, "B 3 _ _"]],
         *,
         body_pose: Float[Tensor, "B 6"] | None = None,
         coarse_pose: Float[Tensor, "B 6"] | None = None,
@@ -136,7 +139,7 @@ class Judge:
         )
 
     def encodings(
-        self, shown: Float[Tensor, "B 3 H H"], closer: dict[str, Float[Tensor, "B 3 H H"]]
+        self, shown: Float[Tensor, "B 3 H H"], closer: dict[str, Float[Tensor, "B 3 _ _"]]
     ) -> dict[str, Tensor]:
         """What does not depend on the model that is measured, by the names of `SampleSet`."""
         seen = self.encoder.encode_both_ways(shown)
@@ -157,9 +160,20 @@ class Judge:
 # ---- real pictures ----
 
 
-def windows_of(data: PortraitDataset, resolution: int) -> tuple[str, ...]:
-    """The `WINDOWS` in which the dataset's pictures still have `resolution` pixels."""
-    return tuple(name for name, window in WINDOWS.items() if data.resolution * window >= resolution)
+def windows_of(resolution: int, model: ModelConfig) -> dict[str, int]:
+    """The `WINDOWS` that can be looked at in pictures of `resolution` pixels, and their sides there.
+
+    The side is the model's. Where the pictures have fewer pixels, and rays make the model's pictures without
+    super-resolution, it is halved down to `LEAST_SIDE`.
+    """
+    sides = {}
+    for name, window in WINDOWS.items():
+        side = model.resolution
+        while side > resolution * window and side // 2 >= LEAST_SIDE and model.superresolution is None:
+            side //= 2
+        if side <= resolution * window:
+            sides[name] = side
+    return sides
 
 
 class RealPictures:
@@ -167,7 +181,7 @@ class RealPictures:
 
     def __init__(self, data: PortraitDataset, exact: PortraitDataset | None, model: ModelConfig) -> None:
         self.data, self.exact, self.model = data, exact, model
-        self.windows = windows_of(data, model.resolution)
+        self.windows = windows_of(data.resolution, model)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -218,9 +232,12 @@ class RealPictures:
         return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0, masks[:, None].float() / 255.0
 
     def _closer(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Middle parts at the model's size."""
-        parts = {name: (middle(image, WINDOWS[name]), middle(mask, WINDOWS[name])) for name in self.windows}
-        return {name: network_pictures(self.model, *part).image for name, part in parts.items()}
+        """Middle parts at their sides."""
+        found = {}
+        for name, side in self.windows.items():
+            part = middle(image, WINDOWS[name]), middle(mask, WINDOWS[name])
+            found[name] = network_pictures(dataclasses.replace(self.model, resolution=side), *part).image
+        return found
 
 
 def _to(pictures: Pictures, device: torch.device) -> Pictures:
@@ -285,7 +302,7 @@ def draw_generated(
     seed: int,
     advance: Callable[[int], None],
     *,
-    windows: tuple[str, ...] = tuple(WINDOWS),
+    windows: dict[str, int],
     batch: int = 16,
 ) -> Drawn:
     """Draw `count` persons and look at each in both ways.
@@ -295,11 +312,15 @@ def draw_generated(
         cameras: the data's, from which cameras are drawn.
         count, seed: how many persons, and which.
         advance: told how many persons are done.
-        windows: middle parts to render as well.
+        windows: middle parts to render as well, and their sides (`windows_of`).
         batch: persons at a time.
     """
     draws = torch.Generator().manual_seed(seed)
     has_raw = generator.config.superresolution is not None
+
+    def rays(side: int) -> int | None:
+        return None if has_raw else side
+
     same, random = [], []
     for start in range(0, count, batch):
         people = draw_people(generator, cameras, min(batch, count - start), draws)
@@ -307,8 +328,10 @@ def draw_generated(
         for (camera, pose), parts in (((people.camera, people.body_pose), same), (others, random)):
             out = generator.render(people.scene, camera, pose, draws=people.draws)
             closer = {
-                name: generator.render(people.scene, closer_camera(camera, name), pose, draws=people.draws).image
-                for name in windows
+                name: generator.render(
+                    people.scene, closer_camera(camera, name), pose, resolution=rays(side), draws=people.draws
+                ).image
+                for name, side in windows.items()
             }
             pictures = Pictures(out.image, out.raw if has_raw else None, out.mask)
             parts.append(judge.look(pictures, camera, closer, body_pose=pose))
