@@ -34,7 +34,7 @@ ENCODER_PASSES = 2
 
 _CAMERA_ERROR = np.array([math.radians(5.0), math.radians(4.5), math.radians(2.0), 0.03, 0.015, 0.015])
 """Standard errors of the encoder: yaw, pitch, roll, logarithm of the scale, offset."""
-_POSE_ERROR = np.radians([5.0, 5.3, 3.5, 5.2, 6.1, 3.6])
+_POSE_ERROR = np.radians([4.9, 5.0, 3.4, 4.9, 5.6, 3.4])
 _MESH_ERROR = 0.03
 """Share of the crop's side: points err together, as faces differ from the mean one, so each counts as a sixth."""
 _SHOULDER_ERROR = 0.08

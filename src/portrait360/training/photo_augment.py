@@ -63,7 +63,7 @@ CLUTTERED = PhotoRanges(
     cluttered_background=0.45,
     bystander=0.25,
     thing=0.25,
-    untouched=0.35,
+    untouched=0.5,
 )
 """As encoders are trained, who look at photos and at pictures of the datasets and of generators: with cluttered
 backgrounds, other people and things in front, and a third of the pictures as they are. The defaults are what they are
