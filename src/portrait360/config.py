@@ -317,12 +317,13 @@ _SMALL_TRAINING = TrainingConfig(
 )
 
 
-def _portrait(resolution: int, raw: int, sr: tuple[int, int], d_channels: tuple[int, ...]) -> Preset:
+def _portrait_256() -> Preset:
+    """With super-resolution and a background network of its own."""
     return Preset(
         model=ModelConfig(
-            name=f"portrait-{resolution}",
-            resolution=resolution,
-            raw_resolution=raw,
+            name="portrait-256",
+            resolution=256,
+            raw_resolution=64,
             z_dim=128,
             w_dim=256,
             mapping_lr_multiplier=0.1,
@@ -335,9 +336,14 @@ def _portrait(resolution: int, raw: int, sr: tuple[int, int], d_channels: tuple[
             decoder_activation="lrelu",
             features=16,
             render=_PORTRAIT_RENDER,
-            superresolution=SuperResolutionConfig(raw, sr, up_first=resolution == 4 * raw, clamp=None, resample="box"),
+            superresolution=SuperResolutionConfig(64, (64, 32), up_first=True, clamp=None, resample="box"),
             discriminator=DiscriminatorConfig(
-                d_channels, "box", mapping_layers=2, pose_hidden=(256, 64), clamp=None, mirror_once=True
+                (24, 48, 80, 128, 160, 208, 208),
+                "box",
+                mapping_layers=2,
+                pose_hidden=(256, 64),
+                clamp=None,
+                mirror_once=True,
             ),
             pose_hidden=(64, 32),
         ),
@@ -433,7 +439,7 @@ PRESETS: dict[str, Preset] = {
         _original(512, 128, _SR_512),
         _original(256, 128, _SR_256),
         _original(128, 64, _SR_128),
-        _portrait(256, 64, (64, 32), (24, 48, 80, 128, 160, 208, 208)),
+        _portrait_256(),
         _portrait_128(),
         _cpu_64(),
         _tiny("tiny"),
