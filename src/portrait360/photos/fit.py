@@ -32,6 +32,9 @@ from portrait360.photos.user_body import same_attitude
 ENCODER_PASSES = 2
 """Crops that the encoder sees: that of the landmarks, and one that it corrected."""
 
+_NEARLY = 0.15
+"""Crops that differ by less than this (logarithm of their sides; offset, in units of the side) are told together."""
+
 _CAMERA_ERROR = np.array([math.radians(5.0), math.radians(4.5), math.radians(2.0), 0.03, 0.015, 0.015])
 """Standard errors of the encoder: yaw, pitch, roll, logarithm of the scale, offset."""
 _POSE_ERROR = np.radians([4.9, 5.0, 3.4, 4.9, 5.6, 3.4])
@@ -110,7 +113,7 @@ def fit_person(
     view = _look(photo, centre, side, encoder, outline)
     for _ in range(1, ENCODER_PASSES):
         centre, side = centre + view.camera[4:] * side, side * math.exp(view.camera[3])
-        view = _look(photo, centre, side, encoder, outline)
+        view = _together(view, _look(photo, centre, side, encoder, outline))
     if learned_on is not None:
         view = replace(view, pose=same_attitude(view.pose, learned_on, body))
     problem = _Problem(view, person, centre, side, model, body)
@@ -177,6 +180,17 @@ def _look(
         float(turned),
         None if seen.covered is None else float(seen.covered),
     )
+
+
+def _together(before: _View, view: _View) -> _View:
+    """A view with the mean turns of both, if the crop before was nearly the same: of clothes that the encoder does not
+    know, nearly equal crops tell it different things."""
+    if np.abs(before.camera[3:]).max() > _NEARLY:
+        return view
+    yaw = math.remainder(before.camera[0] - view.camera[0], 2.0 * math.pi)
+    camera = view.camera.copy()
+    camera[:3] += 0.5 * np.array([yaw, *(before.camera[1:3] - view.camera[1:3])])
+    return replace(view, camera=camera, pose=0.5 * (before.pose + view.pose))
 
 
 class _Problem:
