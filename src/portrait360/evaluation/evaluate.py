@@ -32,7 +32,6 @@ from portrait360.evaluation.measures import MEASURES
 from portrait360.evaluation.pairs import generated_pairs, synthetic_pairs
 from portrait360.evaluation.report import sheet, table
 from portrait360.evaluation.samples import (
-    LEAST_SIDE,
     WINDOWS,
     Drawn,
     Extractor,
@@ -41,6 +40,7 @@ from portrait360.evaluation.samples import (
     SampleSet,
     draw_generated,
     draw_people,
+    least_side,
 )
 from portrait360.files import atomic_write, check_json_place, write_json
 from portrait360.memory import keep_freed_memory
@@ -219,10 +219,9 @@ def _prepare(
         missing["inception"] = "no --inception file was given"
     judge = Judge(encoder.to(place), networks.discriminator, further, networks.calibration)
     real = RealPictures(dataset, exact, model)
-    least = model.resolution if model.superresolution is not None else min(model.resolution, LEAST_SIDE)
     for name, window in WINDOWS.items():
         if name not in real.windows:
-            missing[f"frechet_{name}"] = f"needs pictures of {math.ceil(least / window)} pixels"
+            missing[f"frechet_{name}"] = f"needs pictures of {math.ceil(least_side(model) / window)} pixels"
     if installed_makehuman_folder() is None:
         missing["consistency floor"] = "the synthetic parts are not installed (dataset synth fetches them)"
     about = {

@@ -160,16 +160,20 @@ class Judge:
 # ---- real pictures ----
 
 
+def least_side(model: ModelConfig) -> int:
+    """The fewest pixels with which a model's middle parts are looked at: super-resolution has one side only."""
+    return model.resolution if model.superresolution is not None else min(model.resolution, LEAST_SIDE)
+
+
 def windows_of(resolution: int, model: ModelConfig) -> dict[str, int]:
     """The `WINDOWS` that can be looked at in pictures of `resolution` pixels, and their sides there.
 
-    The side is the model's. Where the pictures have fewer pixels, and rays make the model's pictures without
-    super-resolution, it is halved down to `LEAST_SIDE`.
+    The side is the model's. Where the pictures have fewer pixels, it is halved as far as `least_side`.
     """
     sides = {}
     for name, window in WINDOWS.items():
         side = model.resolution
-        while side > resolution * window and side // 2 >= LEAST_SIDE and model.superresolution is None:
+        while side > resolution * window and side // 2 >= least_side(model):
             side //= 2
         if side <= resolution * window:
             sides[name] = side
@@ -318,9 +322,6 @@ def draw_generated(
     draws = torch.Generator().manual_seed(seed)
     has_raw = generator.config.superresolution is not None
 
-    def rays(side: int) -> int | None:
-        return None if has_raw else side
-
     same, random = [], []
     for start in range(0, count, batch):
         people = draw_people(generator, cameras, min(batch, count - start), draws)
@@ -329,7 +330,11 @@ def draw_generated(
             out = generator.render(people.scene, camera, pose, draws=people.draws)
             closer = {
                 name: generator.render(
-                    people.scene, closer_camera(camera, name), pose, resolution=rays(side), draws=people.draws
+                    people.scene,
+                    closer_camera(camera, name),
+                    pose,
+                    resolution=None if has_raw else side,
+                    draws=people.draws,
                 ).image
                 for name, side in windows.items()
             }
