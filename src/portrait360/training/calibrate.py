@@ -12,6 +12,7 @@ from typing import Annotated
 
 import torch
 import tyro
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from portrait360.checkpoint import load_weights, save_weights
@@ -39,16 +40,31 @@ def calibrate(discriminator: Discriminator, model: ModelConfig, data: TrainingDa
         return None
     closer = tuple(window for window in data.framing.windows if window >= CLOSEST) if data.framing.zooms else ()
     windows = (1.0, *closer)
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:PICTURES]
-    device = next(discriminator.parameters()).device
-    grey = model.background is None
-    seen: list[Tensor] = []
+    rows = calibration_rows(len(data))
+    seen = seen_in(discriminator, model, data, rows, windows)
+    return fit_calibration(seen, data.body_poses[rows], windows)
+
+
+def calibration_rows(count: int) -> Int[Tensor, " N"]:
+    """The pictures of a dataset of this size that a calibration is fitted to."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:PICTURES]
+
+
+def seen_in(
+    discriminator: Discriminator,
+    model: ModelConfig,
+    data: TrainingData,
+    rows: Int[Tensor, " N"],
+    windows: tuple[float, ...],
+) -> Float[Tensor, "N K 6"]:
+    """Body poses that the discriminator sees in some of the pictures and in their middle parts, on the CPU."""
+    device, grey, seen = next(discriminator.parameters()).device, model.background is None, []
     for some in rows.split(_AT_ONCE):
         there = some.to(data.images.device)
         image = data.images[there].to(device).float() / 127.5 - 1.0
         mask, cameras = data.masks[there].to(device).float() / 255.0, data.cameras[some].to(device)
         seen.append(window_poses(discriminator, model, image, mask, cameras, windows, before_grey=grey).cpu())
-    return fit_calibration(torch.cat(seen), data.body_poses[rows], windows)
+    return torch.cat(seen)
 
 
 def main(

@@ -154,7 +154,7 @@ def start_from(state: TrainingState, weights: StartingWeights) -> None:
     state.images = weights.images
 
 
-def _optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
     names = {id(p): name for name, p in module.named_parameters()}
     tensors = {}
     for parameter, values in optimizer.state.items():
@@ -163,7 +163,7 @@ def _optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: s
     return tensors
 
 
-def _fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+def fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
     for name, parameter in module.named_parameters():
         keys = {key: f"{prefix}/{name}/{key}" for key in ("exp_avg", "exp_avg_sq", "step")}
         if all(k in tensors for k in keys.values()):
@@ -177,8 +177,8 @@ def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tens
     """Weights, moving average, optimisers, and the random state of every process (one row each)."""
     tensors = module_tensors(state.generator, "G") | module_tensors(state.discriminator, "D")
     tensors |= module_tensors(state.average, "G_ema") | module_tensors(state.average_discriminator, "D_ema")
-    tensors |= _optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
-    tensors |= _optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
+    tensors |= optimizer_tensors(state.g_optimizer, state.generator, "adam_G")
+    tensors |= optimizer_tensors(state.d_optimizer, state.discriminator, "adam_D")
     tensors |= state.memory.tensors()
     tensors["random/cpu"] = random_states
     device = next(state.generator.parameters()).device
@@ -202,8 +202,8 @@ def fill_state(
         (state.average_discriminator, "D_ema" if has_average else "D"),  # older checkpoints have none
     ):
         fill_module(module, tensors, prefix, path)
-    _fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
-    _fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
+    fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
+    fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
     try:
         state.memory = PoseMemory.from_tensors(tensors)
         random_states = tensors["random/cpu"]

@@ -1,0 +1,343 @@
+"""Teach a trained discriminator to see body poses in real pictures, by coarse labels without their mean.
+
+    python -m portrait360.training.real_poses TRAIN.zip --weights weights.safetensors --out taught.safetensors
+
+In training its pose head learns from generated pictures alone. A calibration (`model.calibration`) says what its
+answers about real pictures are worth; this goes the same way through the whole network: labels without their mean, as
+large as the truth, are what it learns to answer about real pictures, whole and in middle parts. Noise of labels
+averages out over pictures, their bias has no part in it. The mean stays what self-learning found.
+
+What it has learned otherwise is kept: verdicts on real and generated pictures, and poses of generated ones, stay those
+of the discriminator that it started as.
+
+Every step is a function of the seed, its number and the state before it, so a stopped run continues exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from portrait360.checkpoint import (
+    Weights,
+    fill_module,
+    load_weights,
+    module_tensors,
+    read_tensors,
+    save_weights,
+    write_tensors,
+)
+from portrait360.config import PRESETS, ModelConfig
+from portrait360.data.progress import show_progress
+from portrait360.device import choose_device
+from portrait360.evaluation.samples import draw_people
+from portrait360.files import check_place
+from portrait360.geometry.cameras import mirror_body_pose, zoom_camera
+from portrait360.memory import keep_freed_memory
+from portrait360.model.calibration import label_shrink
+from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.generator import Generator, RenderDraws
+from portrait360.model.seen_poses import middle, network_pictures
+from portrait360.script import run_script
+from portrait360.training.calibrate import CLOSEST, calibrate, calibration_rows, seen_in
+from portrait360.training.data import TrainingData
+from portrait360.training.losses import pose_loss
+from portrait360.training.pose_memory import shared_turns
+from portrait360.training.precision import choose_bf16, processor_name
+from portrait360.training.schedules import cosine_decay
+from portrait360.training.state import fill_optimizer, optimizer_tensors
+from portrait360.training.step import update_average
+from portrait360.types import CheckpointError, DatasetError
+
+_FORMAT = {"format": "portrait360", "kind": "real-poses-checkpoint"}
+_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Teaching:
+    """The recipe."""
+
+    steps: int = 4000
+    real: int = 64
+    """Real pictures in a step."""
+    keep_interval: int = 4
+    """Every so many steps also keep what was learned before, with as many times the weight."""
+    generated: int = 32
+    """Generated pictures in such a step, of a supply drawn once."""
+    supply: int = 4096
+    rate: float = 1e-3
+    warm_up: int = 100
+    betas: tuple[float, float] = (0.9, 0.99)
+    verdict_weight: float = 0.02
+    """Of the squared change of verdicts."""
+    average: int = 200
+    """Steps over which weights are averaged."""
+    save_every: int = 200
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """The pictures of one dataset, and the poses that its labels stand for."""
+
+    data: TrainingData
+    wanted: Float[Tensor, "N 6"]
+    rows: Int[Tensor, " M"]
+    """Those that are learned from: a calibration keeps its own."""
+    levels: tuple[int, ...]
+    """Zoom levels that are shown, one as often as another; 0 is the whole picture."""
+
+    def batch(self, count: int, model: ModelConfig, device: torch.device) -> tuple[Pictures, Tensor, Tensor]:
+        """Random pictures or middle parts of them, with cameras and wanted poses."""
+        data = self.data
+        i = self.rows[torch.randint(len(self.rows), (count,))]
+        level = torch.tensor(self.levels)[torch.randint(len(self.levels), (count,))]
+        flags, there = torch.rand(count) < 0.5, i.to(data.images.device)
+        pictures = data.images[there], data.masks[there], data.cameras[i], self.wanted[i]
+        batch = data.framing.batch(*pictures, flags, level, device)
+        shown = network_pictures(model, batch.image, batch.mask, before_grey=True)
+        return shown, batch.camera, batch.coarse_pose
+
+
+def poses_of_labels(seen: Float[Tensor, "M 6"], some: Float[Tensor, "M 6"], labels: Float[Tensor, "N 6"]) -> Tensor:
+    """The poses [N, 6] that labels stand for: without their mean, as large as the truth, around the mean of what the
+    discriminator sees.
+
+    How neck and head share the mean nod does not show in pictures and is the labels', as in training (`SharedTurns`).
+
+    Args:
+        seen: the discriminator's poses of some whole pictures.
+        some: their labels.
+        labels: all labels.
+    """
+    mean = _mean_with_mirrored(seen)
+    change = shared_turns(labels).nod - (mean[3] - mean[0])
+    mean[0], mean[3] = mean[0] - 0.5 * change, mean[3] + 0.5 * change
+    return (labels - _mean_with_mirrored(labels)) / label_shrink(seen, some) + mean
+
+
+def _mean_with_mirrored(poses: Float[Tensor, "N 6"]) -> Float[Tensor, "6"]:
+    return torch.cat([poses, mirror_body_pose(poses)]).mean(dim=0)
+
+
+def prepare(discriminator: Discriminator, model: ModelConfig, data: TrainingData, where: Path) -> Lessons:
+    """What a dataset teaches this discriminator.
+
+    Raises:
+        DatasetError: it holds too few pictures.
+    """
+    known = calibration_rows(len(data))
+    left = torch.ones(len(data), dtype=torch.bool)
+    left[known] = False
+    if int(left.sum()) < len(known) // 4 or not len(known):
+        raise DatasetError(f"{where} holds too few pictures.", f"It takes {len(known) + len(known) // 4 + 1}.")
+    seen = seen_in(discriminator, model, data, known, (1.0,))[:, 0]
+    wanted = poses_of_labels(seen, data.body_poses[known], data.body_poses)
+    windows = data.framing.windows if data.framing.zooms else ()
+    closer = [level for level, window in enumerate(windows, 1) if window >= CLOSEST]
+    return Lessons(data, wanted, left.nonzero()[:, 0], (0, *closer))
+
+
+@torch.no_grad()
+def draw_supply(
+    generator: Generator, lessons: Lessons, count: int, seed: int, device: torch.device
+) -> tuple[Pictures, Float[Tensor, "N 25"]]:
+    """Generated pictures as training shows them to the discriminator, whole and in middle parts, and their cameras."""
+    model = generator.config
+    draws = torch.Generator().manual_seed(seed)
+    full, side = lessons.data.images.shape[-1], model.raw_resolution
+    windows = [(1.0, *lessons.data.framing.windows)[level] for level in lessons.levels]
+    zooms = torch.tensor([full / middle(torch.empty(1, 1, full, full), window).shape[-1] for window in windows])
+    pictures: list[Pictures] = []
+    cameras = []
+    with show_progress("drawing", count, "pictures") as bar:
+        for start in range(0, count, _AT_ONCE):
+            people = draw_people(generator, lessons.data.cameras, min(_AT_ONCE, count - start), draws)
+            n = len(people.camera)
+            zoom = zooms[torch.randint(len(zooms), (n,), generator=draws)]
+            camera = torch.cat([zoom_camera(c[None], float(z)) for c, z in zip(people.camera, zoom, strict=True)])
+            jitter = torch.rand(n, side * side, generator=draws).to(device)
+            draw = RenderDraws(jitter, occupancy=people.draws.occupancy)
+            out = generator.render(people.scene, camera, people.body_pose, draws=draw)
+            raw = None if model.superresolution is None else out.raw
+            pictures.append(Pictures(out.image, raw, out.mask).map(lambda t: t.half().cpu()))
+            cameras.append(camera.cpu())
+            bar.advance(n)
+    return _joined(pictures), torch.cat(cameras)
+
+
+def teach(
+    weights: Weights,
+    lessons: Sequence[Lessons],
+    recipe: Teaching,
+    checkpoint: Path,
+    *,
+    device: torch.device,
+    bf16: bool | None = None,
+) -> Discriminator:
+    """The discriminator of `weights`, taught; continues from the checkpoint, if it is there.
+
+    Args:
+        weights: what it starts as, and the generator whose pictures it is to judge as before.
+        lessons: from `prepare`, one of each dataset; pictures are taken from all alike.
+        recipe: must be that of the checkpoint.
+        checkpoint: written every `save_every` steps.
+        device: where it learns.
+        bf16: whether convolutions run in bf16; None: where that is faster, as the checkpoint says or as measured.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of another recipe.
+    """
+    model = weights.generator.config
+    teacher = weights.discriminator.to(device)
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    average = copy.deepcopy(teacher)
+    supply, supply_cameras = draw_supply(weights.generator.to(device), lessons[0], recipe.supply, recipe.seed, device)
+    optimizer = torch.optim.Adam(student.parameters(), recipe.rate, betas=recipe.betas)
+    step, notes = 0, {}
+    if checkpoint.exists():
+        step, notes = _resume(checkpoint, student, average, optimizer, recipe)
+    bf16 = choose_bf16(True, device, notes) if bf16 is None else bf16
+    notes = {"bf16": bf16, "processor": processor_name()}
+    sizes = torch.tensor([float(len(one.rows)) for one in lessons])
+    sums: dict[str, float] = {}
+    with show_progress("teaching", recipe.steps, "steps") as bar:
+        bar.skip(step)
+        while step < recipe.steps:
+            torch.manual_seed(recipe.seed * 1_000_003 + step)
+            whose = torch.multinomial(sizes, recipe.real, replacement=True).bincount(minlength=len(lessons)).tolist()
+            parts = [one.batch(count, model, device) for one, count in zip(lessons, whose, strict=True) if count]
+            real = _joined([part[0] for part in parts]), *(torch.cat([part[i] for part in parts]) for i in (1, 2))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                if step % recipe.keep_interval:
+                    losses = {
+                        "real_pose": pose_loss(student.predict_pose(*real[:2], parts=recipe.real).float(), real[2])
+                    }
+                else:
+                    rows = torch.randint(len(supply_cameras), (recipe.generated,))
+                    generated = supply.map(lambda t, rows=rows: t[rows].float().to(device))
+                    losses = lesson_losses(student, teacher, real, (generated, supply_cameras[rows].to(device)))
+            total = losses["real_pose"]
+            if "verdict" in losses:
+                kept = losses["generated_pose"] + recipe.verdict_weight * losses["verdict"]
+                total = total + recipe.keep_interval * kept
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate * min(1.0, (step + 1) / recipe.warm_up) * cosine_decay(step / recipe.steps)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+            step += 1
+            update_average(average, student, min(1.0 - 1.0 / recipe.average, (1.0 + step) / (10.0 + step)))
+            bar.advance(1)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, float(value.detach())) * 0.98 + 0.02 * float(value.detach())
+            if step % recipe.save_every == 0 or step == recipe.steps:
+                print(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in sums.items()), flush=True)
+                _save(checkpoint, student, average, optimizer, step, recipe, notes)
+    return average
+
+
+def lesson_losses(
+    student: Discriminator,
+    teacher: Discriminator,
+    real: tuple[Pictures, Float[Tensor, "B 25"], Float[Tensor, "B 6"]],
+    generated: tuple[Pictures, Float[Tensor, "C 25"]],
+) -> dict[str, Float[Tensor, ""]]:
+    """Squared errors of poses seen in real pictures (given with cameras and wanted poses), and squared changes of poses
+    seen in generated ones and of verdicts on both."""
+    shown, camera, wanted = real
+    verdicts, poses = student(shown, camera)
+    fake_verdicts, fake_poses = student(*generated)
+    with torch.no_grad():
+        known, _ = teacher(shown, camera)
+        fake_known, fake_answers = teacher(*generated)
+    changes = torch.cat([(verdicts - known).float(), (fake_verdicts - fake_known).float()])
+    return {
+        "real_pose": pose_loss(poses.float(), wanted),
+        "generated_pose": pose_loss(fake_poses.float(), fake_answers.float()),
+        "verdict": changes.square().mean(),
+    }
+
+
+def _joined(parts: Sequence[Pictures]) -> Pictures:
+    raws = [part.raw for part in parts if part.raw is not None]
+    images, masks = torch.cat([part.image for part in parts]), torch.cat([part.mask for part in parts])
+    return Pictures(images, torch.cat(raws) if raws else None, masks)
+
+
+def _save(
+    path: Path,
+    student: Discriminator,
+    average: Discriminator,
+    optimizer: torch.optim.Adam,
+    step: int,
+    recipe: Teaching,
+    notes: dict[str, Any],
+) -> None:
+    tensors = module_tensors(student, "D") | module_tensors(average, "D_ema")
+    tensors |= optimizer_tensors(optimizer, student, "adam_D")
+    about = {"step": str(step), "precision": json.dumps(notes), "recipe": json.dumps(dataclasses.asdict(recipe))}
+    write_tensors(path, tensors, _FORMAT | about)
+
+
+def _resume(
+    path: Path, student: Discriminator, average: Discriminator, optimizer: torch.optim.Adam, recipe: Teaching
+) -> tuple[int, dict[str, Any]]:
+    """The step that a checkpoint is of, and its notes on precision."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != _FORMAT["kind"] or json.loads(metadata["recipe"]) != json.loads(
+        json.dumps(dataclasses.asdict(recipe))
+    ):
+        raise CheckpointError(f"{path} is of another run.", "Remove it, or give its recipe.")
+    fill_module(student, tensors, "D", path)
+    fill_module(average, tensors, "D_ema", path)
+    fill_optimizer(optimizer, student, tensors, "adam_D")
+    return int(metadata["step"]), json.loads(metadata["precision"])
+
+
+def main(
+    data: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    weights: Path,
+    out: Path,
+    recipe: Teaching = Teaching(),
+    device: str = "auto",
+    bf16: bool | None = None,
+) -> None:
+    """Write weights whose discriminator sees body poses in real pictures better, and their calibration.
+
+    Args:
+        data: pictures with the labels that training reads, one or several datasets; the first one's are calibrated by.
+        weights: a weights file that training wrote.
+        out: the file to write; the checkpoint goes beside it.
+        device: cpu, cuda, cuda:1, or auto for the GPU if there is one.
+        bf16: convolutions in bf16; None: where that is measured to be faster.
+    """
+    check_place(out)
+    target = choose_device(device)
+    given = load_weights(weights)
+    model = given.generator.config
+    if model.name not in PRESETS or model.original_bugs.camera_unmirrored:
+        raise CheckpointError(f"{weights} is not of one of the presets.", f"Known presets: {', '.join(PRESETS)}.")
+    keep_freed_memory()
+    lessons = []
+    for path in data:
+        content = TrainingData(path, model, PRESETS[model.name].training, 0, device=target, progress=True)
+        lessons.append(prepare(given.discriminator.to(target), model, content, path))
+    checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
+    taught = teach(given, lessons, recipe, checkpoint, device=target, bf16=bf16).cpu()
+    found = calibrate(taught, model, lessons[0].data)
+    save_weights(out, model, given.generator.cpu(), taught, given.info["about"], calibration=found)
+    checkpoint.unlink()
+
+
+if __name__ == "__main__":
+    run_script(main)

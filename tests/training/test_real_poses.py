@@ -1,0 +1,233 @@
+"""A discriminator is taught what coarse labels say of real pictures, and keeps what it knew of generated ones."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+import tyro
+
+from fake_portraits import write_fake_dataset
+from portrait360.checkpoint import Weights, load_weights, save_weights
+from portrait360.config import PRESETS
+from portrait360.geometry.cameras import camera_label, mirror_body_pose, zoom_camera
+from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.generator import Generator
+from portrait360.training import calibrate
+from portrait360.training import real_poses as module
+from portrait360.training.data import TrainingData
+from portrait360.training.losses import pose_loss
+from portrait360.training.real_poses import (
+    Lessons,
+    Teaching,
+    draw_supply,
+    lesson_losses,
+    main,
+    poses_of_labels,
+    prepare,
+    teach,
+)
+from portrait360.types import CheckpointError, DatasetError
+
+CPU = torch.device("cpu")
+EXACT = "donot_use_mm_for_euclid_dist"
+TRAINING = PRESETS["cpu-64"].training
+SMALL = dataclasses.replace(
+    PRESETS["tiny"].model, raw_resolution=32, features=3, superresolution=None, background=None, conditioning_scale=0.0
+)
+RECIPE = Teaching(steps=6, real=8, generated=4, supply=8, keep_interval=2, warm_up=2, save_every=3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("real-poses") / "train.zip"
+    write_fake_dataset(path, count=24, coarse=True, resolution=128)
+    return path
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    frozen = Generator(SMALL).eval().requires_grad_(False), Discriminator(SMALL).eval().requires_grad_(False)
+    return Weights(*frozen, {"about": {"images": 7}})
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    monkeypatch.setattr(calibrate, "PICTURES", 8)
+    monkeypatch.setattr(calibrate, "LEAST_PICTURES", 8)
+
+
+def opened(path, **changes) -> TrainingData:
+    return TrainingData(path, SMALL, dataclasses.replace(TRAINING, **changes), 0)
+
+
+def lessons_of(networks, path, **changes):
+    return prepare(networks.discriminator, networks.generator.config, opened(path, **changes), path)
+
+
+def test_labels_stand_for_poses_without_their_bias_and_shrinking():
+    g = torch.Generator().manual_seed(0)
+    true = torch.randn(20_000, 6, generator=g) * 0.15 + torch.tensor([0.02, 0, 0, -0.04, 0, 0])
+    bias = torch.tensor([0.09, 0, 0, 0.09, 0, 0])
+    labels = 0.7 * true + bias + 0.08 * torch.randn(20_000, 6, generator=g)
+    found = poses_of_labels(true, labels, labels)
+    torch.testing.assert_close(found.mean(dim=0), torch.tensor([0.011, 0, 0, -0.031, 0, 0]), atol=0.003, rtol=0)
+    slope = ((found - found.mean(0)) * (true - true.mean(0))).mean(0) / true.var(dim=0)
+    torch.testing.assert_close(slope, torch.ones(6), atol=0.03, rtol=0)
+
+
+def test_the_mean_nod_is_seen_but_its_share_is_that_of_the_labels():
+    labels = torch.zeros(100, 6)
+    labels[:, 0], labels[:, 3] = 0.1, 0.2
+    seen = torch.zeros(100, 6)
+    seen[:, 0], seen[:, 3], seen[:, 4] = 0.3, 0.0, 0.05
+    mean = poses_of_labels(seen, labels, labels).mean(dim=0)
+    torch.testing.assert_close(mean, torch.tensor([0.1, 0, 0, 0.2, 0, 0]), atol=1e-6, rtol=0)
+
+
+def test_pictures_of_the_calibration_are_not_learned_from(dataset, networks):
+    lessons = lessons_of(networks, dataset)
+    assert sorted([*lessons.rows.tolist(), *calibrate.calibration_rows(24).tolist()]) == list(range(24))
+    assert lessons.levels == (0, 1, 2)  # of 0.6, 0.42 and 0.27, which shows the face alone
+    assert lessons_of(networks, dataset, zoom_probability=0.0).levels == (0,)
+    with pytest.raises(DatasetError, match="too few"):
+        calibrate.PICTURES = 22  # undone by the fixture
+        lessons_of(networks, dataset)
+
+
+def test_a_batch_shows_pictures_and_their_middle_parts_with_what_is_wanted(dataset, networks):
+    lessons = lessons_of(networks, dataset)
+    torch.manual_seed(0)
+    shown, camera, wanted = lessons.batch(60, networks.generator.config, CPU)
+    zooms = camera[:, 16] / camera[:, 16].min()
+    assert {round(float(z), 2) for z in zooms} == {1.0, round(128 / 76, 2), round(128 / 54, 2)}
+    allowed = lessons.wanted[lessons.rows]
+    allowed = torch.cat([allowed, mirror_body_pose(allowed)])
+    assert float(torch.cdist(wanted, allowed, compute_mode=EXACT).min(dim=1).values.max()) < 1e-5
+    assert shown.image.shape == (60, 3, 32, 32)
+
+
+def test_the_supply_shows_what_training_shows(dataset, networks):
+    lessons = lessons_of(networks, dataset)
+    pictures, cameras = draw_supply(networks.generator, lessons, 20, 3, CPU)
+    again, _ = draw_supply(networks.generator, lessons, 20, 3, CPU)
+    assert torch.equal(pictures.image, again.image)
+    assert pictures.image.shape == (20, 3, 32, 32)
+    zooms = cameras[:, 16] / lessons.data.cameras[0, 16]
+    assert {round(float(z), 2) for z in zooms} == {1.0, round(128 / 76, 2), round(128 / 54, 2)}
+    known = torch.cat([zoom_camera(lessons.data.cameras, float(z)) for z in zooms.unique()])
+    assert float(torch.cdist(cameras, known, compute_mode=EXACT).min(dim=1).values.max()) < 1e-4
+
+
+def test_losses_ask_for_labels_and_for_no_change(dataset, networks):
+    teacher = networks.discriminator
+    student = copy.deepcopy(teacher)
+    student.pose_branch.net[-1].bias.data += 1.0
+    lessons = lessons_of(networks, dataset)
+    torch.manual_seed(0)
+    real = lessons.batch(8, networks.generator.config, CPU)
+    generated = lessons.batch(4, networks.generator.config, CPU)[:2]
+    same = lesson_losses(teacher, teacher, real, generated)
+    assert float(same["generated_pose"]) == float(same["verdict"]) == 0.0
+    torch.testing.assert_close(same["real_pose"], pose_loss(teacher(*real[:2])[1], real[2]))
+    other = lesson_losses(student, teacher, real, generated)
+    off = student(*generated)[1] - teacher(*generated)[1]
+    torch.testing.assert_close(other["generated_pose"], off.square().sum(dim=1).mean())
+    logits = [torch.cat([network(*shown)[0] for shown in (real[:2], generated)]) for network in (student, teacher)]
+    torch.testing.assert_close(other["verdict"], (logits[0] - logits[1]).square().mean())
+
+
+class Bars(Lessons):
+    """Real pictures of a bar that rises with the neck's nod, and what noisy labels say of them."""
+
+    def batch(self, count, model, device):
+        pose = torch.zeros(count, 6)
+        pose[:, 0] = torch.randn(count) * 0.2
+        return bars(pose[:, 0]), camera_label(torch.zeros(count)), pose + 0.05 * torch.randn(count, 6)
+
+
+def bars(nods):
+    rows = torch.linspace(-0.6, 0.6, 32)[None, :, None].expand(len(nods), 32, 32)
+    inside = (rows < nods[:, None, None]).float()[:, None]
+    return Pictures(inside.expand(-1, 3, -1, -1) * 2 - 1, None, inside)
+
+
+def test_it_learns_what_shows_in_real_pictures_and_keeps_the_rest(dataset, networks, tmp_path):
+    data = opened(dataset)
+    lessons = Bars(data, data.body_poses, torch.arange(24), (0,))
+    recipe = Teaching(steps=150, generated=8, supply=8, warm_up=5, rate=5e-3, average=10, verdict_weight=1.0)
+    taught = teach(networks, [lessons], recipe, tmp_path / "c.safetensors", device=CPU, bf16=False)
+    careless = dataclasses.replace(recipe, keep_interval=1000)
+    other = teach(networks, [lessons], careless, tmp_path / "d.safetensors", device=CPU, bf16=False)
+    nods = torch.linspace(-0.4, 0.4, 9)
+    before, after = (
+        network.predict_pose(bars(nods), camera_label(torch.zeros(9)), parts=9)[:, 0]
+        for network in (networks.discriminator, taught)
+    )
+    assert float((after - nods).square().mean()) < 0.3 * float((before - nods).square().mean())
+    generated, cameras = draw_supply(networks.generator, lessons, 8, recipe.seed, CPU)
+    generated = generated.map(lambda t: t.float())
+    known = networks.discriminator(generated, cameras)
+    kept, lost = (
+        [float((a - b).square().mean()) for a, b in zip(network(generated, cameras), known, strict=True)]
+        for network in (taught, other)
+    )
+    assert kept[0] < 0.5 * lost[0]  # verdicts
+    assert kept[1] < 0.5 * lost[1]  # poses
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(dataset, networks, tmp_path, monkeypatch):
+    lessons = [lessons_of(networks, dataset)]
+    whole = teach(networks, lessons, RECIPE, tmp_path / "whole.safetensors", device=CPU, bf16=False)
+    save = module._save
+
+    def saved(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_save", saved)
+    stopped = tmp_path / "stopped.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        teach(networks, lessons, RECIPE, stopped, device=CPU, bf16=False)
+    monkeypatch.setattr(module, "_save", save)
+    with pytest.raises(CheckpointError, match="another run"):
+        teach(networks, lessons, dataclasses.replace(RECIPE, steps=7), stopped, device=CPU, bf16=False)
+    resumed = teach(networks, lessons, RECIPE, stopped, device=CPU, bf16=False)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+    for name, value in networks.discriminator.state_dict().items():
+        assert torch.equal(value, networks.discriminator.state_dict()[name])
+
+
+@pytest.mark.parametrize("preset", ["cpu-64", "tiny"])
+def test_the_command_writes_weights_with_a_calibration(dataset, tmp_path, preset):
+    weights, out = tmp_path / "w.safetensors", tmp_path / "out.safetensors"
+    torch.manual_seed(0)
+    model = PRESETS[preset].model
+    save_weights(weights, model, Generator(model), Discriminator(model), {"images": 7})
+    line = next(line for line in str(module.__doc__).splitlines() if "python -m" in line).split()
+    names = {"TRAIN.zip": str(dataset), "weights.safetensors": str(weights), "taught.safetensors": str(out)}
+    short = ["--recipe.steps", "2", "--recipe.supply", "4", "--recipe.real", "4", "--recipe.generated", "2"]
+    tyro.cli(main, args=[names.get(word, word) for word in line[3:]] + short)
+    before, after = load_weights(weights), load_weights(out)
+    assert after.info["about"] == {"images": 7}
+    assert after.calibration is not None
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["out.safetensors", "w.safetensors"]
+    for name, value in before.generator.state_dict().items():
+        assert torch.equal(after.generator.state_dict()[name], value)
+    moved = after.discriminator.state_dict()["pose_branch.net.0.weight"]
+    assert not torch.equal(before.discriminator.state_dict()["pose_branch.net.0.weight"], moved)
+    assert math.isfinite(float(moved.sum()))
+
+
+def test_original_weights_are_refused(dataset, tmp_path):
+    model = dataclasses.replace(PRESETS["tiny"].model, name="mine")
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, model, Generator(model), Discriminator(model), {})
+    with pytest.raises(CheckpointError, match="none of|not of one of"):
+        main((dataset,), weights, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
