@@ -208,20 +208,16 @@ def teach(
         step, notes = _resume(checkpoint, student, average, optimizer, recipe)
     bf16 = choose_bf16(True, device, notes) if bf16 is None else bf16
     notes = {"bf16": bf16, "processor": processor_name()}
-    sizes = torch.tensor([float(len(one.rows)) for one in lessons])
     sums: dict[str, float] = {}
     with show_progress("teaching", recipe.steps, "steps") as bar:
         bar.skip(step)
         while step < recipe.steps:
             torch.manual_seed(recipe.seed * 1_000_003 + step)
-            whose = torch.multinomial(sizes, recipe.real, replacement=True).bincount(minlength=len(lessons)).tolist()
-            parts = [one.batch(count, model, device) for one, count in zip(lessons, whose, strict=True) if count]
-            real = _joined([part[0] for part in parts]), *(torch.cat([part[i] for part in parts]) for i in (1, 2))
+            real = real_batch(lessons, recipe.real, model, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 if step % recipe.keep_interval:
-                    losses = {
-                        "real_pose": pose_loss(student.predict_pose(*real[:2], parts=recipe.real).float(), real[2])
-                    }
+                    seen = student.predict_pose(real[0], real[1], parts=recipe.real)
+                    losses = {"real_pose": pose_loss(seen.float(), real[2])}
                 else:
                     rows = torch.randint(len(supply_cameras), (recipe.generated,))
                     generated = supply.map(lambda t, rows=rows: t[rows].float().to(device))
@@ -244,6 +240,17 @@ def teach(
                 print(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in sums.items()), flush=True)
                 _save(checkpoint, student, average, optimizer, step, recipe, notes)
     return average
+
+
+def real_batch(
+    lessons: Sequence[Lessons], count: int, model: ModelConfig, device: torch.device
+) -> tuple[Pictures, Float[Tensor, "B 25"], Float[Tensor, "B 6"]]:
+    """Random pictures of all datasets, with cameras and wanted poses."""
+    sizes = torch.tensor([float(len(one.rows)) for one in lessons])
+    counts = torch.multinomial(sizes, count, replacement=True).bincount(minlength=len(lessons)).tolist()
+    parts = [one.batch(n, model, device) for one, n in zip(lessons, counts, strict=True) if n]
+    pictures, cameras, wanted = zip(*parts, strict=True)
+    return _joined(pictures), torch.cat(cameras), torch.cat(wanted)
 
 
 def lesson_losses(
@@ -335,7 +342,8 @@ def main(
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     taught = teach(given, lessons, recipe, checkpoint, device=target, bf16=bf16).cpu()
     found = calibrate(taught, model, lessons[0].data)
-    save_weights(out, model, given.generator.cpu(), taught, given.info["about"], calibration=found)
+    about = given.info["about"] | {"real_poses": {"steps": recipe.steps, "pictures": sum(len(o.rows) for o in lessons)}}
+    save_weights(out, model, given.generator.cpu(), taught, about, calibration=found)
     checkpoint.unlink()
 
 
