@@ -159,7 +159,7 @@ def bars(nods):
 def test_it_learns_what_shows_in_real_pictures_and_keeps_the_rest(dataset, networks, tmp_path):
     data = opened(dataset)
     lessons = Bars(data, data.body_poses, torch.arange(24), (0,))
-    recipe = Teaching(steps=150, generated=8, supply=8, warm_up=5, rate=5e-3, average=10, verdict_weight=1.0)
+    recipe = Teaching(steps=80, real=48, generated=8, supply=8, warm_up=5, rate=5e-3, average=10, verdict_weight=1.0)
     taught = teach(networks, [lessons], recipe, tmp_path / "c.safetensors", device=CPU, bf16=False)
     careless = dataclasses.replace(recipe, keep_interval=1000)
     other = teach(networks, [lessons], careless, tmp_path / "d.safetensors", device=CPU, bf16=False)
