@@ -15,7 +15,7 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from portrait360.checkpoint import load_weights, save_weights
+from portrait360.checkpoint import Weights, load_weights, save_weights
 from portrait360.config import PRESETS, ModelConfig
 from portrait360.model.calibration import PoseCalibration, fit_calibration
 from portrait360.model.discriminator import Discriminator
@@ -38,11 +38,16 @@ def calibrate(discriminator: Discriminator, model: ModelConfig, data: TrainingDa
     """
     if len(data) < LEAST_PICTURES:
         return None
-    closer = tuple(window for window in data.framing.windows if window >= CLOSEST) if data.framing.zooms else ()
-    windows = (1.0, *closer)
+    windows = (1.0, *(data.framing.windows[level - 1] for level in closer_levels(data)))
     rows = calibration_rows(len(data))
     seen = seen_in(discriminator, model, data, rows, windows)
     return fit_calibration(seen, data.body_poses[rows], windows)
+
+
+def closer_levels(data: TrainingData) -> tuple[int, ...]:
+    """Zoom levels in which training shows the pictures, but for those that show the face alone."""
+    windows = data.framing.windows if data.framing.zooms else ()
+    return tuple(level for level, window in enumerate(windows, 1) if window >= CLOSEST)
 
 
 def calibration_rows(count: int) -> Int[Tensor, " N"]:
@@ -67,6 +72,19 @@ def seen_in(
     return torch.cat(seen)
 
 
+def load_preset_weights(path: Path) -> Weights:
+    """Weights of one of this project's presets, whose recipe says how pictures are shown.
+
+    Raises:
+        CheckpointError: not a weights file, or of another model.
+    """
+    given = load_weights(path)
+    model = given.generator.config
+    if model.name not in PRESETS or model.original_bugs.camera_unmirrored:
+        raise CheckpointError(f"{path} is not of one of the presets.", f"Known presets: {', '.join(PRESETS)}.")
+    return given
+
+
 def main(
     data: Annotated[Path, tyro.conf.Positional],
     weights: Annotated[Path, tyro.conf.Positional],
@@ -79,10 +97,8 @@ def main(
         weights: a weights file.
         out: the file to write.
     """
-    given = load_weights(weights)
+    given = load_preset_weights(weights)
     model = given.generator.config
-    if model.name not in PRESETS or model.original_bugs.camera_unmirrored:
-        raise CheckpointError(f"{weights} is not of one of the presets.", f"Known presets: {', '.join(PRESETS)}.")
     content = TrainingData(data, model, PRESETS[model.name].training, 0, progress=True)
     found = calibrate(given.discriminator, model, content)
     if found is None:

@@ -30,7 +30,7 @@ from torch import Tensor
 from portrait360.checkpoint import (
     Weights,
     fill_module,
-    load_weights,
+    metadata_json,
     module_tensors,
     read_tensors,
     save_weights,
@@ -48,7 +48,7 @@ from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.seen_poses import middle, network_pictures
 from portrait360.script import run_script
-from portrait360.training.calibrate import CLOSEST, calibrate, calibration_rows, seen_in
+from portrait360.training.calibrate import calibrate, calibration_rows, closer_levels, load_preset_weights, seen_in
 from portrait360.training.data import TrainingData
 from portrait360.training.losses import pose_loss
 from portrait360.training.pose_memory import shared_turns
@@ -142,9 +142,7 @@ def prepare(discriminator: Discriminator, model: ModelConfig, data: TrainingData
         raise DatasetError(f"{where} holds too few pictures.", f"It takes {len(known) + len(known) // 4 + 1}.")
     seen = seen_in(discriminator, model, data, known, (1.0,))[:, 0]
     wanted = poses_of_labels(seen, data.body_poses[known], data.body_poses)
-    windows = data.framing.windows if data.framing.zooms else ()
-    closer = [level for level, window in enumerate(windows, 1) if window >= CLOSEST]
-    return Lessons(data, wanted, left.nonzero()[:, 0], (0, *closer))
+    return Lessons(data, wanted, left.nonzero()[:, 0], (0, *closer_levels(data)))
 
 
 @torch.no_grad()
@@ -201,11 +199,11 @@ def teach(
     teacher = weights.discriminator.to(device)
     student = copy.deepcopy(teacher).requires_grad_(True)
     average = copy.deepcopy(teacher)
-    supply, supply_cameras = draw_supply(weights.generator.to(device), lessons[0], recipe.supply, recipe.seed, device)
     optimizer = torch.optim.Adam(student.parameters(), recipe.rate, betas=recipe.betas)
     step, notes = 0, {}
     if checkpoint.exists():
         step, notes = _resume(checkpoint, student, average, optimizer, recipe)
+    supply, supply_cameras = draw_supply(weights.generator.to(device), lessons[0], recipe.supply, recipe.seed, device)
     bf16 = choose_bf16(True, device, notes) if bf16 is None else bf16
     notes = {"bf16": bf16, "processor": processor_name()}
     sums: dict[str, float] = {}
@@ -301,14 +299,13 @@ def _resume(
 ) -> tuple[int, dict[str, Any]]:
     """The step that a checkpoint is of, and its notes on precision."""
     tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != _FORMAT["kind"] or json.loads(metadata["recipe"]) != json.loads(
-        json.dumps(dataclasses.asdict(recipe))
-    ):
+    known = json.dumps(dataclasses.asdict(recipe))
+    if metadata.get("kind") != _FORMAT["kind"] or metadata.get("recipe") != known:
         raise CheckpointError(f"{path} is of another run.", "Remove it, or give its recipe.")
     fill_module(student, tensors, "D", path)
     fill_module(average, tensors, "D_ema", path)
     fill_optimizer(optimizer, student, tensors, "adam_D")
-    return int(metadata["step"]), json.loads(metadata["precision"])
+    return int(metadata_json(metadata, "step", path)), metadata_json(metadata, "precision", path)
 
 
 def main(
@@ -330,10 +327,8 @@ def main(
     """
     check_place(out)
     target = choose_device(device)
-    given = load_weights(weights)
+    given = load_preset_weights(weights)
     model = given.generator.config
-    if model.name not in PRESETS or model.original_bugs.camera_unmirrored:
-        raise CheckpointError(f"{weights} is not of one of the presets.", f"Known presets: {', '.join(PRESETS)}.")
     keep_freed_memory()
     lessons = []
     for path in data:
