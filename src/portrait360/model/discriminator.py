@@ -33,10 +33,14 @@ class Pictures:
         return Pictures(function(self.image), None if self.raw is None else function(self.raw), function(self.mask))
 
 
-def concatenate(a: Pictures, b: Pictures) -> Pictures:
-    """a's samples, then b's."""
-    raw = None if a.raw is None or b.raw is None else torch.cat([a.raw, b.raw])
-    return Pictures(torch.cat([a.image, b.image]), raw, torch.cat([a.mask, b.mask]))
+def concatenate(*parts: Pictures) -> Pictures:
+    """The samples of one after those of the other; without raw images if one has none."""
+    raws = [part.raw for part in parts if part.raw is not None]
+    return Pictures(
+        torch.cat([part.image for part in parts]),
+        torch.cat(raws) if len(raws) == len(parts) else None,
+        torch.cat([part.mask for part in parts]),
+    )
 
 
 class DiscriminatorBlock(nn.Module):

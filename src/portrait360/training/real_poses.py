@@ -44,7 +44,7 @@ from portrait360.files import check_place
 from portrait360.geometry.cameras import mirror_body_pose, zoom_camera
 from portrait360.memory import keep_freed_memory
 from portrait360.model.calibration import label_shrink
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, Pictures, concatenate
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.seen_poses import middle, network_pictures
 from portrait360.script import run_script
@@ -170,7 +170,7 @@ def draw_supply(
             pictures.append(Pictures(out.image, raw, out.mask).map(lambda t: t.half().cpu()))
             cameras.append(camera.cpu())
             bar.advance(n)
-    return _joined(pictures), torch.cat(cameras)
+    return concatenate(*pictures), torch.cat(cameras)
 
 
 def teach(
@@ -248,7 +248,7 @@ def real_batch(
     counts = torch.multinomial(sizes, count, replacement=True).bincount(minlength=len(lessons)).tolist()
     parts = [one.batch(n, model, device) for one, n in zip(lessons, counts, strict=True) if n]
     pictures, cameras, wanted = zip(*parts, strict=True)
-    return _joined(pictures), torch.cat(cameras), torch.cat(wanted)
+    return concatenate(*pictures), torch.cat(cameras), torch.cat(wanted)
 
 
 def lesson_losses(
@@ -271,12 +271,6 @@ def lesson_losses(
         "generated_pose": pose_loss(fake_poses.float(), fake_answers.float()),
         "verdict": changes.square().mean(),
     }
-
-
-def _joined(parts: Sequence[Pictures]) -> Pictures:
-    raws = [part.raw for part in parts if part.raw is not None]
-    images, masks = torch.cat([part.image for part in parts]), torch.cat([part.mask for part in parts])
-    return Pictures(images, torch.cat(raws) if raws else None, masks)
 
 
 def _save(
