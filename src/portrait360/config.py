@@ -83,6 +83,9 @@ class DiscriminatorConfig:
     """False: two trunk passes as in the original, pose on mirrored left views, logit on the views as they are.
     True: left views are mirrored once, with camera and pose, and one pass gives logit and pose: half the work,
     and the logit becomes exactly left/right symmetric."""
+    pose_blocks: int = 0
+    """Last residual blocks that poses are read through apart from those of verdicts (not in the original). 0: poses
+    are read from the features that verdicts are read from."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import torch
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
-from portrait360.model.discriminator import Discriminator, Pictures, concatenate, minibatch_std
+from portrait360.model.discriminator import Discriminator, Pictures, concatenate, minibatch_std, with_pose_path
+from portrait360.types import InputError
 
 
 def pictures(count, side=32, raw=16):
@@ -102,3 +103,57 @@ def test_tensor_names_follow_the_original():
     assert parameters["b512.fromrgb.weight"].shape == (64, 7, 1, 1)
     assert parameters["b4.conv.weight"].shape == (512, 513, 3, 3)
     assert parameters["pose_branch.net.0.weight"].shape == (2048, 8217)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-original"])
+def test_a_pose_path_begins_as_the_blocks_that_poses_were_read_through(preset):
+    torch.manual_seed(0)
+    model = PRESETS[preset].model
+    alone = Discriminator(model)
+    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    apart, larger = with_pose_path(alone, model, 2)
+    assert larger.discriminator.pose_blocks == 2
+    assert apart.pose_path is not None
+    for before, after in zip(alone(x, camera), apart(x, camera), strict=True):
+        assert torch.equal(before, after)
+    assert torch.equal(apart.predict_pose(x, camera, parts=2), alone.predict_pose(x, camera, parts=2))
+    same, model_of_same = with_pose_path(apart, larger, 1)
+    assert model_of_same == larger
+    assert same is not apart
+
+
+def test_verdicts_and_poses_are_read_apart():
+    torch.manual_seed(0)
+    model = PRESETS["tiny"].model
+    d, _ = with_pose_path(Discriminator(model), model, 2)
+    d.requires_grad_(True)
+    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    given = torch.zeros(4, 6)
+    logits, pose = d(x, camera, given)
+    torch.testing.assert_close(pose, d.predict_pose(x, camera))
+    verdict = {name for name, p in d.named_parameters() if _reaches(logits, p)}
+    seen = {name for name, p in d.named_parameters() if _reaches(pose, p)}
+    both = set(verdict & seen)
+    assert both
+    assert all(name.startswith("b32.") for name in both)
+    assert {name.split(".")[0] for name in seen - both} == {"pose_path", "pose_branch"}
+    assert verdict | seen == {name for name, _ in d.named_parameters()}
+    with torch.no_grad():
+        for p in d.pose_path.parameters():
+            p.add_(0.1)
+    after, moved = d(x, camera, given)
+    assert torch.equal(after, logits)
+    assert (moved - pose).abs().max() > 1e-4
+
+
+def _reaches(value, parameter):
+    (gradient,) = torch.autograd.grad(value.sum(), parameter, retain_graph=True, allow_unused=True)
+    return gradient is not None
+
+
+def test_one_block_at_least_stays_shared():
+    model = PRESETS["tiny"].model
+    d = Discriminator(model)
+    for blocks in (-1, 0, 3):
+        with pytest.raises(InputError, match="does not fit tiny"):
+            with_pose_path(d, model, blocks)

@@ -21,9 +21,11 @@ from portrait360.checkpoint import (
     load_generator,
     load_weights,
     read_tensors,
+    save_weights,
     write_tensors,
 )
 from portrait360.config import PRESETS, RawRamp, original_recipe
+from portrait360.model.discriminator import with_pose_path
 from portrait360.training import loop
 from portrait360.training.loop import train
 from portrait360.training.state import new_state
@@ -33,6 +35,7 @@ PROGRAM = """
 import dataclasses, sys
 from pathlib import Path
 from portrait360 import config
+from portrait360.model.discriminator import with_pose_path
 from portrait360.training import loop
 
 preset = config.PRESETS["tiny"]
@@ -195,6 +198,23 @@ def test_a_run_starts_from_given_weights_and_counts_on(data, unbroken, tmp_path)
     fresh = new_state(PRESETS["tiny"], 1, torch.device("cpu"))
     name = "backbone.synthesis.b4.const"
     assert (tensors[f"G/{name}"] - fresh.generator.state_dict()[name]).abs().max() > 0.02
+
+
+def test_a_run_from_weights_with_a_pose_path_keeps_it(data, unbroken, tmp_path):
+    """The preset has none; resuming takes it from the checkpoint, to the numbers of a run without a stop."""
+    start = load_weights(unbroken / "weights.safetensors")
+    apart, model = with_pose_path(start.discriminator, start.generator.config, 2)
+    given = tmp_path / "apart.safetensors"
+    save_weights(given, model, start.generator, apart, start.info["about"])
+    train(data, "tiny", tmp_path / "whole", kimg=0.088, init=given, quiet=True)
+    train(data, "tiny", tmp_path / "broken", kimg=0.084, init=given, quiet=True)
+    train(data, "tiny", tmp_path / "broken", kimg=0.088, resume=True, quiet=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "broken")
+    found = load_weights(tmp_path / "whole" / "weights.safetensors").discriminator
+    assert found.config.pose_blocks == 2
+    before, after = apart.pose_path.state_dict(), found.pose_path.state_dict()
+    for name, value in before.items():  # learned with the rest
+        assert 0.0 < (after[name] - value).abs().max() < 0.05, name
 
 
 def test_weights_of_another_preset_are_refused(data, unbroken, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from portrait360.geometry.cameras import is_left, mirror_body_pose, mirror_camer
 from portrait360.model.generator import select
 from portrait360.model.layers import POSE_OUTPUT_SCALE, Conv, FullyConnected, fir_kernel, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
-from portrait360.types import CAMERA_LABEL_SIZE
+from portrait360.types import CAMERA_LABEL_SIZE, InputError
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,24 @@ def minibatch_std(x: Float[Tensor, "B C H W"], group_size: int) -> Float[Tensor,
     return torch.cat([x, y.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)
 
 
-class Epilogue(nn.Module):
+class FlatFeatures(nn.Module):
+    """What heads read: a convolution of the last features and of their minibatch deviation, as vectors."""
+
     def __init__(self, width: int, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.group_size = config.group_size
         self.conv = Conv(width + 1, width, 3, clamp=config.clamp, resample=config.resample)
-        self.fc = FullyConnected(width * 16, width, activation="lrelu")
-        self.out = FullyConnected(width, width)
 
     def flatten(self, x: Float[Tensor, "B C 4 4"], parts: int) -> Float[Tensor, "B F"]:
         x = self.conv(torch.cat([minibatch_std(part, self.group_size) for part in x.chunk(parts)]))
         return x.float().contiguous(memory_format=torch.contiguous_format).flatten(1)
+
+
+class Epilogue(FlatFeatures):
+    def __init__(self, width: int, config: DiscriminatorConfig) -> None:
+        super().__init__(width, config)
+        self.fc = FullyConnected(width * 16, width, activation="lrelu")
+        self.out = FullyConnected(width, width)
 
     def score(self, flat: Float[Tensor, "B F"], condition: Float[Tensor, "B C"]) -> Float[Tensor, "B 1"]:
         x = self.out(self.fc(flat))
@@ -105,6 +112,22 @@ class PoseBranch(nn.Module):
 
     def forward(self, flat: Float[Tensor, "B F"], camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
         return self.net(torch.cat([flat, camera], dim=1))
+
+
+class PosePath(FlatFeatures):
+    """Blocks that only poses are read through, from the features of a side on, beside those of verdicts."""
+
+    def __init__(self, sides: list[int], config: DiscriminatorConfig) -> None:
+        super().__init__(config.channels[-1], config)
+        self.sides = sides
+        widths = config.channels[-len(sides) - 1 :]
+        for i, side in enumerate(sides):
+            self.add_module(f"b{side}", DiscriminatorBlock(0, widths[i], widths[i + 1], config))
+
+    def forward(self, x: Float[Tensor, "B C S S"], parts: int = 1) -> Float[Tensor, "B F"]:
+        for side in self.sides:
+            x = self.get_submodule(f"b{side}")(x)
+        return self.flatten(x, parts)
 
 
 class Discriminator(nn.Module):
@@ -127,13 +150,20 @@ class Discriminator(nn.Module):
         width = config.channels[-1]
         self.b4 = Epilogue(width, config)
         self.mapping = MappingNetwork(0, width, config.mapping_layers, average=False)
+        self.shared = len(self.sides) - config.pose_blocks
+        """Blocks that verdicts and poses have in common."""
+        self.pose_path = PosePath(self.sides[self.shared :], config) if config.pose_blocks else None
         self.pose_branch = PoseBranch(width * 16, config.pose_hidden)
 
     def trunk(self, pictures: Pictures, parts: int = 1) -> Float[Tensor, "B F"]:
-        """Flat features of image, raw image and mask at the image's side (8.1).
+        """Flat features of image, raw image and mask at the image's side (8.1), for verdicts.
 
         The batch consists of `parts` equal parts (real, generated) whose minibatch statistics are kept apart.
         """
+        return self._for_verdicts(self.early(pictures), parts)
+
+    def early(self, pictures: Pictures) -> Float[Tensor, "B C S S"]:
+        """Features after the blocks that verdicts and poses have in common."""
         mask = resize(pictures.mask, self.resolution) * 2.0 - 1.0
         layers = [pictures.image]
         if pictures.raw is not None:
@@ -141,14 +171,22 @@ class Discriminator(nn.Module):
         x = torch.cat([*layers, mask], dim=1)
         if self.config.resample == "box":
             x = x.contiguous(memory_format=torch.channels_last)
-        for side in self.sides:
+        for side in self.sides[: self.shared]:
+            x = self.get_submodule(f"b{side}")(x)
+        return x
+
+    def _for_verdicts(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
+        for side in self.sides[self.shared :]:
             x = self.get_submodule(f"b{side}")(x)
         return self.b4.flatten(x, parts)
+
+    def _for_poses(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
+        return self._for_verdicts(x, parts) if self.pose_path is None else self.pose_path(x, parts)
 
     def predict_pose(self, pictures: Pictures, camera: Float[Tensor, "B 25"], parts: int = 1) -> Float[Tensor, "B 6"]:
         """Body pose seen in the pictures: left views are mirrored, predicted, mirrored back (8.8)."""
         left = is_left(camera)
-        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)), parts)
+        flat = self._for_poses(self.early(pictures.map(lambda t: select(left, t.flip(3), t))), parts)
         pose = self.pose_branch(flat, self._branch_camera(camera, left))
         return select(left, mirror_body_pose(pose), pose)
 
@@ -170,8 +208,39 @@ class Discriminator(nn.Module):
             return self.b4.score(self.trunk(pictures, parts), condition), predicted
         left = is_left(camera)
         seen = select(left, mirror_camera(camera), camera)
-        flat = self.trunk(pictures.map(lambda t: select(left, t.flip(3), t)), parts)
-        pose = self.pose_branch(flat, self._branch_camera(camera, left))
+        early = self.early(pictures.map(lambda t: select(left, t.flip(3), t)))
+        flat = self._for_verdicts(early, parts)
+        read = flat if self.pose_path is None else self.pose_path(early, parts)
+        pose = self.pose_branch(read, self._branch_camera(camera, left))
         given = pose.detach() if body_pose is None else select(left, mirror_body_pose(body_pose), body_pose)
         logits = self.b4.score(flat, self.mapping(None, seen, given))
         return logits, select(left, mirror_body_pose(pose), pose)
+
+
+def with_pose_path(discriminator: Discriminator, model: ModelConfig, blocks: int) -> tuple[Discriminator, ModelConfig]:
+    """A copy that reads poses through blocks of their own, and the model that it belongs to.
+
+    They begin as copies of those that poses have been read through: at first it says what the given one says.
+
+    Args:
+        discriminator, model: the network and its model; a pose path that it has already stays as long as it is.
+        blocks: how many of the last residual blocks poses get; at least the first one stays shared.
+
+    Raises:
+        InputError: it has no so many blocks.
+    """
+    if discriminator.pose_path is None:
+        if not 0 < blocks < len(discriminator.sides):
+            raise InputError(
+                f"a pose path of {blocks} blocks does not fit {model.name}.",
+                f"It takes 1 to {len(discriminator.sides) - 1}.",
+            )
+        model = replace(model, discriminator=replace(model.discriminator, pose_blocks=blocks))
+    tensors = discriminator.state_dict()
+    new = Discriminator(model).to(next(discriminator.parameters()).device)
+    for name in new.state_dict():
+        if name not in tensors:
+            source = name.removeprefix("pose_path.")
+            tensors[name] = tensors[f"b4.{source}" if source.startswith("conv.") else source]
+    new.load_state_dict(tensors)
+    return new.eval().requires_grad_(False), model

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from portrait360.checkpoint import (
     checkpoint_path,
@@ -20,7 +21,7 @@ from portrait360.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from portrait360.config import PRESETS, Preset, original_recipe
+from portrait360.config import PRESETS, ModelConfig, Preset, original_recipe
 from portrait360.data.progress import show_progress
 from portrait360.data.shards import is_shards
 from portrait360.device import choose_device
@@ -44,6 +45,7 @@ from portrait360.training.state import (
     read_weights,
     start_from,
     state_tensors,
+    with_pose_path_of,
 )
 from portrait360.training.step import training_step
 from portrait360.training.streaming import StreamingData
@@ -129,15 +131,20 @@ class _Job:
 def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     """Train until the end or a stop, in this process's place among `ranks`."""
     keep_freed_memory()
+    before = _newest(found) if found else None
+    origin = before or job.start
+    if origin is not None:
+        job = dataclasses.replace(job, preset=with_pose_path_of(origin.model, job.preset))
     chosen, out, max_minutes = job.preset, job.out, job.max_minutes
     share = ranks.share(chosen.training.batch)
     state = new_state(chosen, job.seed, job.device)
     torch.manual_seed(job.seed * ranks.size + ranks.rank)
     progress: dict[str, Any] = {}
-    if found:
-        progress = _restore(state, job, found, ranks)
+    if before is not None:
+        progress = _restore(state, job, before, ranks)
     elif job.start is not None:
         start_from(state, job.start)
+    del before, origin  # as large as the networks
     state.memory.shared = shared_turns(job.data.body_poses)
     bf16 = choose_bf16(chosen.training.bf16, job.device, progress)
     bf16 = bool(ranks.average({"bf16": torch.tensor(float(bf16))})["bf16"] > 0.5)
@@ -245,34 +252,44 @@ def _found_checkpoints(out: Path, resume: bool) -> list[Path]:
     return found
 
 
-def _restore(state: TrainingState, job: _Job, found: list[Path], ranks: Ranks) -> dict[str, Any]:
-    """Fill the state from the newest checkpoint that is whole; its progress notes."""
-    preset, seed = job.preset, job.seed
+@dataclasses.dataclass(frozen=True)
+class _Checkpoint:
+    path: Path
+    model: ModelConfig
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+def _newest(found: list[Path]) -> _Checkpoint:
+    """The newest checkpoint that is whole."""
     problem: CheckpointError | None = None
     for path in reversed(found):
         try:
-            model, tensors, progress = load_checkpoint(path)
+            return _Checkpoint(path, *load_checkpoint(path))
         except CheckpointError as error:
             problem = problem or error
-            continue
-        if model != preset.model:
-            raise CheckpointError(
-                f"{path} belongs to preset {model.name}, not {preset.model.name}.",
-                "Give the same --preset.",
-            )
-        if progress.get("seed") != seed:
-            raise CheckpointError(f"{path} was trained with seed {progress.get('seed')}, not {seed}.")
-        if progress.get("recipe", "preset") != job.recipe:
-            raise CheckpointError(
-                f"{path} was trained with recipe {progress.get('recipe', 'preset')}, not {job.recipe}.",
-                "Give the same --recipe.",
-            )
-        fill_state(state, tensors, progress, path, ranks)
-        if ranks.first and progress.get("data") != job.data.fingerprint:
-            print(f"note: {path.name} was trained on other data; training goes on with the data given now.")
-        return progress
     assert problem is not None
     raise problem
+
+
+def _restore(state: TrainingState, job: _Job, before: _Checkpoint, ranks: Ranks) -> dict[str, Any]:
+    """Fill the state from a checkpoint; its progress notes."""
+    path, model, progress = before.path, before.model, before.progress
+    if model != job.preset.model:
+        raise CheckpointError(
+            f"{path} belongs to preset {model.name}, not {job.preset.model.name}.", "Give the same --preset."
+        )
+    if progress.get("seed") != job.seed:
+        raise CheckpointError(f"{path} was trained with seed {progress.get('seed')}, not {job.seed}.")
+    if progress.get("recipe", "preset") != job.recipe:
+        raise CheckpointError(
+            f"{path} was trained with recipe {progress.get('recipe', 'preset')}, not {job.recipe}.",
+            "Give the same --recipe.",
+        )
+    fill_state(state, before.tensors, progress, path, ranks)
+    if ranks.first and progress.get("data") != job.data.fingerprint:
+        print(f"note: {path.name} was trained on other data; training goes on with the data given now.")
+    return progress
 
 
 def _save(state: TrainingState, job: _Job, about: dict[str, Any], ranks: Ranks) -> None:

@@ -3,12 +3,12 @@
     python -m portrait360.training.real_poses TRAIN.zip --weights weights.safetensors --out taught.safetensors
 
 In training its pose head learns from generated pictures alone. A calibration (`model.calibration`) says what its
-answers about real pictures are worth; this goes the same way through the whole network: labels without their mean, as
+answers about real pictures are worth; this goes the same way through layers of their own: labels without their mean, as
 large as the truth, are what it learns to answer about real pictures, whole and in middle parts. Noise of labels
 averages out over pictures, their bias has no part in it. The mean stays what self-learning found.
 
-What it has learned otherwise is kept: verdicts on real and generated pictures, and poses of generated ones, stay those
-of the discriminator that it started as.
+Poses get a path of their own for it, a copy of the last blocks (`with_pose_path`). All else stays as it is, so that
+verdicts given a pose are the same to the bit.
 
 Every step is a function of the seed, its number and the state before it, so a stopped run continues exactly.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from portrait360.checkpoint import (
-    Weights,
     fill_module,
     metadata_json,
     module_tensors,
@@ -39,14 +39,12 @@ from portrait360.checkpoint import (
 from portrait360.config import PRESETS, ModelConfig
 from portrait360.data.progress import show_progress
 from portrait360.device import choose_device
-from portrait360.evaluation.samples import draw_people
 from portrait360.files import check_place
-from portrait360.geometry.cameras import mirror_body_pose, zoom_camera
+from portrait360.geometry.cameras import mirror_body_pose
 from portrait360.memory import keep_freed_memory
 from portrait360.model.calibration import label_shrink
-from portrait360.model.discriminator import Discriminator, Pictures, concatenate
-from portrait360.model.generator import Generator, RenderDraws
-from portrait360.model.seen_poses import middle, network_pictures
+from portrait360.model.discriminator import Discriminator, Pictures, concatenate, with_pose_path
+from portrait360.model.seen_poses import network_pictures
 from portrait360.script import run_script
 from portrait360.training.calibrate import calibrate, calibration_rows, closer_levels, load_preset_weights, seen_in
 from portrait360.training.data import TrainingData
@@ -59,7 +57,6 @@ from portrait360.training.step import update_average
 from portrait360.types import CheckpointError, DatasetError
 
 _FORMAT = {"format": "portrait360", "kind": "real-poses-checkpoint"}
-_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +64,13 @@ class Teaching:
     """The recipe."""
 
     steps: int = 4000
-    real: int = 64
-    """Real pictures in a step."""
-    keep_interval: int = 4
-    """Every so many steps also keep what was learned before, with as many times the weight."""
-    generated: int = 32
-    """Generated pictures in such a step, of a supply drawn once."""
-    supply: int = 4096
-    rate: float = 1e-3
+    pictures: int = 128
+    """In a step."""
+    pose_blocks: int = 3
+    """Of the pose path, where the discriminator has none."""
+    rate: float = 2e-3
     warm_up: int = 100
     betas: tuple[float, float] = (0.9, 0.99)
-    verdict_weight: float = 0.02
-    """Of the squared change of verdicts."""
     average: int = 200
     """Steps over which weights are averaged."""
     save_every: int = 200
@@ -145,36 +137,9 @@ def prepare(discriminator: Discriminator, model: ModelConfig, data: TrainingData
     return Lessons(data, wanted, left.nonzero()[:, 0], (0, *closer_levels(data)))
 
 
-@torch.no_grad()
-def draw_supply(
-    generator: Generator, lessons: Lessons, count: int, seed: int, device: torch.device
-) -> tuple[Pictures, Float[Tensor, "N 25"]]:
-    """Generated pictures as training shows them to the discriminator, whole and in middle parts, and their cameras."""
-    model = generator.config
-    draws = torch.Generator().manual_seed(seed)
-    full, side = lessons.data.images.shape[-1], model.raw_resolution
-    windows = [(1.0, *lessons.data.framing.windows)[level] for level in lessons.levels]
-    zooms = torch.tensor([full / middle(torch.empty(1, 1, full, full), window).shape[-1] for window in windows])
-    pictures: list[Pictures] = []
-    cameras = []
-    with show_progress("drawing", count, "pictures") as bar:
-        for start in range(0, count, _AT_ONCE):
-            people = draw_people(generator, lessons.data.cameras, min(_AT_ONCE, count - start), draws)
-            n = len(people.camera)
-            zoom = zooms[torch.randint(len(zooms), (n,), generator=draws)]
-            camera = torch.cat([zoom_camera(c[None], float(z)) for c, z in zip(people.camera, zoom, strict=True)])
-            jitter = torch.rand(n, side * side, generator=draws).to(device)
-            draw = RenderDraws(jitter, occupancy=people.draws.occupancy)
-            out = generator.render(people.scene, camera, people.body_pose, draws=draw)
-            raw = None if model.superresolution is None else out.raw
-            pictures.append(Pictures(out.image, raw, out.mask).map(lambda t: t.half().cpu()))
-            cameras.append(camera.cpu())
-            bar.advance(n)
-    return concatenate(*pictures), torch.cat(cameras)
-
-
 def teach(
-    weights: Weights,
+    student: Discriminator,
+    model: ModelConfig,
     lessons: Sequence[Lessons],
     recipe: Teaching,
     checkpoint: Path,
@@ -182,61 +147,52 @@ def teach(
     device: torch.device,
     bf16: bool | None = None,
 ) -> Discriminator:
-    """The discriminator of `weights`, taught; continues from the checkpoint, if it is there.
+    """What a discriminator with a pose path becomes; continues from the checkpoint, if it is there.
 
     Args:
-        weights: what it starts as, and the generator whose pictures it is to judge as before.
+        student, model: from `with_pose_path`.
         lessons: from `prepare`, one of each dataset; pictures are taken from all alike.
-        recipe: must be that of the checkpoint.
+        recipe: with `student` and `lessons` it must be that of the checkpoint.
         checkpoint: written every `save_every` steps.
         device: where it learns.
         bf16: whether convolutions run in bf16; None: where that is faster, as the checkpoint says or as measured.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or of another recipe.
+        CheckpointError: the checkpoint is damaged, or of another run.
     """
-    model = weights.generator.config
-    teacher = weights.discriminator.to(device)
-    student = copy.deepcopy(teacher).requires_grad_(True)
-    average = copy.deepcopy(teacher)
-    optimizer = torch.optim.Adam(student.parameters(), recipe.rate, betas=recipe.betas)
-    step, notes = 0, {}
+    student = copy.deepcopy(student).to(device)
+    average = copy.deepcopy(student)
+    assert student.pose_path is not None
+    learning = [*student.pose_path.parameters(), *student.pose_branch.parameters()]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(learning, recipe.rate, betas=recipe.betas)
+    step, notes, run = 0, {}, _run_name(student, lessons, recipe)
     if checkpoint.exists():
-        step, notes = _resume(checkpoint, student, average, optimizer, recipe)
-    supply, supply_cameras = draw_supply(weights.generator.to(device), lessons[0], recipe.supply, recipe.seed, device)
+        step, notes = _resume(checkpoint, student, average, optimizer, run)
     bf16 = choose_bf16(True, device, notes) if bf16 is None else bf16
     notes = {"bf16": bf16, "processor": processor_name()}
-    sums: dict[str, float] = {}
+    recent: float | None = None
     with show_progress("teaching", recipe.steps, "steps") as bar:
         bar.skip(step)
         while step < recipe.steps:
             torch.manual_seed(recipe.seed * 1_000_003 + step)
-            real = real_batch(lessons, recipe.real, model, device)
+            shown, camera, wanted = real_batch(lessons, recipe.pictures, model, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                if step % recipe.keep_interval:
-                    seen = student.predict_pose(real[0], real[1], parts=recipe.real)
-                    losses = {"real_pose": pose_loss(seen.float(), real[2])}
-                else:
-                    rows = torch.randint(len(supply_cameras), (recipe.generated,))
-                    generated = supply.map(lambda t, rows=rows: t[rows].float().to(device))
-                    losses = lesson_losses(student, teacher, real, (generated, supply_cameras[rows].to(device)))
-            total = losses["real_pose"]
-            if "verdict" in losses:
-                kept = losses["generated_pose"] + recipe.verdict_weight * losses["verdict"]
-                total = total + recipe.keep_interval * kept
+                seen = student.predict_pose(shown, camera, parts=recipe.pictures)
+            loss = pose_loss(seen.float(), wanted)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * min(1.0, (step + 1) / recipe.warm_up) * cosine_decay(step / recipe.steps)
             optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            loss.backward()
             optimizer.step()
             step += 1
             update_average(average, student, min(1.0 - 1.0 / recipe.average, (1.0 + step) / (10.0 + step)))
             bar.advance(1)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, float(value.detach())) * 0.98 + 0.02 * float(value.detach())
+            recent = float(loss.detach()) if recent is None else 0.98 * recent + 0.02 * float(loss.detach())
             if step % recipe.save_every == 0 or step == recipe.steps:
-                print(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in sums.items()), flush=True)
-                _save(checkpoint, student, average, optimizer, step, recipe, notes)
+                print(f"step {step}  squared difference from the labels {recent:.4f}", flush=True)
+                _save(checkpoint, student, average, optimizer, step, run, notes)
     return average
 
 
@@ -251,26 +207,15 @@ def real_batch(
     return concatenate(*pictures), torch.cat(cameras), torch.cat(wanted)
 
 
-def lesson_losses(
-    student: Discriminator,
-    teacher: Discriminator,
-    real: tuple[Pictures, Float[Tensor, "B 25"], Float[Tensor, "B 6"]],
-    generated: tuple[Pictures, Float[Tensor, "C 25"]],
-) -> dict[str, Float[Tensor, ""]]:
-    """Squared errors of poses seen in real pictures (given with cameras and wanted poses), and squared changes of poses
-    seen in generated ones and of verdicts on both."""
-    shown, camera, wanted = real
-    verdicts, poses = student(shown, camera)
-    fake_verdicts, fake_poses = student(*generated)
-    with torch.no_grad():
-        known, _ = teacher(shown, camera)
-        fake_known, fake_answers = teacher(*generated)
-    changes = torch.cat([(verdicts - known).float(), (fake_verdicts - fake_known).float()])
-    return {
-        "real_pose": pose_loss(poses.float(), wanted),
-        "generated_pose": pose_loss(fake_poses.float(), fake_answers.float()),
-        "verdict": changes.square().mean(),
-    }
+def _run_name(student: Discriminator, lessons: Sequence[Lessons], recipe: Teaching) -> str:
+    """A hash of all that decides what a run comes to."""
+    found = hashlib.sha256(json.dumps(dataclasses.asdict(recipe)).encode())
+    tensors = [*student.state_dict().values(), *(t for one in lessons for t in (one.wanted, one.rows))]
+    for tensor in tensors:
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    for one in lessons:
+        found.update(one.data.fingerprint.encode())
+    return found.hexdigest()
 
 
 def _save(
@@ -279,23 +224,21 @@ def _save(
     average: Discriminator,
     optimizer: torch.optim.Adam,
     step: int,
-    recipe: Teaching,
+    run: str,
     notes: dict[str, Any],
 ) -> None:
     tensors = module_tensors(student, "D") | module_tensors(average, "D_ema")
     tensors |= optimizer_tensors(optimizer, student, "adam_D")
-    about = {"step": str(step), "precision": json.dumps(notes), "recipe": json.dumps(dataclasses.asdict(recipe))}
-    write_tensors(path, tensors, _FORMAT | about)
+    write_tensors(path, tensors, _FORMAT | {"step": str(step), "precision": json.dumps(notes), "run": run})
 
 
 def _resume(
-    path: Path, student: Discriminator, average: Discriminator, optimizer: torch.optim.Adam, recipe: Teaching
+    path: Path, student: Discriminator, average: Discriminator, optimizer: torch.optim.Adam, run: str
 ) -> tuple[int, dict[str, Any]]:
     """The step that a checkpoint is of, and its notes on precision."""
     tensors, metadata = read_tensors(path)
-    known = json.dumps(dataclasses.asdict(recipe))
-    if metadata.get("kind") != _FORMAT["kind"] or metadata.get("recipe") != known:
-        raise CheckpointError(f"{path} is of another run.", "Remove it, or give its recipe.")
+    if metadata.get("kind") != _FORMAT["kind"] or metadata.get("run") != run:
+        raise CheckpointError(f"{path} is of another run.", "Remove it, or give the same data, weights and recipe.")
     fill_module(student, tensors, "D", path)
     fill_module(average, tensors, "D_ema", path)
     fill_optimizer(optimizer, student, tensors, "adam_D")
@@ -322,17 +265,17 @@ def main(
     check_place(out)
     target = choose_device(device)
     given = load_preset_weights(weights)
-    model = given.generator.config
+    student, model = with_pose_path(given.discriminator, given.generator.config, recipe.pose_blocks)
     keep_freed_memory()
     lessons = []
     for path in data:
         content = TrainingData(path, model, PRESETS[model.name].training, 0, device=target, progress=True)
-        lessons.append(prepare(given.discriminator.to(target), model, content, path))
+        lessons.append(prepare(student.to(target), model, content, path))
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
-    taught = teach(given, lessons, recipe, checkpoint, device=target, bf16=bf16).cpu()
+    taught = teach(student, model, lessons, recipe, checkpoint, device=target, bf16=bf16).cpu()
     found = calibrate(taught, model, lessons[0].data)
     about = given.info["about"] | {"real_poses": {"steps": recipe.steps, "pictures": sum(len(o.rows) for o in lessons)}}
-    save_weights(out, model, given.generator.cpu(), taught, about, calibration=found)
+    save_weights(out, model, given.generator, taught, about, calibration=found)
     checkpoint.unlink()
 
 

@@ -55,6 +55,7 @@ class StartingWeights:
     """Networks of a weights file and the number of images that they were trained on."""
 
     path: Path
+    model: ModelConfig
     tensors: dict[str, Tensor]
     images: int
 
@@ -74,7 +75,13 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
     if not _grows_into(info["model"], model):
         raise CheckpointError(f"{path} belongs to {info['model'].name}, not {model.name}.", "Give its --preset.")
     images = info["about"].get("images", 0)
-    return StartingWeights(Path(path), tensors, images if isinstance(images, int) else 0)
+    return StartingWeights(Path(path), info["model"], tensors, images if isinstance(images, int) else 0)
+
+
+def with_pose_path_of(origin: ModelConfig, preset: Preset) -> Preset:
+    """The preset with as many blocks of a pose path as the model that a run goes on from."""
+    judge = dataclasses.replace(preset.model.discriminator, pose_blocks=origin.discriminator.pose_blocks)
+    return dataclasses.replace(preset, model=dataclasses.replace(preset.model, discriminator=judge))
 
 
 def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
@@ -82,7 +89,7 @@ def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
     super-resolution, at the beginning of its discriminator, for pictures of twice the side each.
 
     What it is called, how many rays there are, how many samples they take and which features are symmetric does not
-    matter: no weight depends on it.
+    matter: no weight depends on it. Nor does a pose path: a run takes it over (`with_pose_path_of`).
     """
     kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
     judged = smaller.discriminator.channels
@@ -98,7 +105,9 @@ def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
         raw_resolution=smaller.raw_resolution,
         symmetric_features=smaller.symmetric_features,
         synthesis=dataclasses.replace(model.synthesis, channels=kept),
-        discriminator=dataclasses.replace(model.discriminator, channels=judged),
+        discriminator=dataclasses.replace(
+            model.discriminator, channels=judged, pose_blocks=smaller.discriminator.pose_blocks
+        ),
         render=dataclasses.replace(model.render, samples=smaller.render.samples),
     )
 
