@@ -18,7 +18,8 @@ from portrait360.model.generator import Generator
 from portrait360.training import calibrate
 from portrait360.training import real_poses as module
 from portrait360.training.data import TrainingData
-from portrait360.training.real_poses import Lessons, Teaching, main, poses_of_labels, prepare, teach
+from portrait360.training.gradients import Batch
+from portrait360.training.real_poses import Lessons, Teaching, main, poses_of_labels, prepare, teach, varied
 from portrait360.types import CheckpointError, DatasetError
 
 CPU = torch.device("cpu")
@@ -88,7 +89,8 @@ def test_pictures_of_the_calibration_are_not_learned_from(dataset, student, monk
         lessons_of(student, dataset)
 
 
-def test_a_batch_shows_pictures_and_their_middle_parts_with_what_is_wanted(dataset, student):
+def test_a_batch_shows_pictures_and_their_middle_parts_with_what_is_wanted(dataset, student, monkeypatch):
+    monkeypatch.setattr(module, "varied", lambda batch, _: batch)
     lessons = lessons_of(student, dataset)
     torch.manual_seed(0)
     shown, camera, wanted = lessons.batch(60, SMALL, CPU)
@@ -98,6 +100,34 @@ def test_a_batch_shows_pictures_and_their_middle_parts_with_what_is_wanted(datas
     allowed = torch.cat([allowed, mirror_body_pose(allowed)])
     assert float(torch.cdist(wanted, allowed, compute_mode=EXACT).min(dim=1).values.max()) < 1e-5
     assert shown.image.shape == (60, 3, 32, 32)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_pictures_vary_in_colour_and_are_cropped_as_their_cameras_say(background):
+    """A square in the middle grows with the focal length; the grey around it stays grey where the model has it."""
+    model = PRESETS["tiny"].model if background else SMALL
+    mask = torch.zeros(64, 1, 32, 32)
+    mask[:, :, 12:20, 12:20] = 1.0
+    colour = torch.tensor([0.5, 0.2, -0.4])[:, None, None]
+    image = (model.plain_background + (colour - model.plain_background) * mask).clone()
+    camera, poses = camera_label(torch.linspace(-3, 3, 64)), torch.randn(64, 6)
+    torch.manual_seed(0)
+    found = varied(Batch(image, mask, camera, poses), model)
+    zoom = found.camera[:, 16] / camera[:, 16]
+    assert zoom.min() == 1.0 < zoom.max() <= 1.3
+    torch.testing.assert_close(found.mask.sum(dim=(1, 2, 3)).sqrt(), 8.0 * zoom, atol=0.35, rtol=0)
+    rest = [i for i in range(25) if i not in (16, 20)]
+    assert torch.equal(found.camera[:, rest], camera[:, rest])
+    assert torch.equal(found.camera[:, 16], found.camera[:, 20])
+    assert found.coarse_pose is poses
+    middle, corner = found.image[:, :, 16, 16], found.image[:, :, 0, 0]
+    assert float((middle.std(dim=1) > 0.01).float().mean()) > 0.3  # never without colour
+    changed = (middle - colour[:, 0].T).abs().amax(dim=1) > 0.02
+    assert 0.2 < float(changed.float().mean()) < 0.8
+    if not background:
+        torch.testing.assert_close(corner, torch.full_like(corner, model.plain_background))
+    torch.manual_seed(0)
+    assert torch.equal(varied(Batch(image, mask, camera, poses), model).image, found.image)
 
 
 class Bars(Lessons):

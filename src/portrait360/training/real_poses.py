@@ -45,10 +45,13 @@ from portrait360.memory import keep_freed_memory
 from portrait360.model.calibration import label_shrink
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate, with_pose_path
 from portrait360.model.seen_poses import network_pictures
+from portrait360.pictures import as_bytes
 from portrait360.script import run_script
 from portrait360.training.calibrate import calibrate, calibration_rows, closer_levels, load_preset_weights, seen_in
 from portrait360.training.data import TrainingData
+from portrait360.training.gradients import Batch
 from portrait360.training.losses import pose_loss
+from portrait360.training.photo_augment import PhotoRanges, photo_batch
 from portrait360.training.pose_memory import shared_turns
 from portrait360.training.precision import choose_bf16, processor_name
 from portrait360.training.schedules import cosine_decay
@@ -77,6 +80,24 @@ class Teaching:
     seed: int = 0
 
 
+VARIED = PhotoRanges(
+    plain_crop=0.3,
+    roll_degrees=0.0,
+    smallest_scale=1.0,
+    largest_scale=1.3,
+    offset=0.0,
+    plain_background=0.0,
+    other_background=0.0,
+    grey=0.0,
+    shrink=0.0,
+    blur=0.0,
+    noise=0.0,
+    jpeg=0.0,
+    cover=0.0,
+)
+"""How pictures are varied."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Lessons:
     """The pictures of one dataset, and the poses that its labels stand for."""
@@ -95,9 +116,22 @@ class Lessons:
         level = torch.tensor(self.levels)[torch.randint(len(self.levels), (count,))]
         flags, there = torch.rand(count) < 0.5, i.to(data.images.device)
         pictures = data.images[there], data.masks[there], data.cameras[i], self.wanted[i]
-        batch = data.framing.batch(*pictures, flags, level, device)
+        batch = varied(data.framing.batch(*pictures, flags, level, device), model)
         shown = network_pictures(model, batch.image, batch.mask, before_grey=True)
         return shown, batch.camera, batch.coarse_pose
+
+
+def varied(batch: Batch, model: ModelConfig) -> Batch:
+    """Other colours and closer crops, as cameras say, so that pictures are not known by heart; uses torch's random
+    state."""
+    draws = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    device, grey = batch.image.device, model.plain_background
+    masks = as_bytes(batch.mask * 2.0 - 1.0).cpu()
+    photo = photo_batch(as_bytes(batch.image).cpu(), masks, batch.camera.cpu(), draws, VARIED).to(device)
+    image = photo.image if model.background is not None else grey + (photo.image - grey) * photo.mask
+    camera = batch.camera.clone()
+    camera[:, [16, 20]] *= photo.camera.scale[:, None]
+    return Batch(image, photo.mask, camera, batch.coarse_pose)
 
 
 def poses_of_labels(seen: Float[Tensor, "M 6"], some: Float[Tensor, "M 6"], labels: Float[Tensor, "N 6"]) -> Tensor:
