@@ -66,12 +66,12 @@ _FORMAT = {"format": "portrait360", "kind": "real-poses-checkpoint"}
 class Teaching:
     """The recipe."""
 
-    steps: int = 4000
+    steps: int = 3000
     pictures: int = 128
     """In a step."""
     pose_blocks: int = 3
     """Of the pose path, where the discriminator has none."""
-    rate: float = 2e-3
+    rate: float = 0.012
     warm_up: int = 100
     betas: tuple[float, float] = (0.9, 0.99)
     average: int = 200
