@@ -15,7 +15,15 @@ from portrait360.model.discriminator import Pictures
 from portrait360.training import schedules
 from portrait360.training.distributed import Ranks
 from portrait360.training.pose_memory import CAPACITY
-from portrait360.training.state import _grows_into, fill_state, new_state, read_weights, start_from, state_tensors
+from portrait360.training.state import (
+    _grows_into,
+    fill_state,
+    new_state,
+    read_weights,
+    start_from,
+    state_tensors,
+    with_pose_path_of,
+)
 from portrait360.training.step import TILT_INTERVAL, training_step
 from portrait360.types import CheckpointError
 from random_batches import random_batch
@@ -65,12 +73,16 @@ def grown(preset: Preset) -> Preset:
     return dataclasses.replace(preset, model=larger)
 
 
-def test_a_discriminator_of_larger_pictures_starts_as_the_smaller_one_of_their_means(tmp_path):
-    small = shrunken(PRESETS["cpu-64"])
-    large = grown(small)
+@pytest.mark.parametrize("pose_blocks", [0, 2])
+def test_a_discriminator_of_larger_pictures_starts_as_the_smaller_one_of_their_means(tmp_path, pose_blocks):
+    plain = shrunken(PRESETS["cpu-64"])
+    judge = dataclasses.replace(plain.model.discriminator, pose_blocks=pose_blocks)
+    small = dataclasses.replace(plain, model=dataclasses.replace(plain.model, discriminator=judge))
     path, before = weights_file(tmp_path, small)
+    start = read_weights(path, grown(plain).model)
+    large = with_pose_path_of(start.model, grown(plain))
     after = new_state(large, 4, torch.device("cpu"))
-    start_from(after, read_weights(path, large.model))
+    start_from(after, start)
     batch = random_batch(small.model, 6)
     pictures = Pictures(batch.image, None, batch.mask)
     enlarged = pictures.map(lambda t: t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
