@@ -78,8 +78,8 @@ def train(
     `max_minutes`; SIGTERM and Ctrl-C save first. `resume` continues from the last checkpoint, to the same numbers
     as a run that was never interrupted; processes that torchrun starts again after a failure (`--max-restarts`) resume
     by themselves. `init`: a weights file to start from instead of random weights, of the same preset or of a smaller
-    one that it can grow from (`training.state.read_weights`); its images count as shown. `recipe`: `preset`, or
-    `original` for the published training.
+    one that it can grow from (`training.state.read_weights`); its images count as shown, and a pose path that its
+    discriminator has is kept. `recipe`: `preset`, or `original` for the published training.
     `clock`: the seconds that `max_minutes` is counted in.
 
     Raises:
