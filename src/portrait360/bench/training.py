@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from portrait360.checkpoint import DEFAULT_WEIGHTS
-from portrait360.config import PRESETS, Preset, original_recipe
+from portrait360.config import PRESETS, ModelConfig, Preset, original_recipe
 from portrait360.device import choose_device
 from portrait360.geometry.cameras import camera_label
 from portrait360.memory import keep_freed_memory, peak_megabytes, restart_peak
@@ -26,7 +26,7 @@ from portrait360.training.gradients import Batch, Labels, TrainingState
 from portrait360.training.graphs import WARM_UP, record_steps
 from portrait360.training.pose_memory import CAPACITY
 from portrait360.training.precision import choose_bf16
-from portrait360.training.state import new_state, read_weights, start_from
+from portrait360.training.state import StartingWeights, new_state, read_weights, start_from, with_pose_path_of
 from portrait360.training.step import training_step
 from portrait360.types import CheckpointError
 
@@ -69,8 +69,12 @@ def time_training(
     bf16 = choose_bf16(training.bf16, target, {})
     batch = batch or (32 if target.type == "cuda" else 8)
     chosen = Preset(chosen.model, dataclasses.replace(training, batch=batch, bf16=bf16))
+    packaged = _packaged(chosen.model)
+    if packaged is not None:
+        chosen = with_pose_path_of(packaged.model, chosen)
     state = new_state(chosen, 0, target)
-    trained = _start_from_packaged(state)
+    if packaged is not None:
+        start_from(state, packaged)
     state.images = max(state.images, SETTLED)
     data = _random_batch(chosen, batch, target)
     _remember_poses(state)
@@ -88,7 +92,7 @@ def time_training(
     _wait(target)
     rate = steps * batch / (time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated(target) / 2**20 if target.type == "cuda" else peak_megabytes()
-    return {"images_per_second": rate, "batch": batch, "peak_mib": peak, "bf16": bf16, "trained": trained}
+    return {"images_per_second": rate, "batch": batch, "peak_mib": peak, "bf16": bf16, "trained": packaged is not None}
 
 
 def training_jobs(presets: Sequence[str], quick: bool, device: str) -> list[dict[str, Any]]:
@@ -97,12 +101,12 @@ def training_jobs(presets: Sequence[str], quick: bool, device: str) -> list[dict
     return [{"preset": name, "form": form, "steps": steps, "device": device} for name in presets for form in FORMS]
 
 
-def _start_from_packaged(state: TrainingState) -> bool:
+def _packaged(model: ModelConfig) -> StartingWeights | None:
+    """The packaged weights, if training of this model can start from them."""
     try:
-        start_from(state, read_weights(DEFAULT_WEIGHTS, state.model))
+        return read_weights(DEFAULT_WEIGHTS, model)
     except CheckpointError:
-        return False
-    return True
+        return None
 
 
 def _remember_poses(state: TrainingState) -> None:
