@@ -136,6 +136,11 @@ class ModelConfig:
     """Grey level in [-1, 1] behind the portrait where there is no background network."""
     original_bugs: OriginalBugs = OriginalBugs()
 
+    def with_pose_blocks(self, count: int) -> ModelConfig:
+        """The same with so many blocks of a pose path."""
+        judge = dataclasses.replace(self.discriminator, pose_blocks=count)
+        return dataclasses.replace(self, discriminator=judge)
+
 
 @dataclass(frozen=True)
 class RawRamp:

@@ -9,12 +9,7 @@ import torch
 
 from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.training.clutter import SHAPES, THINGS, bystanders, clouds, shapes, things
-from portrait360.training.photo_augment import CLUTTERED, MIN_BLUR, PhotoRanges, photo_batch, untouched_batch
-
-NOTHING = PhotoRanges(
-    plain_crop=1.0, plain_background=0.0, other_background=0.0, cluttered_background=0.0, bystander=0.0,
-    grey=0.0, colour=0.0, shrink=0.0, blur=0.0, noise=0.0, jpeg=0.0, cover=0.0, thing=0.0,
-)  # fmt: skip
+from portrait360.training.photo_augment import CLUTTERED, MIN_BLUR, NOTHING, PhotoRanges, photo_batch, untouched_batch
 
 
 def portraits(count: int = 8, side: int = 32):

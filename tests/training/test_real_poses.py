@@ -29,7 +29,7 @@ TRAINING = PRESETS["cpu-64"].training
 PLAIN = dataclasses.replace(
     PRESETS["tiny"].model, raw_resolution=32, features=3, superresolution=None, background=None, conditioning_scale=0.0
 )
-SMALL = dataclasses.replace(PLAIN, discriminator=dataclasses.replace(PLAIN.discriminator, pose_blocks=2))
+SMALL = PLAIN.with_pose_blocks(2)
 RECIPE = Teaching(steps=6, pictures=8, warm_up=2, save_every=3)
 
 
@@ -122,7 +122,7 @@ def test_pictures_vary_in_colour_and_are_cropped_as_their_cameras_say(background
     assert torch.equal(found.camera[:, 16], found.camera[:, 20])
     assert found.coarse_pose is poses
     middle, corner = found.image[:, :, 16, 16], found.image[:, :, 0, 0]
-    assert float((middle.std(dim=1) > 0.01).float().mean()) > 0.3  # never without colour
+    assert float(middle.std(dim=1).min()) > 0.01  # never without colour
     changed = (middle - colour[:, 0].T).abs().amax(dim=1) > 0.02
     assert 0.2 < float(changed.float().mean()) < 0.8
     if not background:

@@ -76,8 +76,7 @@ def grown(preset: Preset) -> Preset:
 @pytest.mark.parametrize("pose_blocks", [0, 2])
 def test_a_discriminator_of_larger_pictures_starts_as_the_smaller_one_of_their_means(tmp_path, pose_blocks):
     plain = shrunken(PRESETS["cpu-64"])
-    judge = dataclasses.replace(plain.model.discriminator, pose_blocks=pose_blocks)
-    small = dataclasses.replace(plain, model=dataclasses.replace(plain.model, discriminator=judge))
+    small = dataclasses.replace(plain, model=plain.model.with_pose_blocks(pose_blocks))
     path, before = weights_file(tmp_path, small)
     start = read_weights(path, grown(plain).model)
     large = with_pose_path_of(start.model, grown(plain))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -79,6 +79,13 @@ def minibatch_std(x: Float[Tensor, "B C H W"], group_size: int) -> Float[Tensor,
     return torch.cat([x, y.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)
 
 
+def _through(blocks: nn.Module, sides: list[int], x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+    """Features after the blocks of these sides."""
+    for side in sides:
+        x = blocks.get_submodule(f"b{side}")(x)
+    return x
+
+
 class FlatFeatures(nn.Module):
     """What heads read: a convolution of the last features and of their minibatch deviation, as vectors."""
 
@@ -125,9 +132,7 @@ class PosePath(FlatFeatures):
             self.add_module(f"b{side}", DiscriminatorBlock(0, widths[i], widths[i + 1], config))
 
     def forward(self, x: Float[Tensor, "B C S S"], parts: int = 1) -> Float[Tensor, "B F"]:
-        for side in self.sides:
-            x = self.get_submodule(f"b{side}")(x)
-        return self.flatten(x, parts)
+        return self.flatten(_through(self, self.sides, x), parts)
 
 
 class Discriminator(nn.Module):
@@ -171,14 +176,10 @@ class Discriminator(nn.Module):
         x = torch.cat([*layers, mask], dim=1)
         if self.config.resample == "box":
             x = x.contiguous(memory_format=torch.channels_last)
-        for side in self.sides[: self.shared]:
-            x = self.get_submodule(f"b{side}")(x)
-        return x
+        return _through(self, self.sides[: self.shared], x)
 
     def _for_verdicts(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
-        for side in self.sides[self.shared :]:
-            x = self.get_submodule(f"b{side}")(x)
-        return self.b4.flatten(x, parts)
+        return self.b4.flatten(_through(self, self.sides[self.shared :], x), parts)
 
     def _for_poses(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
         return self._for_verdicts(x, parts) if self.pose_path is None else self.pose_path(x, parts)
@@ -235,7 +236,7 @@ def with_pose_path(discriminator: Discriminator, model: ModelConfig, blocks: int
                 f"a pose path of {blocks} blocks does not fit {model.name}.",
                 f"It takes 1 to {len(discriminator.sides) - 1}.",
             )
-        model = replace(model, discriminator=replace(model.discriminator, pose_blocks=blocks))
+        model = model.with_pose_blocks(blocks)
     tensors = discriminator.state_dict()
     new = Discriminator(model).to(next(discriminator.parameters()).device)
     for name in new.state_dict():

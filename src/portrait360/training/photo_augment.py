@@ -57,6 +57,20 @@ class PhotoRanges:
     """Share of pictures left as the datasets have them; all other shares are of the rest."""
 
 
+NOTHING = PhotoRanges(
+    plain_crop=1.0,
+    plain_background=0.0,
+    other_background=0.0,
+    grey=0.0,
+    colour=0.0,
+    shrink=0.0,
+    blur=0.0,
+    noise=0.0,
+    jpeg=0.0,
+    cover=0.0,
+)
+"""Pictures stay as they are."""
+
 CLUTTERED = PhotoRanges(
     plain_background=0.25,
     other_background=0.1,

@@ -51,7 +51,7 @@ from portrait360.training.calibrate import calibrate, calibration_rows, closer_l
 from portrait360.training.data import TrainingData
 from portrait360.training.gradients import Batch
 from portrait360.training.losses import pose_loss
-from portrait360.training.photo_augment import PhotoRanges, photo_batch
+from portrait360.training.photo_augment import NOTHING, photo_batch
 from portrait360.training.pose_memory import shared_turns
 from portrait360.training.precision import choose_bf16, processor_name
 from portrait360.training.schedules import cosine_decay
@@ -80,20 +80,8 @@ class Teaching:
     seed: int = 0
 
 
-VARIED = PhotoRanges(
-    plain_crop=0.3,
-    roll_degrees=0.0,
-    smallest_scale=1.0,
-    largest_scale=1.3,
-    offset=0.0,
-    plain_background=0.0,
-    other_background=0.0,
-    grey=0.0,
-    shrink=0.0,
-    blur=0.0,
-    noise=0.0,
-    jpeg=0.0,
-    cover=0.0,
+VARIED = dataclasses.replace(
+    NOTHING, plain_crop=0.3, roll_degrees=0.0, smallest_scale=1.0, largest_scale=1.3, offset=0.0, colour=0.5
 )
 """How pictures are varied."""
 

@@ -80,8 +80,7 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
 
 def with_pose_path_of(origin: ModelConfig, preset: Preset) -> Preset:
     """The preset with as many blocks of a pose path as the model that a run goes on from."""
-    judge = dataclasses.replace(preset.model.discriminator, pose_blocks=origin.discriminator.pose_blocks)
-    return dataclasses.replace(preset, model=dataclasses.replace(preset.model, discriminator=judge))
+    return dataclasses.replace(preset, model=preset.model.with_pose_blocks(origin.discriminator.pose_blocks))
 
 
 def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
