@@ -122,6 +122,23 @@ def test_a_pose_path_begins_as_the_blocks_that_poses_were_read_through(preset):
     assert same is not apart
 
 
+@pytest.mark.parametrize("preset", ["tiny", "tiny-original"])
+def test_a_pose_path_grows_and_says_what_it_said(preset):
+    torch.manual_seed(0)
+    model = PRESETS[preset].model
+    short, model = with_pose_path(Discriminator(model), model, 1)
+    assert short.pose_path is not None
+    for parameter in short.pose_path.parameters():  # no longer what verdicts are read through
+        parameter.add_(torch.randn_like(parameter) * 0.1)
+    long, larger = with_pose_path(short, model, 2)
+    assert larger.discriminator.pose_blocks == 2
+    assert long.pose_path is not None
+    assert len(long.pose_path.sides) == 2
+    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    for before, after in zip(short(x, camera), long(x, camera), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_verdicts_and_poses_are_read_apart():
     torch.manual_seed(0)
     model = PRESETS["tiny"].model

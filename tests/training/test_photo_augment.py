@@ -9,7 +9,27 @@ import torch
 
 from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.training.clutter import SHAPES, THINGS, bystanders, clouds, shapes, things
-from portrait360.training.photo_augment import CLUTTERED, MIN_BLUR, NOTHING, PhotoRanges, photo_batch, untouched_batch
+from portrait360.training.photo_augment import (
+    CLUTTERED,
+    MIN_BLUR,
+    PhotoRanges,
+    other_crops_and_colours,
+    photo_batch,
+    untouched_batch,
+)
+
+NOTHING = PhotoRanges(
+    plain_crop=1.0,
+    plain_background=0.0,
+    other_background=0.0,
+    grey=0.0,
+    colour=0.0,
+    shrink=0.0,
+    blur=0.0,
+    noise=0.0,
+    jpeg=0.0,
+    cover=0.0,
+)
 
 
 def portraits(count: int = 8, side: int = 32):
@@ -33,6 +53,23 @@ def test_without_changes_pictures_stay():
     assert torch.allclose(photos.mask, masks / 255.0, atol=1e-5)
     assert torch.allclose(photos.camera.label(), portraits()[2], atol=1e-5)
     assert torch.allclose(photos.blur, torch.full((8,), MIN_BLUR))
+
+
+def test_crops_and_colours_alone_are_those_of_whole_changes():
+    """Where nothing else happens. They draw fewer numbers, so that colours are others where they are drawn."""
+    images, masks, cameras = portraits()
+    ranges = dataclasses.replace(NOTHING, plain_crop=0.0)
+    whole = photo_batch(images, masks, cameras, torch.Generator().manual_seed(0), ranges)
+    pictures = images / 127.5 - 1.0, masks / 255.0
+    image, mask, crop = other_crops_and_colours(*pictures, cameras, torch.Generator().manual_seed(0), ranges)
+    inside = whole.mask > 0.999
+    torch.testing.assert_close(image * inside, whole.image * inside, atol=1e-4, rtol=0)
+    assert torch.equal(mask, whole.mask)
+    assert torch.equal(crop.label(), whole.camera.label())
+    ranges = dataclasses.replace(ranges, colour=1.0)
+    other, mask, crop = other_crops_and_colours(*pictures, cameras, torch.Generator().manual_seed(0), ranges)
+    assert torch.equal(mask, whole.mask)
+    assert float((other - image).abs().mean(dim=(1, 2, 3)).min()) > 0.01
 
 
 def test_untouched_pictures_stay_in_their_places():

@@ -224,19 +224,18 @@ def with_pose_path(discriminator: Discriminator, model: ModelConfig, blocks: int
     They begin as copies of those that poses have been read through: at first it says what the given one says.
 
     Args:
-        discriminator, model: the network and its model; a pose path that it has already stays as long as it is.
+        discriminator, model: the network and its model; a pose path that it has already grows, but never shrinks.
         blocks: how many of the last residual blocks poses get; at least the first one stays shared.
 
     Raises:
         InputError: it has no so many blocks.
     """
-    if discriminator.pose_path is None:
-        if not 0 < blocks < len(discriminator.sides):
-            raise InputError(
-                f"a pose path of {blocks} blocks does not fit {model.name}.",
-                f"It takes 1 to {len(discriminator.sides) - 1}.",
-            )
-        model = model.with_pose_blocks(blocks)
+    if not 0 < blocks < len(discriminator.sides):
+        raise InputError(
+            f"a pose path of {blocks} blocks does not fit {model.name}.",
+            f"It takes 1 to {len(discriminator.sides) - 1}.",
+        )
+    model = model.with_pose_blocks(max(blocks, model.discriminator.pose_blocks))
     tensors = discriminator.state_dict()
     new = Discriminator(model).to(next(discriminator.parameters()).device)
     for name in new.state_dict():

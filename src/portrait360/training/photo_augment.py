@@ -57,20 +57,6 @@ class PhotoRanges:
     """Share of pictures left as the datasets have them; all other shares are of the rest."""
 
 
-NOTHING = PhotoRanges(
-    plain_crop=1.0,
-    plain_background=0.0,
-    other_background=0.0,
-    grey=0.0,
-    colour=0.0,
-    shrink=0.0,
-    blur=0.0,
-    noise=0.0,
-    jpeg=0.0,
-    cover=0.0,
-)
-"""Pictures stay as they are."""
-
 CLUTTERED = PhotoRanges(
     plain_background=0.25,
     other_background=0.1,
@@ -113,19 +99,19 @@ class PhotoBatch:
 
 
 class _Draws:
-    """Random numbers from one generator."""
+    """Random numbers from one generator of the CPU, the same on every device."""
 
-    def __init__(self, count: int, generator: torch.Generator) -> None:
-        self.count, self.generator = count, generator
+    def __init__(self, count: int, generator: torch.Generator, device: torch.device | None = None) -> None:
+        self.count, self.generator, self.device = count, generator, device
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
+        return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator).to(self.device)
 
     def normal(self, spread: float, *shape: int) -> Tensor:
-        return spread * torch.randn(self.count, *shape, generator=self.generator)
+        return spread * torch.randn(self.count, *shape, generator=self.generator).to(self.device)
 
     def chance(self, share: float) -> Tensor:
-        return torch.rand(self.count, generator=self.generator) < share
+        return (torch.rand(self.count, generator=self.generator) < share).to(self.device)
 
 
 def photo_batch(
@@ -146,11 +132,7 @@ def photo_batch(
     if ranges.untouched > 0.0:
         return _some_untouched(images, masks, cameras, generator, ranges)
     draws = _Draws(len(images), generator)
-    image, mask = _as_floats(images, masks)
-    camera = _draw_crop(cameras, draws, ranges)
-    grid = crop_grid(camera, image.shape[-1])
-    person = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    mask = F.grid_sample(mask, grid, align_corners=False)
+    person, mask, camera = _cropped(*_as_floats(images, masks), cameras, draws, ranges)
     behind = _backgrounds(person, mask, draws, ranges)
     image = _colours(behind.mul_(1.0 - mask).add_(person.mul_(mask)), draws, ranges)
     image, cover = _covers(image, draws, ranges)
@@ -163,6 +145,25 @@ def photo_batch(
     grain = torch.randn(image.shape, generator=generator).mul_(noise[:, None, None, None])
     image = image.add_(grain).clamp_(-1.0, 1.0)
     return PhotoBatch(_jpegs(image, draws, ranges), mask, camera, amount, covered)
+
+
+def other_crops_and_colours(
+    images: Float[Tensor, "B 3 R R"],
+    masks: Float[Tensor, "B 1 R R"],
+    cameras: Float[Tensor, "B 25"],
+    generator: torch.Generator,
+    ranges: PhotoRanges,
+) -> tuple[Float[Tensor, "B 3 R R"], Float[Tensor, "B 1 R R"], CameraEstimate]:
+    """The first things that happen to pictures in `photo_batch`, and nothing else, on any device.
+
+    Args:
+        images, masks, cameras: as `photo_batch` takes them, but in -1 to 1 and 0 to 1.
+        generator: of the CPU.
+        ranges: how far they go.
+    """
+    draws = _Draws(len(images), generator, images.device)
+    person, mask, camera = _cropped(images, masks, cameras, draws, ranges)
+    return _colours(person, draws, ranges), mask, camera
 
 
 def untouched_batch(
@@ -191,6 +192,15 @@ def _some_untouched(
         for values, others in zip(batch.tensors(), changed.tensors(), strict=True):
             values[rows] = others
     return batch
+
+
+def _cropped(
+    image: Tensor, mask: Tensor, cameras: Tensor, draws: _Draws, ranges: PhotoRanges
+) -> tuple[Tensor, Tensor, CameraEstimate]:
+    camera = _draw_crop(cameras, draws, ranges)
+    grid = crop_grid(camera, image.shape[-1])
+    person = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    return person, F.grid_sample(mask, grid, align_corners=False), camera
 
 
 def _draw_crop(cameras: Tensor, draws: _Draws, ranges: PhotoRanges) -> CameraEstimate:

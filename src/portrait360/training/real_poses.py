@@ -45,13 +45,12 @@ from portrait360.memory import keep_freed_memory
 from portrait360.model.calibration import label_shrink
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate, with_pose_path
 from portrait360.model.seen_poses import network_pictures
-from portrait360.pictures import as_bytes
 from portrait360.script import run_script
 from portrait360.training.calibrate import calibrate, calibration_rows, closer_levels, load_preset_weights, seen_in
 from portrait360.training.data import TrainingData
 from portrait360.training.gradients import Batch
 from portrait360.training.losses import pose_loss
-from portrait360.training.photo_augment import NOTHING, photo_batch
+from portrait360.training.photo_augment import PhotoRanges, other_crops_and_colours
 from portrait360.training.pose_memory import shared_turns
 from portrait360.training.precision import choose_bf16, processor_name
 from portrait360.training.schedules import cosine_decay
@@ -70,7 +69,7 @@ class Teaching:
     pictures: int = 128
     """In a step."""
     pose_blocks: int = 3
-    """Of the pose path, where the discriminator has none."""
+    """Of the pose path, if the discriminator has none or a shorter one."""
     rate: float = 0.012
     warm_up: int = 100
     betas: tuple[float, float] = (0.9, 0.99)
@@ -80,9 +79,7 @@ class Teaching:
     seed: int = 0
 
 
-VARIED = dataclasses.replace(
-    NOTHING, plain_crop=0.3, roll_degrees=0.0, smallest_scale=1.0, largest_scale=1.3, offset=0.0, colour=0.5
-)
+VARIED = PhotoRanges(plain_crop=0.3, roll_degrees=0.0, smallest_scale=1.0, largest_scale=1.3, offset=0.0, grey=0.0)
 """How pictures are varied."""
 
 
@@ -113,13 +110,13 @@ def varied(batch: Batch, model: ModelConfig) -> Batch:
     """Other colours and closer crops, as cameras say, so that pictures are not known by heart; uses torch's random
     state."""
     draws = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    device, grey = batch.image.device, model.plain_background
-    masks = as_bytes(batch.mask * 2.0 - 1.0).cpu()
-    photo = photo_batch(as_bytes(batch.image).cpu(), masks, batch.camera.cpu(), draws, VARIED).to(device)
-    image = photo.image if model.background is not None else grey + (photo.image - grey) * photo.mask
+    image, mask, crop = other_crops_and_colours(batch.image, batch.mask, batch.camera, draws, VARIED)
+    if model.background is None:
+        grey = model.plain_background
+        image = grey + (image - grey) * mask
     camera = batch.camera.clone()
-    camera[:, [16, 20]] *= photo.camera.scale[:, None]
-    return Batch(image, photo.mask, camera, batch.coarse_pose)
+    camera[:, [16, 20]] *= crop.scale[:, None]
+    return Batch(image, mask, camera, batch.coarse_pose)
 
 
 def poses_of_labels(seen: Float[Tensor, "M 6"], some: Float[Tensor, "M 6"], labels: Float[Tensor, "N 6"]) -> Tensor:
