@@ -93,6 +93,13 @@ def test_concatenate_keeps_order():
     assert torch.equal(both.raw[:2], a.raw)
 
 
+@pytest.mark.parametrize(("parts", "size"), [(2, 4), (3, 6), (5, 1), (1, 8)])
+def test_parts_of_a_batch_have_deviations_of_their_own(parts, size):
+    x = torch.randn(parts * size, 3, 4, 4)
+    apart = torch.cat([minibatch_std(part, 4) for part in x.chunk(parts)])
+    torch.testing.assert_close(minibatch_std(x, 4, parts), apart)
+
+
 def test_tensor_names_follow_the_original():
     """12.7: 71 learnable tensors with 49,312,422 values for the 512 network."""
     with torch.device("meta"):

@@ -45,7 +45,7 @@ def small(monkeypatch, tmp_path, tiny_encoder):
     training = dataclasses.replace(tiny.training, zoom_probability=0.0, face_zoom_probability=0.0)
     measure = ablations.evaluate
     monkeypatch.setenv("PORTRAIT360_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(ablations, "base", lambda side: Preset(tiny.model, training))
+    monkeypatch.setattr(ablations, "base", lambda side, batch: Preset(tiny.model, training))
     monkeypatch.setattr(ablations, "PLAN", Plan(pictures=20, pairs=2, meshes=1))
     monkeypatch.setattr(ablations, "evaluate", lambda *a, **k: measure(*a, encoder=tiny_encoder, progress=False, **k))
 
@@ -68,8 +68,8 @@ def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
     setting = Setting(data, data, out, 0.02)
     assert measure_arm("recipe", setting) == collected[0]
     assert weights.stat().st_mtime_ns == before
-    for other in ({"minutes": 1.0}, {"side": 64}):
-        with pytest.raises(InputError, match="arm of 0.02 minutes at 32 pixels"):
+    for other in ({"minutes": 1.0}, {"side": 64}, {"batch": 32}):
+        with pytest.raises(InputError, match="arm of 0.02 minutes at 32 pixels, 16 pictures"):
             measure_arm("recipe", dataclasses.replace(setting, **other))
 
 
@@ -98,6 +98,15 @@ def test_arms_of_64_pixels_are_those_of_the_default_model():
     assert base(32).model.resolution == 32
     with pytest.raises(InputError, match="32 or 64, not 48"):
         main(Path("d.zip"), Path("d.zip"), Path("runs"), side=48)
+
+
+def test_learning_rates_grow_with_the_root_of_the_batch():
+    training, larger = base().training, base(batch=64).training
+    assert (larger.batch, larger.g_lr, larger.d_lr) == (64, 2.0 * training.g_lr, 2.0 * training.d_lr)
+    assert base(batch=16) == base()
+    for batch in (0, -4, 6):
+        with pytest.raises(InputError, match=f"multiples of 4, not {batch}"):
+            main(Path("d.zip"), Path("d.zip"), Path("runs"), batch=batch)
 
 
 def test_unknown_arms_are_refused_before_anything_is_trained(tmp_path):

@@ -64,19 +64,20 @@ class DiscriminatorBlock(nn.Module):
         return residual + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
 
 
-def minibatch_std(x: Float[Tensor, "B C H W"], group_size: int) -> Float[Tensor, "B C1 H W"]:
+def minibatch_std(x: Float[Tensor, "B C H W"], group_size: int, parts: int = 1) -> Float[Tensor, "B C1 H W"]:
     """Append the mean standard deviation over interleaved groups of samples as one channel (8.4).
 
-    A batch that the group size does not divide falls back to the largest divisor.
+    A part of the batch that the group size does not divide falls back to the largest divisor.
     """
     n, c, h, w = x.shape
-    group = min(group_size, n)
-    while n % group:
+    size = n // parts
+    group = min(group_size, size)
+    while size % group:
         group -= 1
-    y = x.float().reshape(group, n // group, c, h, w)
-    y = (y - y.mean(dim=0)).square().mean(dim=0)
-    y = (y + 1e-8).sqrt().mean(dim=(1, 2, 3)).to(x.dtype)
-    return torch.cat([x, y.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)
+    y = x.float().reshape(parts, group, size // group, c, h, w)
+    y = (y - y.mean(dim=1, keepdim=True)).square().mean(dim=1)
+    y = (y + 1e-8).sqrt().mean(dim=(2, 3, 4)).to(x.dtype)
+    return torch.cat([x, y.repeat(1, group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)
 
 
 def _through(blocks: nn.Module, sides: list[int], x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
@@ -95,7 +96,7 @@ class FlatFeatures(nn.Module):
         self.conv = Conv(width + 1, width, 3, clamp=config.clamp, resample=config.resample)
 
     def flatten(self, x: Float[Tensor, "B C 4 4"], parts: int) -> Float[Tensor, "B F"]:
-        x = self.conv(torch.cat([minibatch_std(part, self.group_size) for part in x.chunk(parts)]))
+        x = self.conv(minibatch_std(x, self.group_size, parts))
         return x.float().contiguous(memory_format=torch.contiguous_format).flatten(1)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -39,10 +40,12 @@ ENDLESS_KIMG = 1e6
 _LENGTHS = ("total_kimg", "checkpoint_kimg", "sheet_kimg")
 
 
-def base(side: int = 32) -> Preset:
-    """`cpu-64`, or its like at half its side, with its recipe at constant learning rates."""
+def base(side: int = 32, batch: int = 16) -> Preset:
+    """`cpu-64`, or its like at half its side, with its recipe at constant learning rates, which grow with the root of
+    the batch."""
     preset = PRESETS["cpu-64"]
-    model = preset.model
+    model, training = preset.model, preset.training
+    root = math.sqrt(batch / training.batch)
     if side == 32:
         model = dataclasses.replace(
             model,
@@ -53,7 +56,8 @@ def base(side: int = 32) -> Preset:
             discriminator=dataclasses.replace(model.discriminator, channels=(64, 128, 192, 192)),
         )
     never = dict.fromkeys(_LENGTHS, ENDLESS_KIMG)
-    return Preset(model, dataclasses.replace(preset.training, lr_decay_kimg=0.0, **never))
+    rates = {"g_lr": training.g_lr * root, "d_lr": training.d_lr * root}
+    return Preset(model, dataclasses.replace(training, batch=batch, lr_decay_kimg=0.0, **rates, **never))
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,11 @@ class Setting:
     out: Path
     minutes: float = 25.0
     side: int = 32
+    batch: int = 16
     device: str = "cpu"
+
+    def base(self) -> Preset:
+        return base(self.side, self.batch)
 
 
 def train_arm(name: str, setting: Setting) -> dict[str, Any]:
@@ -115,13 +123,14 @@ def train_arm(name: str, setting: Setting) -> dict[str, Any]:
         Portrait360Error: as `train` does; or it was told to stop before its minutes were over.
     """
     arm, folder = ARMS[name], setting.out / name
-    preset = arm.change(base(setting.side))
+    preset = arm.change(setting.base())
     about = {
         "arm": name,
         "about": arm.about,
         "minutes": setting.minutes,
         "side": setting.side,
-        "differs": differences(base(setting.side), preset),
+        "batch": setting.batch,
+        "differs": differences(setting.base(), preset),
     }
     done = folder / "trained.json"
     if done.exists():
@@ -163,10 +172,11 @@ def measure_arm(name: str, setting: Setting) -> dict[str, Any]:
 
 
 def _refuse_another(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    for key in ("minutes", "side"):
+    for key in ("minutes", "side", "batch"):
         if found[key] != wanted[key]:
             raise InputError(
-                f"{folder} holds an arm of {found['minutes']:g} minutes at {found['side']} pixels.",
+                f"{folder} holds an arm of {found['minutes']:g} minutes at {found['side']} pixels, "
+                f"{found['batch']} pictures a step.",
                 "Choose another --out.",
             )
 
@@ -190,6 +200,7 @@ def main(
     minutes: float = 25.0,
     arms: tuple[str, ...] = tuple(ARMS),
     side: int = 32,
+    batch: int = 16,
     device: str = "cpu",
     train_only: bool = False,
 ) -> None:
@@ -198,6 +209,7 @@ def main(
     Args:
         arms: which of them.
         side: 32 or 64 pixels.
+        batch: pictures in a step; a GPU takes larger ones in little more time.
         device: where arms are trained and measured: cpu, cuda, or auto for the GPU if there is one.
         train_only: measure nothing yet.
     """
@@ -206,7 +218,9 @@ def main(
             raise InputError(f"there is no arm {name!r}.", f"Known arms: {', '.join(ARMS)}.")
     if side not in SIDES:
         raise InputError(f"--side takes 32 or 64, not {side}.")
-    setting = Setting(data, held_out, out, minutes, side, device)
+    if batch < 4 or batch % 4:
+        raise InputError(f"--batch takes multiples of 4, not {batch}.")
+    setting = Setting(data, held_out, out, minutes, side, batch, device)
     for name in arms:
         (train_arm if train_only else measure_arm)(name, setting)
     collect(out)
