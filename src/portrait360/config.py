@@ -170,8 +170,6 @@ class TrainingConfig:
     r1_gamma: float = 1.0
     r1_gamma_mask: float = 1.0
     r1_interval: int = 16
-    r2: bool = False
-    """Also penalise the gradient on generated pictures (R3GAN)."""
     ema_kimg: float = 10.0
     ema_rampup: float | None = 0.05
     swap_probability: float = 0.7
@@ -304,7 +302,6 @@ _SMALL_TRAINING = TrainingConfig(
     r1_gamma=0.02,
     r1_gamma_mask=0.02,
     r1_interval=16,
-    r2=True,
     ema_kimg=4.0,
     swap_fade_kimg=100.0,
     blur_sigma=2.0,

@@ -34,7 +34,7 @@ def test_every_arm_is_another_training_and_works(name):
 
 def test_differences_name_the_fields():
     assert differences(base(), base()) == {}
-    assert differences(base(), ARMS["no-r2"].change(base())) == {"r2": False}
+    assert differences(base(), ARMS["one-view"].change(base())) == {"views_per_latent": 1}
     assert differences(base(), ARMS["asymmetric"].change(base())) == {"symmetric_features": 0}
 
 
@@ -53,23 +53,23 @@ def small(monkeypatch, tmp_path, tiny_encoder):
 def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
     data, out = tmp_path / "d.zip", tmp_path / "runs"
     write_fake_dataset(data, count=44, coarse=True)
-    (out / "no-r2").mkdir(parents=True)
-    (out / "no-r2" / "log.jsonl").write_text("of a run that was stopped")
-    main(data, data, out, minutes=0.02, arms=("no-r2", "recipe"))
+    (out / "one-view").mkdir(parents=True)
+    (out / "one-view" / "log.jsonl").write_text("of a run that was stopped")
+    main(data, data, out, minutes=0.02, arms=("one-view", "recipe"))
     collected = json.loads((out / "ablations.json").read_text())["arms"]
-    assert [arm["arm"] for arm in collected] == ["recipe", "no-r2"]
+    assert [arm["arm"] for arm in collected] == ["recipe", "one-view"]
     for arm in collected:
         assert arm["images"] > 0
         assert arm["measures"]["frechet_random"]["value"] > 0
-    assert collected[1]["differs"] == {"r2": False}
+    assert collected[1]["differs"] == {"views_per_latent": 1}
 
     weights = out / "recipe" / "weights.safetensors"
     before = weights.stat().st_mtime_ns
     setting = Setting(data, data, out, 0.02)
     assert measure_arm("recipe", setting) == collected[0]
     assert weights.stat().st_mtime_ns == before
-    for other in ({"minutes": 1.0}, {"side": 64}, {"batch": 32}):
-        with pytest.raises(InputError, match="arm of 0.02 minutes at 32 pixels, 16 pictures"):
+    for other in ({"minutes": 1.0}, {"side": 64}, {"batch": 32}, {"seed": 1}):
+        with pytest.raises(InputError, match="arm of 0.02 minutes at 32 pixels, 16 pictures a step, seed 0"):
             measure_arm("recipe", dataclasses.replace(setting, **other))
 
 

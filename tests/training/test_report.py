@@ -13,7 +13,7 @@ from portrait360.types import InputError
 
 
 def test_curves_show_every_series(tmp_path):
-    names = ("d_loss", "g_loss", "real_logit", "fake_logit", "r1", "r2", "pose_loss", "coarse_error")
+    names = ("d_loss", "g_loss", "real_logit", "fake_logit", "r1", "pose_loss", "coarse_error")
     lines = [{"images": i * 1000, **dict.fromkeys(names, 0.5 + i)} for i in range(1, 9)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     picture = np.asarray(draw_curves(tmp_path / "log.jsonl")).astype(int)

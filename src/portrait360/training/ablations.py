@@ -85,8 +85,7 @@ def _original(preset: Preset) -> Preset:
 ARMS = {
     "recipe": Arm("the recipe"),
     "again": Arm("the recipe, another seed", seed=1),
-    "nonsaturating": Arm("non-saturating loss, R1 only", _training(loss="nonsaturating", r2=False)),
-    "no-r2": Arm("without R2", _training(r2=False)),
+    "nonsaturating": Arm("non-saturating loss", _training(loss="nonsaturating")),
     "one-view": Arm("one view of each portrait", _training(views_per_latent=1)),
     "asymmetric": Arm("no features that are the same left and right", _model(symmetric_features=0)),
     "whole": Arm("whole pictures only, no windows", _training(zoom_probability=0.0, face_zoom_probability=0.0)),
@@ -109,6 +108,7 @@ class Setting:
     minutes: float = 25.0
     side: int = 32
     batch: int = 16
+    seed: int = 0
     device: str = "cpu"
 
     def base(self) -> Preset:
@@ -130,6 +130,7 @@ def train_arm(name: str, setting: Setting) -> dict[str, Any]:
         "minutes": setting.minutes,
         "side": setting.side,
         "batch": setting.batch,
+        "seed": arm.seed + setting.seed,
         "differs": differences(setting.base(), preset),
     }
     done = folder / "trained.json"
@@ -140,7 +141,7 @@ def train_arm(name: str, setting: Setting) -> dict[str, Any]:
     device = choose_device(setting.device)
     clock = time.process_time if device.type == "cpu" else time.monotonic
     start = clock()
-    options: dict[str, Any] = {"device": setting.device, "seed": arm.seed, "clock": clock}
+    options: dict[str, Any] = {"device": setting.device, "seed": about["seed"], "clock": clock}
     train(setting.data, preset, folder, max_minutes=setting.minutes, **options)
     if clock() - start < setting.minutes * 60.0:
         raise Portrait360Error(f"the arm {name!r} was stopped.", "The same command begins it anew.")
@@ -172,11 +173,11 @@ def measure_arm(name: str, setting: Setting) -> dict[str, Any]:
 
 
 def _refuse_another(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    for key in ("minutes", "side", "batch"):
+    for key in ("minutes", "side", "batch", "seed"):
         if found[key] != wanted[key]:
             raise InputError(
                 f"{folder} holds an arm of {found['minutes']:g} minutes at {found['side']} pixels, "
-                f"{found['batch']} pictures a step.",
+                f"{found['batch']} pictures a step, seed {found['seed']}.",
                 "Choose another --out.",
             )
 
@@ -201,6 +202,7 @@ def main(
     arms: tuple[str, ...] = tuple(ARMS),
     side: int = 32,
     batch: int = 16,
+    seed: int = 0,
     device: str = "cpu",
     train_only: bool = False,
 ) -> None:
@@ -210,6 +212,7 @@ def main(
         arms: which of them.
         side: 32 or 64 pixels.
         batch: pictures in a step; a GPU takes larger ones in little more time.
+        seed: of weights and order, added to those of the arms.
         device: where arms are trained and measured: cpu, cuda, or auto for the GPU if there is one.
         train_only: measure nothing yet.
     """
@@ -220,7 +223,7 @@ def main(
         raise InputError(f"--side takes 32 or 64, not {side}.")
     if batch < 4 or batch % 4:
         raise InputError(f"--batch takes multiples of 4, not {batch}.")
-    setting = Setting(data, held_out, out, minutes, side, batch, device)
+    setting = Setting(data, held_out, out, minutes, side, batch, seed, device)
     for name in arms:
         (train_arm if train_only else measure_arm)(name, setting)
     collect(out)

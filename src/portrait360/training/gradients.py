@@ -200,24 +200,17 @@ def _leaf(pictures: Pictures) -> Pictures:
     return pictures.map(lambda t: t.detach().requires_grad_(True))
 
 
-def regularise(state: TrainingState, real: Pictures, fake: Pictures, camera: Tensor) -> dict[str, Tensor]:
-    """Lazy R1 (and R2) on image, raw image and mask; gradients are added to the discriminator's (10.9)."""
-    config = state.config
-    sets = [("r1", real)] + ([("r2", fake)] if config.r2 else [])
-    leaves = [(name, _leaf(p)) for name, p in sets]
-    joined = leaves[0][1] if len(leaves) == 1 else concatenate(leaves[0][1], leaves[1][1])
+def regularise(state: TrainingState, real: Pictures, camera: Tensor) -> dict[str, Tensor]:
+    """Lazy R1 on image, raw image and mask; gradients are added to the discriminator's (10.9)."""
+    config, leaf = state.config, _leaf(real)
     with autocast(config, camera.device):
-        logits, _ = state.discriminator(joined, camera.repeat(len(leaves), 1), parts=len(leaves))
-    metrics, total = {}, torch.zeros((), device=camera.device)
-    for name, leaf in leaves:
-        tensors = leaf.tensors()
-        penalties = gradient_penalties(logits, tensors)
-        gammas = [config.r1_gamma] * (len(tensors) - 1) + [config.r1_gamma_mask]
-        metrics[name] = torch.stack([p.mean() for p in penalties]).sum().detach()
-        for gamma, penalty in zip(gammas, penalties, strict=True):
-            total = total + 0.5 * gamma * penalty.mean()
+        logits, _ = state.discriminator(leaf, camera)
+    tensors = leaf.tensors()
+    penalties = [penalty.mean() for penalty in gradient_penalties(logits, tensors)]
+    gammas = [config.r1_gamma] * (len(tensors) - 1) + [config.r1_gamma_mask]
+    total = torch.stack([0.5 * gamma * penalty for gamma, penalty in zip(gammas, penalties, strict=True)]).sum()
     (total * config.r1_interval).backward()
-    return metrics
+    return {"r1": torch.stack(penalties).sum().detach()}
 
 
 def step_metrics(
@@ -270,7 +263,7 @@ def compute(state: TrainingState, batch: Batch, given: Given) -> Outcome:
     torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
     metrics = step_metrics(g_loss, d_loss, d_pose, generated, real_logits, fake_logits, real, real_poses, batch)
     if given.moment.penalties:
-        metrics |= regularise(state, real, shown.map(lambda t: t.detach()), batch.camera)
+        metrics |= regularise(state, real, batch.camera)
     return Outcome(metrics, (real_poses.detach(), fake_poses.detach(), generated.body_pose.detach()))
 
 
@@ -297,5 +290,5 @@ def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     d_pose = pose_loss(poses, generated.body_pose.detach())
     (d_loss + config.pose_loss_weight * d_pose).backward()
     if state.step % config.r1_interval == 0:
-        regularise(state, real, detached, batch.camera)
+        regularise(state, real, batch.camera)
     return {"g_loss": g_loss.detach(), "d_loss": d_loss.detach()}

@@ -19,7 +19,7 @@ from portrait360.types import InputError
 _PANELS = (
     ("losses", (("d_loss", FIRST), ("g_loss", SECOND))),
     ("logits", (("real_logit", FIRST), ("fake_logit", SECOND))),
-    ("gradient penalties", (("r1", FIRST), ("r2", SECOND))),
+    ("gradient penalty", (("r1", FIRST),)),
     (
         "pose errors: generated (squared), real to coarse labels",
         (("pose_loss", FIRST), ("coarse_error", SECOND)),

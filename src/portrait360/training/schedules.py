@@ -21,7 +21,7 @@ class Moment:
     density_noise: float
     blur_sigma: float
     penalties: bool
-    """Whether the step ends with R1 (and R2)."""
+    """Whether the step ends with R1."""
 
 
 def moment(images: int, step: int, model: ModelConfig, config: TrainingConfig) -> Moment:

@@ -127,7 +127,7 @@ def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[st
     _apply(state, state.d_optimizer, config.d_lr)
     if state.step % config.r1_interval == 0:
         state.d_optimizer.zero_grad(set_to_none=True)
-        metrics |= ranks.average(regularise(state, real, fake, batch.camera))
+        metrics |= ranks.average(regularise(state, real, batch.camera))
         ranks.average_gradients((state.discriminator,))
         _apply(state, state.d_optimizer, config.d_lr)
     return metrics
