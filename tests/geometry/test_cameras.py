@@ -150,6 +150,14 @@ def test_zoomed_camera_sees_the_middle_of_the_image() -> None:
     torch.testing.assert_close(zoom_camera(labels, 1.0), labels)
 
 
+def test_cameras_may_be_zoomed_each_by_its_own_factor() -> None:
+    labels = camera_label(torch.tensor([0.3, -1.0, 2.0]))
+    labels[:, [18, 21]] = 0.4
+    factors = [1.0, 1.25, 2.0]
+    apart = torch.cat([zoom_camera(label[None], factor) for label, factor in zip(labels, factors, strict=True)])
+    assert torch.equal(zoom_camera(labels, torch.tensor(factors)), apart)
+
+
 def test_mirrored_pose_is_the_reflected_rotation() -> None:
     from portrait360.geometry.rotations import axis_angle_to_matrix
 

@@ -105,12 +105,14 @@ def mirror_body_pose(pose: Float[Tensor, "B 6"]) -> Float[Tensor, "B 6"]:
     return pose * constant(_POSE_MIRROR, pose)
 
 
-def zoom_camera(label: Float[Tensor, "B 25"], factor: float) -> Float[Tensor, "B 25"]:
+def zoom_camera(label: Float[Tensor, "B 25"], factor: float | Float[Tensor, " B"]) -> Float[Tensor, "B 25"]:
     """The label that belongs to the middle of the image, 1 / factor of its side, enlarged to the whole frame."""
     zoomed = label.clone()
     k = zoomed[:, 16:].unflatten(1, (3, 3))
-    k[:, :2, :2] *= factor
-    k[:, :2, 2] = (k[:, :2, 2] - 0.5) * factor + 0.5
+    each = factor[:, None] if isinstance(factor, Tensor) else factor
+    k[:, :2, 0] *= each
+    k[:, :2, 1] *= each
+    k[:, :2, 2] = (k[:, :2, 2] - 0.5) * each + 0.5
     return zoomed
 
 

@@ -48,8 +48,8 @@ def fit_calibration(
     Every picture counts mirrored as well, so that the maps treat left and right alike. Least squares, in float64.
     """
     answers, wanted = seen.double(), labels.double() / label_shrink(seen[:, 0], labels)
-    mean = _with_mirrored(answers).mean(dim=0)
-    x, y = (_with_mirrored(v - v.mean(dim=0)) for v in (answers, wanted))
+    mean = with_mirrored(answers).mean(dim=0)
+    x, y = (with_mirrored(v - v.mean(dim=0)) for v in (answers, wanted))
     maps = []
     for count in range(1, len(windows) + 1):
         some = x[:, :count].flatten(1)
@@ -71,7 +71,8 @@ def label_shrink(seen: Float[Tensor, "N 6"], labels: Float[Tensor, "N 6"]) -> fl
     return min(max(slope, LEAST_SHRINK), 1.0)
 
 
-def _with_mirrored(poses: Float[Tensor, "*N 6"]) -> Float[Tensor, "*M 6"]:
+def with_mirrored(poses: Float[Tensor, "*N 6"]) -> Float[Tensor, "*M 6"]:
+    """Poses, and after them those of the mirrored pictures."""
     return torch.cat([poses, mirror_body_pose(poses.flatten(0, -2)).view_as(poses)])
 
 

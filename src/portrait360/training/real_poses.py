@@ -40,9 +40,9 @@ from portrait360.config import PRESETS, ModelConfig
 from portrait360.data.progress import show_progress
 from portrait360.device import choose_device
 from portrait360.files import check_place
-from portrait360.geometry.cameras import mirror_body_pose
+from portrait360.geometry.cameras import zoom_camera
 from portrait360.memory import keep_freed_memory
-from portrait360.model.calibration import label_shrink
+from portrait360.model.calibration import label_shrink, with_mirrored
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate, with_pose_path
 from portrait360.model.seen_poses import network_pictures
 from portrait360.script import run_script
@@ -114,9 +114,7 @@ def varied(batch: Batch, model: ModelConfig) -> Batch:
     if model.background is None:
         grey = model.plain_background
         image = grey + (image - grey) * mask
-    camera = batch.camera.clone()
-    camera[:, [16, 20]] *= crop.scale[:, None]
-    return Batch(image, mask, camera, batch.coarse_pose)
+    return Batch(image, mask, zoom_camera(batch.camera, crop.scale), batch.coarse_pose)
 
 
 def poses_of_labels(seen: Float[Tensor, "M 6"], some: Float[Tensor, "M 6"], labels: Float[Tensor, "N 6"]) -> Tensor:
@@ -130,14 +128,10 @@ def poses_of_labels(seen: Float[Tensor, "M 6"], some: Float[Tensor, "M 6"], labe
         some: their labels.
         labels: all labels.
     """
-    mean = _mean_with_mirrored(seen)
+    mean = with_mirrored(seen).mean(dim=0)
     change = shared_turns(labels).nod - (mean[3] - mean[0])
     mean[0], mean[3] = mean[0] - 0.5 * change, mean[3] + 0.5 * change
-    return (labels - _mean_with_mirrored(labels)) / label_shrink(seen, some) + mean
-
-
-def _mean_with_mirrored(poses: Float[Tensor, "N 6"]) -> Float[Tensor, "6"]:
-    return torch.cat([poses, mirror_body_pose(poses)]).mean(dim=0)
+    return (labels - with_mirrored(labels).mean(dim=0)) / label_shrink(seen, some) + mean
 
 
 def prepare(discriminator: Discriminator, model: ModelConfig, data: TrainingData, where: Path) -> Lessons:
