@@ -1,4 +1,4 @@
-"""Plain numpy twins of the kernels in `portrait360.kernels.raster`: slow, direct, one formula per line."""
+"""Plain numpy twins of the kernels in `kernels.raster` and `kernels.shading`: slow, direct, one formula per line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from portrait360.kernels.raster import (
     MAX_LAYERS,
     PLAIN,
     SKIN,
+)
+from portrait360.kernels.shading import (
+    EYE_GLOSS_WIDTH,
+    HAIR_GLOSS_WIDTH,
+    SKIN_GLOSS_WIDTH,
+    SKIN_REFLECTANCE,
+    WRAP,
+    KeyLight,
+    Surface,
+    Surroundings,
+    View,
 )
 
 _SIDES = (512, 256, 128, 64)
@@ -97,7 +108,7 @@ def raster_layers(screen, triangles, uv, material, kind, slot, level, atlas, sid
     return out
 
 
-def ambient_visibility(points, normals, soft, direction, axes, scale, depth, side, bias):
+def direction_visibility(points, normals, soft, direction, axes, scale, depth, side, bias):
     """(cosine weights (V,), visible share (V,)) of one direction."""
     cosine = normals @ direction
     weight = np.maximum(np.where(soft, 0.5 + 0.5 * cosine, cosine), 0)
@@ -139,87 +150,104 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x)
 
 
-def shadow_share(place, axes, scale, side, shadow, bias) -> float:
+def lit_share(key: KeyLight, place: np.ndarray) -> float:
     """Lit share of a point: a 3x3 box of depth comparisons at fractional position."""
-    x, y, z = axes @ place
-    x, y = x * scale + side / 2 - 0.5, y * scale + side / 2 - 0.5
+    x, y, z = key.axes @ place
+    x, y = (x * key.scale + key.side / 2 - 0.5) / key.stride, (y * key.scale + key.side / 2 - 0.5) / key.stride
     ix, iy = int(np.floor(x)), int(np.floor(y))
     wx, wy = [1 - (x - ix), 1, 1, x - ix], [1 - (y - iy), 1, 1, y - iy]
     lit = 0.0
     for j in range(4):
         for i in range(4):
-            tx, ty = ix + i - 1, iy + j - 1
-            free = not (0 <= tx < side and 0 <= ty < side) or shadow[ty * side + tx] > z - bias
-            lit += wx[i] * wy[j] * free
+            tx, ty = (ix + i - 1) * key.stride, (iy + j - 1) * key.stride
+            inside = 0 <= tx < key.side and 0 <= ty < key.side
+            lit += wx[i] * wy[j] * (not inside or key.shadow[ty * key.side + tx] > z - key.bias)
     return lit / 9
 
 
-def shade_fragment(scene: dict, m: int, f: int, w: np.ndarray, z: float, ray: np.ndarray) -> tuple[np.ndarray, float]:
+def reflection(around: Surroundings, direction: np.ndarray, width: float) -> np.ndarray:
+    """Radiance of the surroundings from a direction, each lobe convolved with one of sharpness `width`."""
+    half = 0.5 + 0.5 * direction @ around.up
+    blurred = around.sharpness * width / (around.sharpness + width)
+    lobes = blurred / around.sharpness * np.exp(blurred * (around.directions @ direction - 1))
+    return around.sky * half + around.ground * (1 - half) + lobes @ around.colours
+
+
+def albedo(surface: Surface, f: int, m: int, w: np.ndarray, texel: np.ndarray) -> tuple[np.ndarray, float]:
+    """Reflected share of light (3,), and how much of skin is painted hair."""
+    kind, row = surface.kind[m], surface.fields[m].astype(float)
+    corner = surface.triangles[f]
+    if kind in (HAIR, FRINGE):
+        return np.minimum(row[:3] * max(texel[0] * row[4], 0.02) ** row[3], 0.9), 0.0
+    if kind == CLOTH and row[4] > 0:
+        share = pattern(row, *(w @ surface.place[corner]))
+        detail = texel[0] * row[4] * (1 + row[13] * (texel[1] * 4 - 1))
+        return np.minimum((row[:3] * (1 - share) + row[5:8] * share) * detail, 0.9), 0.0
+    if kind == EYE:
+        return np.minimum((row[:3] * texel[1] + row[5:8] * (1 - texel[1])) * texel[0] * 4, 0.9), 0.0
+    colour = np.minimum(texel[:3] * row[:3], 0.95)
+    if kind != SKIN:
+        return colour, 0.0
+    covered = float(w @ surface.tint[corner])
+    painted = (w @ surface.tint_colour[corner]) * min(0.5 + 0.4 * colour.sum(), 1.0)
+    return np.minimum(colour * (w @ surface.tone[corner]), 0.95) * (1 - covered) + painted * covered, covered
+
+
+def shade_fragment(
+    surface: Surface, atlas, linear, view: View, key: KeyLight, around: Surroundings, f: int, w, z: float, ray
+) -> tuple[np.ndarray, float]:
     """(linear colour (3,), alpha) of one fragment; `ray` is the unnormalised viewing ray of depth 1."""
-    kind, row = scene["kind"][m], scene["fields"][m].astype(float)
-    corner = scene["triangles"][f]
-    u, v = w @ scene["uv"][f]
-    texel = sample(scene["atlas"], scene["linear"], scene["slot"][m], scene["level"][f], u, v)
+    m = surface.material[f]
+    kind, gloss, corner = surface.kind[m], float(surface.fields[m, 14]), surface.triangles[f]
+    texel = sample(atlas, linear, surface.slot[m], surface.level[f], *(w @ surface.uv[f]))
     alpha = 1.0 if kind in (SKIN, CLOTH, PLAIN) else texel[3]
     if kind == HAIR:
         alpha = np.clip((alpha - 0.08) * 1.25, 0, 1)
-    view = _unit(ray)
-    n = _unit(w @ scene["normals"][corner])
-    facing = n @ view
+    sight = _unit(ray)
+    n = _unit(w @ surface.normals[corner])
+    facing = n @ sight
     if kind != HAIR and (facing > 0.35 or (kind == FRINGE and facing > 0)):
         n = -n
     elif kind == HAIR and facing > 0:
-        n = n - facing * view
-    if kind in (HAIR, FRINGE):
-        albedo = np.minimum(row[:3] * max(texel[0] * row[4], 0.02) ** row[3], 0.9)
-    elif kind == CLOTH and row[4] > 0:
-        share = pattern(row, u, v)
-        detail = texel[0] * row[4] * (1 + row[13] * (texel[1] * 4 - 1))
-        albedo = np.minimum((row[:3] * (1 - share) + row[5:8] * share) * detail, 0.9)
-    else:
-        albedo = np.minimum(texel[:3] * row[:3], 0.95)
-    covered = 0.0
+        n = n - facing * sight
+    colour, covered = albedo(surface, f, m, w, texel)
+
+    nl, nv = n @ key.direction, np.clip(-n @ sight, 0, 1)
+    nh = np.clip(n @ _unit(key.direction - sight), 0, 1)
+    lit = lit_share(key, view.origin + ray * z + n * key.bias * (1 + 2 * np.clip(1 - nl, 0, 1)))
+    open_sky, irradiance = float(w @ surface.open_sky[corner]), w @ surface.irradiance[corner]
+    mirror = sight - 2 * (n @ sight) * n
     if kind == SKIN:
-        mean = albedo.mean()
-        covered = float(w @ scene["tint"][corner])
-        painted = scene["tint_colour"] * min(0.5 + 1.2 * mean, 1.0)
-        albedo = (albedo * 0.95 + mean * 0.05) * (1 - covered) + painted * covered
-    directions, bias = scene["light_direction"], scene["bias"]
-    place = scene["origin"] + ray * z + n * bias * (1 + 2 * np.clip(1 - n @ directions[0], 0, 1))
-    lit = shadow_share(place, scene["shadow_axes"], scene["shadow_scale"], scene["shadow_side"], scene["shadow"], bias)
-    open_sky = float(w @ scene["ambient"][corner])
-    half = 0.5 + 0.5 * n @ scene["up"]
-    glow = open_sky + ((1 - open_sky) * albedo * 0.45 if kind == SKIN else 0.0)
-    light = (scene["sky"] * half + scene["ground"] * (1 - half)) * albedo * glow
-    for j, (direction, colour) in enumerate(zip(directions, scene["light_colour"], strict=True)):
-        reach = lit if j == 0 else 0.35 + 0.65 * open_sky
-        nl, nh = n @ direction, max(n @ _unit(direction - view), 0.0)
-        if kind == SKIN:
-            wrap = np.array([0.22, 0.12, 0.08])
-            gloss = row[14] * (0.35 * nh**14 + 0.5 * nh**48) * max(nl, 0.0)
-            light += colour * (albedo * np.maximum((nl + wrap) / (1 + wrap), 0) + gloss * (1 - covered)) * reach
-        elif kind == HAIR:
-            light += colour * (
-                albedo * max((nl + 0.4) / 1.4, 0.0) * (0.25 + 0.75 * reach)
-                + (row[14] + albedo * 0.3) * nh**18 * 0.5 * reach
-            )
-        elif kind == EYE:
-            light += colour * (albedo * max(nl, 0.0) + (4 * nh**400 if nh > 0.97 else 0.0)) * reach
-        else:
-            light += colour * albedo * max(nl, 0.0) * reach
-    return light, alpha
+        sheen = gloss * (SKIN_REFLECTANCE + 0.09 * (1 - nv) ** 4) * (1 - covered)
+        glint = sheen * (1.2 * nh**8 + 2.4 * nh**40) * max(nl, 0) * lit
+        reach = np.array([0.75 * lit + 0.25 * np.sqrt(lit), lit, lit])
+        wrapped = np.maximum((nl + np.array(WRAP)) / (1 + np.array(WRAP)), 0) * reach
+        bounced = irradiance * (1 + (1 - open_sky) * colour * 0.6)
+        mirrored = reflection(around, mirror, SKIN_GLOSS_WIDTH) * open_sky
+        return colour * (bounced + key.colour * wrapped) + key.colour * glint + sheen * mirrored, alpha
+    if kind == HAIR:
+        wrapped = max((nl + 0.4) / 1.4, 0) * (0.25 + 0.75 * lit)
+        mirrored = 0.3 * reflection(around, mirror, HAIR_GLOSS_WIDTH) * open_sky
+        sheen = (gloss + colour * 0.3) * (key.colour * nh**18 * 0.5 * lit + mirrored)
+        return colour * (irradiance + key.colour * wrapped) + sheen, alpha
+    if kind == EYE:
+        glint = 3 * nh**512 * lit if nh > 0.97 else 0.0
+        mirrored = 0.035 * reflection(around, mirror, EYE_GLOSS_WIDTH) * open_sky
+        direct = key.colour * max((nl + 0.2) / 1.2, 0) * lit
+        return colour * (irradiance + direct) + key.colour * glint + mirrored, alpha
+    return colour * (irradiance + key.colour * max(nl, 0) * lit), alpha
 
 
-def shade(scene: dict, layers: list) -> np.ndarray:
+def shade(surface: Surface, atlas, linear, layers: list, view: View, key: KeyLight, around: Surroundings) -> np.ndarray:
     """Premultiplied linear rgba (side*side, 4) of the layers that `raster_layers` returns."""
-    side = scene["side"]
+    side = view.side
     out = np.zeros((side * side, 4))
     for p, stack in enumerate(layers):
         through = 1.0
         x, y = ((p % side + 0.5) / side - 0.5), ((p // side + 0.5) / side - 0.5)
-        ray = scene["rotation"] @ np.array([x / scene["focal"], y / scene["focal"], 1.0])
+        ray = view.rotation @ np.array([x / view.focal, y / view.focal, 1.0])
         for z, f, _, w in stack:
-            colour, alpha = shade_fragment(scene, scene["material"][f], f, w, z, ray)
+            colour, alpha = shade_fragment(surface, atlas, linear, view, key, around, f, w, z, ray)
             if alpha < 0.01:
                 continue
             out[p, :3] += colour * alpha * through

@@ -125,8 +125,7 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
     pair = np.concatenate([left, right])
     folder = proxies / "eyes" / "HighPolyEyes"
     write_proxy(folder, pair, faces, np.zeros((len(pair), 3)), _picture(rng, (230, 230, 230)))
-    for colour in ("brown", "blue"):
-        Image.fromarray(_picture(rng, (120, 110, 100))).save(folder / "textures" / f"{colour}_eye.png")
+    Image.fromarray(_picture(rng, (120, 110, 100))).save(folder / "textures" / "brownlight_eye.png")
     mouth = np.arange(14993, 15112)
     write_proxy(
         proxies / "teeth" / "Teeth_Base",

@@ -151,7 +151,7 @@ def test_overrides_change_only_what_they_name(source: PortraitSource) -> None:
     assert fixed.local == plain.local
     assert fixed.facial == plain.facial
     assert np.array_equal(fixed.garment.fields, plain.garment.fields)
-    assert np.array_equal(fixed.lighting.directions, plain.lighting.directions)
+    assert np.array_equal(fixed.lighting.direction, plain.lighting.direction)
     assert fixed.background_seed == plain.background_seed
 
 
@@ -259,7 +259,7 @@ def test_views_show_one_person_in_other_poses(source: PortraitSource, tiny_parts
         assert (other.hair.name, other.hair.colour.tolist()) == (first.hair.name, first.hair.colour.tolist())
         assert not np.allclose(other.head, first.head)
         assert other.yaw != first.yaw
-        assert not np.allclose(other.lighting.directions, first.lighting.directions)
+        assert not np.allclose(other.lighting.direction, first.lighting.direction)
     assert second.yaw != third.yaw
     assert views.describe(5, 9).phenotype != first.phenotype
 

@@ -41,10 +41,7 @@ def random_scene(seed: int, triangles: int = 60) -> dict:
     fields[:, 12] = np.arange(len(KINDS)) % 4
     fields[:, 13], fields[:, 14] = 0.2, 0.1
     fields[6, 4] = 0.0
-    directions = rng.normal(size=(3, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    up = rng.normal(size=3)
     return {
         "points": points,
         "normals": normals.astype(np.float32),
@@ -54,25 +51,54 @@ def random_scene(seed: int, triangles: int = 60) -> dict:
         "kind": KINDS,
         "slot": rng.integers(0, 3, len(KINDS)).astype(np.int32),
         "fields": fields,
-        "tint": rng.random(len(points)).astype(np.float32),
-        "tint_colour": rng.random(3).astype(np.float32),
-        "ambient": rng.random(len(points)).astype(np.float32),
         "rotation": turn,
         "origin": -turn[:, 2] * 2.7,
         "focal": 6.510416666666667,
         "side": SIDE,
-        "light_direction": directions.astype(np.float32),
-        "light_colour": rng.uniform(0.2, 1, (3, 3)).astype(np.float32),
-        "sky": rng.random(3).astype(np.float32),
-        "ground": rng.random(3).astype(np.float32),
-        "up": (up / np.linalg.norm(up)).astype(np.float32),
-        "shadow": rng.uniform(-0.2, 0.3, 32 * 32).astype(np.float32),
-        "shadow_axes": np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32),
-        "shadow_scale": 32 / 0.6,
-        "shadow_side": 32,
-        "bias": np.float32(0.01),
-        "linear": linear_table(),
     }
+
+
+def unit_vectors(rng: np.random.Generator, count: int) -> np.ndarray:
+    out = rng.normal(size=(count, 3))
+    return (out / np.linalg.norm(out, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_surface(scene: dict, seed: int) -> shading.Surface:
+    """The scene's triangles with random colours and light at their vertices."""
+    rng = np.random.default_rng(seed)
+    n = len(scene["points"])
+    geometry = (scene[k] for k in ("normals", "triangles", "uv", "material", "kind", "slot", "level", "fields"))
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.random(shape).astype(np.float32)
+
+    return shading.Surface(
+        *geometry,
+        tint=numbers(n),
+        tint_colour=numbers(n, 3),
+        tone=0.5 + numbers(n, 3),
+        place=numbers(n, 2),
+        open_sky=numbers(n),
+        irradiance=numbers(n, 3),
+    )
+
+
+def random_lights(seed: int) -> tuple[shading.KeyLight, shading.Surroundings]:
+    rng = np.random.default_rng(seed)
+    key = shading.KeyLight(
+        direction=unit_vectors(rng, 1)[0],
+        colour=rng.uniform(0.2, 1, 3).astype(np.float32),
+        shadow=rng.uniform(-0.2, 0.3, 32 * 32).astype(np.float32),
+        axes=np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32),
+        scale=32 / 0.6,
+        side=32,
+        stride=2,
+        bias=np.float32(0.01),
+    )
+    sky, ground = rng.random((2, 3)).astype(np.float32)
+    sharpness = rng.uniform(2, 9, 3).astype(np.float32)
+    colours = rng.uniform(0.2, 1, (3, 3)).astype(np.float32)
+    return key, shading.Surroundings(unit_vectors(rng, 1)[0], sky, ground, unit_vectors(rng, 3), sharpness, colours)
 
 
 def to_screen(scene: dict) -> np.ndarray:
@@ -202,61 +228,32 @@ def test_layers_match_their_twin_and_are_sorted(atlas: np.ndarray) -> None:
     assert count.max() == raster.MAX_LAYERS
 
 
-def test_sky_visibility_matches_its_twin() -> None:
+def test_light_of_a_direction_matches_its_twin() -> None:
     scene = random_scene(6)
     rng = np.random.default_rng(7)
-    soft = rng.random(len(scene["points"])) < 0.5
-    total = np.zeros(len(soft), np.float32)
-    seen = np.zeros(len(soft), np.float32)
+    n = len(scene["points"])
+    soft = rng.random(n) < 0.5
+    total, seen, irradiance = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros((n, 3), np.float32)
+    direction, radiance = unit_vectors(rng, 1)[0], rng.random(3).astype(np.float32)
+    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
     depth = rng.uniform(-0.3, 0.3, 16 * 16).astype(np.float32)
-    rest = (scene["light_direction"][0], scene["shadow_axes"], 16 / 0.5, depth, 16, np.float32(0.01))
-    shading.ambient_visibility(scene["points"], scene["normals"], soft, *rest, total, seen)
-    weight, share = twin.ambient_visibility(scene["points"], scene["normals"], soft, *rest)
+    rest = (axes, 16 / 0.5, depth, 16, np.float32(0.01))
+    places = scene["points"], scene["normals"], soft, direction
+    shading.add_direction(*places, radiance, *rest, total, seen, irradiance)
+    weight, share = twin.direction_visibility(*places, *rest)
     assert np.allclose(total, weight, atol=1e-5)
     assert np.allclose(seen, weight * share, atol=2e-3)
+    assert np.allclose(irradiance, seen[:, None] * radiance, atol=1e-5)
     assert 0.1 < seen.sum() / total.sum() < 0.9
 
 
 def test_shading_matches_its_twin(atlas: np.ndarray) -> None:
     scene = random_scene(8, 90)
-    scene["atlas"] = atlas
     count, z, face, bary = _layers(scene, atlas)
+    surface, (key, around) = random_surface(scene, 9), random_lights(10)
+    view = shading.View(SIDE, scene["origin"], scene["rotation"], scene["focal"])
     rgba = np.zeros((SIDE * SIDE, 4), np.float32)
-    shading.shade(
-        scene["points"],
-        scene["normals"],
-        scene["triangles"],
-        scene["uv"],
-        scene["material"],
-        scene["kind"],
-        scene["slot"],
-        scene["level"],
-        scene["fields"],
-        atlas,
-        scene["linear"],
-        scene["tint"],
-        scene["tint_colour"],
-        scene["ambient"],
-        count,
-        z,
-        face,
-        bary,
-        SIDE,
-        scene["origin"],
-        scene["rotation"],
-        scene["focal"],
-        scene["light_direction"],
-        scene["light_colour"],
-        scene["sky"],
-        scene["ground"],
-        scene["up"],
-        scene["shadow"],
-        scene["shadow_axes"],
-        scene["shadow_scale"],
-        scene["shadow_side"],
-        scene["bias"],
-        rgba,
-    )
+    shading.shade(surface, atlas, linear_table(), shading.Layers(count, z, face, bary), view, key, around, rgba)
     layers = [
         [
             (
@@ -269,7 +266,7 @@ def test_shading_matches_its_twin(atlas: np.ndarray) -> None:
         ]
         for p in range(SIDE * SIDE)
     ]
-    expected = twin.shade(scene, layers)
+    expected = twin.shade(surface, atlas, linear_table(), layers, view, key, around)
     error = np.abs(rgba - expected).max(1)
     # comparisons (shadow, pattern, facing) may tip over at single samples
     assert (error < 2e-3).mean() > 0.98

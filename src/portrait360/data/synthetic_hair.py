@@ -8,6 +8,7 @@ from scipy.spatial import KDTree
 from portrait360.data.anny_body import EYE_VERTICES, SKIN_VERTICES
 from portrait360.data.synthetic_proxies import Proxy
 from portrait360.data.synthetic_subject import HairStyle
+from portrait360.data.synthetic_textures import texels
 
 _REACH = 0.02
 _PARTING = 0.35
@@ -24,9 +25,7 @@ def scalp_cover(proxy: Proxy, atlas: np.ndarray, slot: int, body: np.ndarray) ->
     `body` (19158,3) is the neutral rest body in metres.
     """
     hair = proxy.fit(body)
-    u = proxy.uv.reshape(-1, 2) % 1
-    column = np.minimum((u[:, 0] * 512).astype(int), 511)
-    row = np.minimum(((1 - u[:, 1]) * 512).astype(int), 511)
+    column, row = texels(proxy.uv.reshape(-1, 2))
     alpha = np.zeros(len(hair), np.float32)
     np.maximum.at(alpha, proxy.triangles.reshape(-1), atlas[slot, row * 512 + column, 3] / 255.0)
     opaque = hair[alpha > 0.5]

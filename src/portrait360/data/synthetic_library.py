@@ -15,10 +15,19 @@ from safetensors.numpy import load_file, save_file
 
 from portrait360.data import synthetic_names as names
 from portrait360.data.synthetic_proxies import Proxy, read_proxy
-from portrait360.data.synthetic_textures import cloth_slot, dilate, encode, hair_slot, read_rgba
+from portrait360.data.synthetic_textures import (
+    FACE_REGION,
+    brow_slot,
+    cloth_slot,
+    dilate,
+    encode,
+    eye_slot,
+    hair_slot,
+    read_rgba,
+)
 from portrait360.types import AssetError
 
-PREPARED = "prepared-4"
+PREPARED = "prepared-5"
 """Folder of the prepared files; the number changes with their content."""
 
 log = logging.getLogger(__name__)
@@ -26,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SkinTexture:
-    """One skin: atlas slot, age, race, sex (words of `synthetic_names`) and mean linear colour (3,)."""
+    """One skin: atlas slot, age, race, sex (words of `synthetic_names`) and median linear colour of its face (3,)."""
 
     slot: int
     age: str
@@ -124,18 +133,18 @@ def _write_prepared(root: Path, work: Path) -> None:
                 arrays[f"{key}/{part}"] = np.ascontiguousarray(getattr(proxy, part))
             arrays[f"{key}/hides"] = proxy.hides.astype(np.uint8)
             if kind == "eyes":
-                for colour in names.EYE_COLOURS:
-                    path = folder / "textures" / f"{colour}_eye.png"
-                    if path.is_file():
-                        put(f"eyes/{colour}", dilate(read_rgba(path)))
-                continue
+                texture = f"textures/{names.IRIS}_eye.png"
             if texture is None or not (folder / texture).is_file():
                 raise AssetError(
                     f"The part {key} has no texture.",
                     "Delete the asset folder of portrait360 in your cache and run the command again.",
                 )
             path = folder / texture
-            if kind in ("hair", "eyebrows", "eyelashes"):
+            if kind == "eyes":
+                put(key, eye_slot(path))
+            elif kind == "eyebrows":
+                put(key, brow_slot(path))
+            elif kind in ("hair", "eyelashes"):
                 put(key, hair_slot(path))
             elif kind == "clothes":
                 occlusion = path.with_name(path.name.replace("_diffuse", "_ao"))
@@ -153,7 +162,7 @@ def _write_prepared(root: Path, work: Path) -> None:
             if "special_suit" in path.name:
                 continue
             rgba = read_rgba(path)
-            mean = [float(x) for x in np.median(rgba[..., :3].reshape(-1, 3), axis=0)]
+            mean = [float(x) for x in np.median(rgba[FACE_REGION][..., :3].reshape(-1, 3), axis=0)]
             slot = put(f"skin/{name}/{path.stem}", rgba)
             skins.append({"slot": slot, "age": age, "race": race, "sex": sex, "mean": mean, "name": path.stem})
     if not skins or any(kind not in {k.split("/")[0] for k in keys} for kind in ("clothes", "eyes", "teeth")):

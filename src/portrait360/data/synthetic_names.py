@@ -27,9 +27,13 @@ CLOTHES_FEMALE = (
     "female_sportsuit01",
 )
 BROWS = tuple(f"eyebrow{i:03d}" for i in range(1, 13))
+BROWS_MALE = tuple(f"eyebrow{i:03d}" for i in (1, 2, 3, 4, 5, 8, 9, 12))
+BROWS_FEMALE = tuple(f"eyebrow{i:03d}" for i in (1, 2, 4, 5, 6, 8, 10, 11, 12))
+"""Thin and pencilled brows are women's, bushy ones men's."""
 LASHES = ("Eyelashes01", "eyelashes02", "eyelashes03", "eyelashes04")
 EYES = "HighPolyEyes"
-EYE_COLOURS = ("brown", "brownlight", "blue", "green", "grey", "lightblue", "deepblue", "bluegreen")
+IRIS = "brownlight"
+"""Of the painted eyes the one whose detail all irises have; their colours are sampled."""
 TEETH = "Teeth_Base"
 
 PROXIES = {

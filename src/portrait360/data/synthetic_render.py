@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from portrait360.data.synthetic_background import background
+from portrait360.data.synthetic_light import radiance, spread_directions
 from portrait360.data.synthetic_scene import Scene
 from portrait360.data.synthetic_textures import linear_table
 from portrait360.kernels import raster, shading
@@ -17,8 +17,16 @@ SUPERSAMPLING = 2
 _SHADOW_SIDE = 640
 _SHADOW_EXTENT = 1.25
 _SKY_SIDE = 96
-_SKY_DIRECTIONS = 14
+_SKY_DIRECTIONS = 26
 _SKY_BIAS = 0.009
+_BRIGHT = 0.34
+"""Green radiance of the bright parts of people (their upper fifth) at which exposure changes nothing."""
+_BRIGHTEST = 0.85
+"""Most that exposure makes of the brightest parts (the upper 3 %)."""
+_WHITE = 2.2
+"""Radiance scale of the tone curve's upper end."""
+_CONTRAST = 0.45
+"""Of the tone curve's S."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +60,12 @@ class Renderer:
         side = resolution * SUPERSAMPLING
         rotation, origin, focal = camera[:16].reshape(4, 4)[:3, :3], camera[[3, 7, 11]], float(camera[16])
         screen = _to_screen(scene.points, rotation, origin, focal, side)
-        if scene.ambient is None:
-            scene.ambient = self._sky_visibility(scene)
-        if scene.shadow is None:
-            scene.shadow = self._shadow(scene)
+        if scene.light is None:
+            scene.light = self._surroundings_light(scene)
         level = np.empty(len(scene.triangles), np.uint8)
         raster.texture_levels(screen, scene.triangles, scene.uv, level)
-        count, layer_z, layer_face, layer_bary, rgba = self._get_buffers(side)
+        buffers = self._get_buffers(side)
+        layers, rgba = shading.Layers(*buffers[:4]), buffers[4]
         raster.raster_layers(
             screen,
             scene.triangles,
@@ -69,48 +76,12 @@ class Renderer:
             level,
             self._atlas,
             side,
-            count,
-            layer_z,
-            layer_face,
-            layer_bary,
+            *layers,
         )
-        light = scene.subject.lighting
-        shadow_map, axes = scene.shadow
-        shading.shade(
-            scene.points,
-            scene.normals,
-            scene.triangles,
-            scene.uv,
-            scene.material,
-            scene.kind,
-            scene.slot,
-            level,
-            scene.fields,
-            self._atlas,
-            self._linear,
-            scene.tint,
-            scene.tint_colour,
-            scene.ambient,
-            count,
-            layer_z,
-            layer_face,
-            layer_bary,
-            side,
-            origin,
-            rotation,
-            focal,
-            light.directions,
-            light.colours,
-            light.sky,
-            light.ground,
-            light.up,
-            shadow_map,
-            axes,
-            _SHADOW_SIDE / _SHADOW_EXTENT,
-            _SHADOW_SIDE,
-            np.float32(1.3 * _SHADOW_EXTENT / _SHADOW_SIDE),
-            rgba,
-        )
+        surroundings = scene.subject.lighting.surroundings
+        view = shading.View(side, origin, rotation, focal)
+        surface = _surface(scene, level, *scene.light)
+        shading.shade(surface, self._atlas, self._linear, layers, view, self._key_light(scene), surroundings, rgba)
         grid = rgba.reshape(side, side, 4)
         rows = grid[0::2] + grid[1::2]
         small = (rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25)
@@ -139,14 +110,15 @@ class Renderer:
         """Exposure, background, filmic tone curve, sensor noise, quantisation."""
         subject = scene.subject
         alpha = rgba[..., 3:]
-        covered = max(float(alpha.sum()), 1.0)
-        mean = float(rgba[..., :3].sum()) / 3 / covered
-        # a photographer's exposure: dark scenes are lifted part of the way
-        exposure = subject.exposure * float(np.clip((0.2 / max(mean, 1e-3)) ** 0.38, 0.6, 1.8))
+        # a photographer's exposure: by what is bright, most of the way, without burning the brightest
+        solid = alpha[..., 0] > 0.5
+        exposure = subject.exposure
+        if solid.any():
+            bright, brightest = np.quantile(rgba[..., 1][solid], [0.8, 0.97])
+            exposure *= float(np.clip((_BRIGHT / max(bright, 1e-3)) ** 0.7, 0.5, 3.5))
+            exposure = min(exposure, _BRIGHTEST / max(float(brightest), 1e-3))
         linear = rgba[..., :3] * exposure + background(subject.background_seed, resolution) * (1 - alpha)
-        x = linear * 0.7
-        toned = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
-        out = np.clip(toned, 0, 1) ** (1 / 2.2)
+        out = _tone_curve(linear)
         noise = np.random.default_rng([subject.noise_seed, resolution])
         out = out + noise.standard_normal(out.shape, dtype=np.float32) * np.float32(subject.noise)
         image = (np.clip(out, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -181,31 +153,35 @@ class Renderer:
         )
         return depth, face
 
-    def _shadow(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        """Depth map of the key light and its axes (rows: right, down, away from the light)."""
-        axes = _axes(scene.subject.lighting.directions[0])
-        screen = _orthographic(scene.points, axes, _SHADOW_EXTENT, _SHADOW_SIDE)
-        depth, _ = self._nearest(scene, screen, False, 128, _SHADOW_SIDE)
-        return depth.astype(np.float32), axes
+    def _key_light(self, scene: Scene) -> shading.KeyLight:
+        """The key light with its shadow map, which is drawn once per scene."""
+        light = scene.subject.lighting
+        if scene.shadow is None:
+            axes = _axes(light.direction)
+            screen = _orthographic(scene.points, axes, _SHADOW_EXTENT, _SHADOW_SIDE)
+            depth, _ = self._nearest(scene, screen, False, 128, _SHADOW_SIDE)
+            scene.shadow = depth.astype(np.float32), axes
+        depth, axes = scene.shadow
+        texel = _SHADOW_EXTENT / _SHADOW_SIDE
+        bias = (0.9 + 0.4 * light.stride) * texel
+        return shading.KeyLight(light.direction, light.colour, depth, axes, 1 / texel, _SHADOW_SIDE, light.stride, bias)
 
-    def _sky_visibility(self, scene: Scene) -> np.ndarray:
-        """Share of the sky that each vertex sees (V,), cosine weighted, from a few depth maps around the
-        subject."""
-        total = np.zeros(len(scene.points), np.float32)
-        seen = np.zeros(len(scene.points), np.float32)
-        for i in range(_SKY_DIRECTIONS):
-            height = 1 - (i + 0.5) / _SKY_DIRECTIONS * 1.7
-            turn = i * math.pi * (3 - math.sqrt(5))
-            flat = math.sqrt(max(1 - height * height, 0))
-            direction = np.array([flat * math.cos(turn), height, flat * math.sin(turn)], np.float32)
+    def _surroundings_light(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Share of the surroundings that each vertex sees (V,), and the mean radiance of what it sees (V,3), both
+        cosine weighted, from depth maps of a few directions around the subject."""
+        around, count = scene.subject.lighting.surroundings, len(scene.points)
+        total, seen = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        irradiance = np.zeros((count, 3), np.float32)
+        for direction in spread_directions(_SKY_DIRECTIONS):
             axes = _axes(direction)
             screen = _orthographic(scene.points, axes, _SHADOW_EXTENT, _SKY_SIDE)
             depth, _ = self._nearest(scene, screen, False, 128, _SKY_SIDE)
-            shading.ambient_visibility(
+            shading.add_direction(
                 scene.points,
                 scene.normals,
                 scene.soft,
                 direction,
+                radiance(around, direction),
                 axes,
                 _SKY_SIDE / _SHADOW_EXTENT,
                 depth.astype(np.float32),
@@ -213,10 +189,41 @@ class Renderer:
                 np.float32(_SKY_BIAS),
                 total,
                 seen,
+                irradiance,
             )
-        visible = seen / np.maximum(total, 1e-6)
-        visible[total < 1e-6] = 0.3
-        return (0.12 + 0.88 * visible).astype(np.float32)
+        total = np.maximum(total, 1e-6)
+        visible = np.where(total < 1e-5, 0.3, seen / total)
+        # what hides is not black: a little of the light between reaches every place
+        mean = (around.sky + around.ground) / 2
+        return (
+            (0.12 + 0.88 * visible).astype(np.float32),
+            (0.88 * irradiance / total[:, None] + 0.12 * mean).astype(np.float32),
+        )
+
+
+def _surface(scene: Scene, level: np.ndarray, open_sky: np.ndarray, irradiance: np.ndarray) -> shading.Surface:
+    return shading.Surface(
+        scene.normals,
+        scene.triangles,
+        scene.uv,
+        scene.material,
+        scene.kind,
+        scene.slot,
+        level,
+        scene.fields,
+        scene.tint,
+        scene.tint_colour,
+        scene.tone,
+        scene.place,
+        open_sky,
+        irradiance,
+    )
+
+
+def _tone_curve(linear: np.ndarray) -> np.ndarray:
+    """Pixel values from linear light: a soft shoulder above, sRGB's gamma, and the gentle S of a print."""
+    value = np.clip(linear * (1 + linear / _WHITE**2) / (1 + 0.62 * linear), 0, 1) ** (1 / 2.2)
+    return value + _CONTRAST * value * (1 - value) * (2 * value - 1)
 
 
 def _to_screen(points: np.ndarray, rotation: np.ndarray, origin: np.ndarray, focal: float, side: int) -> np.ndarray:

@@ -22,8 +22,11 @@ from portrait360.data.anny_body import (
 from portrait360.data.synthetic_hair import beard_cover, scalp_cover, smooth_cover, style_hair
 from portrait360.data.synthetic_library import PartsLibrary
 from portrait360.data.synthetic_proxies import Proxy
-from portrait360.data.synthetic_subject import BEARDS, Subject
+from portrait360.data.synthetic_skin import SkinRegions
+from portrait360.data.synthetic_subject import BEARDS, HairStyle, Subject
+from portrait360.data.synthetic_textures import linear_table, texels
 from portrait360.kernels import raster, shapes
+from portrait360.kernels.raster import TEXTURE_SIDE
 
 SKULL_HEIGHT = 0.165
 FLOOR = -0.62
@@ -36,8 +39,9 @@ class Scene:
     """A posed subject in world units.
 
     `points` and unit `normals` (V,3), `triangles` (F,3), `uv` (F,3,2), `material` (F,); per material its
-    `kind`, atlas `slot` and shader `fields`; per vertex `tint` (scalp and beard), `soft` (is hair) and, once
-    drawn, `ambient` (sky visibility). `shadow` is the depth map of the key light and its axes, once drawn.
+    `kind`, atlas `slot` and shader `fields`; per vertex `tint` (scalp and beard), `tone` (factor on the skin's colour),
+    `place` (x and y at rest, metres, for patterns), `soft` (is hair) and, once rendered, `light` (share of the
+    surroundings that it sees, and their irradiance). `shadow` is the key light's depth map with its axes.
     """
 
     subject: Subject
@@ -51,10 +55,12 @@ class Scene:
     fields: np.ndarray
     tint: np.ndarray
     tint_colour: np.ndarray
+    tone: np.ndarray
+    place: np.ndarray
     soft: np.ndarray
     body_pose: np.ndarray
     scale: float
-    ambient: np.ndarray | None = None
+    light: tuple[np.ndarray, np.ndarray] | None = None
     shadow: tuple[np.ndarray, np.ndarray] | None = None
     info: dict[str, object] = field(default_factory=dict)
 
@@ -77,6 +83,7 @@ class SceneBuilder:
         self._covered: dict[str, _Covered] = {}
         self._hair: dict[tuple[str, bool], tuple[Proxy, np.ndarray, np.ndarray]] = {}
         self._neutral = body.rest({}, {}, {}).vertices
+        self.regions = SkinRegions(self._neutral, self._painted())
         short = [name for name in parts.proxies.get("hair", {}) if name.startswith(("short", "afro"))]
         cover = np.zeros(SKIN_VERTICES, np.float32)
         for name in short:
@@ -111,87 +118,92 @@ class SceneBuilder:
             self._hair[key] = (proxy, proxy.skin_weights(self.body.weights), cover)
         return self._hair[key]
 
+    def _painted(self) -> np.ndarray:
+        """Linear colours (13380,3) of the first young light skin at the vertices."""
+        light = [s for s in self.parts.skins if (s.age, s.race) == ("young", "caucasian")] or self.parts.skins
+        column, row = texels(self.body.quad_uv.reshape(-1, 2))
+        colours = linear_table()[self.parts.atlas[light[0].slot, row * TEXTURE_SIDE + column, :3]]
+        out = np.zeros((SKIN_VERTICES, 3), np.float32)
+        out[self.body.quads.reshape(-1)] = colours
+        return out
+
     def build(self, subject: Subject) -> Scene:
         """Put a subject's mesh together."""
-        body, parts = self.body, self.parts
+        body = self.body
         rest = body.rest(subject.phenotype, subject.local, subject.facial)
-        vertices = rest.vertices
-        pose = body.transforms(rest.joints, _rotations(subject))
+        normals = np.empty_like(rest.vertices)
+        shapes.vertex_normals(rest.vertices, body.triangles, normals)
+        fitted = _Fitted(rest.vertices, normals, body.transforms(rest.joints, _rotations(subject)))
+
         origin = rest.joints[NECK]
-        scale = float(SKULL_HEIGHT / (vertices[:SKIN_VERTICES, 1].max() - origin[1]))
+        scale = float(SKULL_HEIGHT / (rest.vertices[:SKIN_VERTICES, 1].max() - origin[1]))
         mesh = _Mesh(origin, scale)
-
-        garment = parts.proxies["clothes"][subject.garment.name]
-        covered = self.covered(garment)
-        skin_normals = np.empty_like(vertices)
-        shapes.vertex_normals(vertices, body.triangles, skin_normals)
-        pushed = (vertices - skin_normals * (covered.push[:, None] * _PUSH)).astype(np.float32)
-        tint = np.zeros(len(vertices), np.float32)
-        hair = subject.hair
-        if hair.name is not None:
-            proxy, hair_weights, cover = self.hair(hair.name, hair.mirrored)
-            tint[:SKIN_VERTICES] = cover
-        else:
-            tint[:SKIN_VERTICES] = self.stubble * hair.stubble
-        if hair.beard_cover > 0:
-            cover = self._beards[hair.beard] * hair.beard_cover
-            tint[:SKIN_VERTICES] = np.maximum(tint[:SKIN_VERTICES], cover)
-        posed = _skin(pushed, body.weights, pose)
-        mesh.add(
-            posed,
-            covered.triangles,
-            covered.uv,
-            raster.SKIN,
-            subject.skin.slot,
-            subject.skin_fields,
-            tint=tint,
-        )
-
-        def plain(colour: tuple[float, float, float]) -> np.ndarray:
-            fields = np.zeros(raster.MATERIAL_FIELDS, np.float32)
-            fields[0:3] = colour
-            return fields
-
-        def put(kind: str, name: str, material: int, slot: str, fields: np.ndarray) -> None:
-            part = parts.proxies[kind][name]
-            points = _skin(part.fit(vertices), part.skin_weights(body.weights), pose)
-            mesh.add(points, part.triangles, part.uv, material, parts.slots[slot], fields)
-
-        put("clothes", garment.name, raster.CLOTH, f"clothes/{garment.name}", subject.garment.fields)
-        if subject.facial.get("jawOpen", 0.0) > 0.02:
-            white = parts.slots["plain/white"]
-            tongue = plain((0.32, 0.09, 0.08))
-            mesh.add(posed, body.tongue_triangles, body.tongue_uv, raster.PLAIN, white, tongue)
-        for teeth in parts.available("teeth", ()):
-            put("teeth", teeth, raster.PLAIN, f"teeth/{teeth}", plain((0.85, 0.84, 0.78)))
-        for eyes in parts.available("eyes", ()):
-            put("eyes", eyes, raster.EYE, f"eyes/{subject.eye_colour}", plain((1.0, 1.0, 1.0)))
-        dark = float(subject.brow_colour.mean()) < 0.06
-        strand = plain(tuple(subject.brow_colour))
-        strand[3], strand[4], strand[14] = (0.8 if dark else 0.5), 4.0, 0.0
-        put("eyebrows", subject.brow, raster.FRINGE, f"eyebrows/{subject.brow}", strand)
-        lash = plain((0.012, 0.01, 0.009))
-        lash[3], lash[4] = 0.3, 4.0
-        put("eyelashes", subject.lash, raster.FRINGE, f"eyelashes/{subject.lash}", lash)
-        if hair.name is not None:
-            centre = vertices[EYE_VERTICES].mean(0) + np.array([0, 0.03, -0.075], np.float32)
-            fitted = style_hair(proxy, proxy.fit(vertices), hair, vertices, skin_normals, centre)
-            points = _skin(fitted, hair_weights, pose)
-            fields = plain(tuple(hair.colour))
-            fields[3] = 0.9 if float(hair.colour.mean()) < 0.06 else 0.6
-            fields[4], fields[14] = 4.0, 0.035
-            head = pose[BONES.index("head")]
-            turned = head[:3, :3] @ centre + head[:3, 3]
-            mesh.add(
-                points,
-                proxy.triangles,
-                proxy.uv,
-                raster.HAIR,
-                parts.slots[f"hair/{hair.name}"],
-                fields,
-                fluff=turned,
-            )
+        self._add_skin(mesh, fitted, subject)
+        self._add_proxies(mesh, fitted, subject)
+        if subject.hair.name is not None:
+            self._add_hair(mesh, fitted, subject.hair, subject.hair.name)
         return mesh.scene(subject)
+
+    def _add_skin(self, mesh: _Mesh, fitted: _Fitted, subject: Subject) -> None:
+        """The body where no garment hides it, with painted scalp and beard, and the tongue of open mouths."""
+        body, hair, complexion = self.body, subject.hair, subject.complexion
+        covered = self.covered(self.parts.proxies["clothes"][subject.garment.name])
+        pushed = (fitted.vertices - fitted.normals * (covered.push[:, None] * _PUSH)).astype(np.float32)
+        posed = _skin(pushed, body.weights, fitted.pose)
+
+        # painted hair: scalp under the cut or shaved, and the beard in a colour of its own
+        paint = _Paint.nothing(len(pushed))
+        scalp = self.stubble * hair.stubble if hair.name is None else self.hair(hair.name, hair.mirrored)[2]
+        beard = self._beards[hair.beard] * hair.beard_cover
+        paint.tint[:SKIN_VERTICES] = np.maximum(scalp, beard)
+        paint.tint_colour[:] = hair.colour
+        paint.tint_colour[:SKIN_VERTICES][beard > scalp] = hair.beard_colour
+        paint.tone[:SKIN_VERTICES] = self.regions.tone(complexion)
+
+        fields = _plain(complexion.skin / np.maximum(subject.skin.mean, 1e-3))
+        fields[14] = complexion.gloss
+        skin = _Material(raster.SKIN, subject.skin.slot, fields)
+        mesh.add(_Part(posed, pushed, covered.triangles, covered.uv), skin, paint)
+        if subject.facial.get("jawOpen", 0.0) > 0.02:
+            tongue = _Material(raster.PLAIN, self.parts.slots["plain/white"], _plain((0.32, 0.09, 0.08)))
+            mesh.add(_Part(posed, pushed, body.tongue_triangles, body.tongue_uv), tongue)
+
+    def _add_proxies(self, mesh: _Mesh, fitted: _Fitted, subject: Subject) -> None:
+        """Clothes, teeth, eyes, brows and lashes."""
+        parts = self.parts
+
+        def put(kind: str, name: str, material: int, fields: np.ndarray) -> None:
+            proxy = parts.proxies[kind][name]
+            rest = proxy.fit(fitted.vertices)
+            posed = _skin(rest, proxy.skin_weights(self.body.weights), fitted.pose)
+            part = _Part(posed, rest, proxy.triangles, proxy.uv)
+            mesh.add(part, _Material(material, parts.slots[f"{kind}/{name}"], fields))
+
+        put("clothes", subject.garment.name, raster.CLOTH, subject.garment.fields)
+        for teeth in parts.available("teeth", ()):
+            put("teeth", teeth, raster.PLAIN, _plain((0.85, 0.84, 0.78)))
+        eyes = _plain(subject.complexion.iris)
+        eyes[5:8] = subject.complexion.sclera
+        for name in parts.available("eyes", ()):
+            put("eyes", name, raster.EYE, eyes)
+        strand = _plain(subject.brow_colour)
+        strand[3], strand[4] = 0.7, 4.0
+        put("eyebrows", subject.brow, raster.FRINGE, strand)
+        lash = _plain((0.010, 0.008, 0.007))
+        lash[3], lash[4] = 0.3, 4.0
+        put("eyelashes", subject.lash, raster.FRINGE, lash)
+
+    def _add_hair(self, mesh: _Mesh, fitted: _Fitted, hair: HairStyle, name: str) -> None:
+        proxy, weights, _ = self.hair(name, hair.mirrored)
+        centre = fitted.vertices[EYE_VERTICES].mean(0) + np.array([0, 0.03, -0.075], np.float32)
+        rest = style_hair(proxy, proxy.fit(fitted.vertices), hair, fitted.vertices, fitted.normals, centre)
+        fields = _plain(hair.colour)
+        fields[3] = 0.9 if float(hair.colour.mean()) < 0.06 else 0.6
+        fields[4], fields[14] = 4.0, 0.035
+        head = fitted.pose[BONES.index("head")]
+        part = _Part(_skin(rest, weights, fitted.pose), rest, proxy.triangles, proxy.uv)
+        material = _Material(raster.HAIR, self.parts.slots[f"hair/{name}"], fields)
+        mesh.add(part, material, fluff=head[:3, :3] @ centre + head[:3, 3])
 
 
 def _rotations(subject: Subject) -> dict[str, np.ndarray]:
@@ -215,6 +227,54 @@ def _skin(points: np.ndarray, weights: np.ndarray, transforms: np.ndarray) -> np
     return out
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """A body at rest, `vertices` and `normals` (19158,3), and the transforms of its pose (18,4,4)."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    pose: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a mesh in metres: `points` posed and at `rest` (V,3), `triangles` (F,3), `uv` (F,3,2)."""
+
+    points: np.ndarray
+    rest: np.ndarray
+    triangles: np.ndarray
+    uv: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Material:
+    """Kind, atlas slot and fields (see `kernels.raster.MATERIAL_FIELDS`)."""
+
+    kind: int
+    slot: int
+    fields: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Paint:
+    """Colours of a part's vertices, as in `Scene`: `tint` (V,), `tint_colour` and `tone` (V,3)."""
+
+    tint: np.ndarray
+    tint_colour: np.ndarray
+    tone: np.ndarray
+
+    @staticmethod
+    def nothing(count: int) -> _Paint:
+        return _Paint(np.zeros(count, np.float32), np.zeros((count, 3), np.float32), np.ones((count, 3), np.float32))
+
+
+def _plain(colour: np.ndarray | tuple[float, float, float]) -> np.ndarray:
+    """Fields of a material of one colour (3,)."""
+    fields = np.zeros(raster.MATERIAL_FIELDS, np.float32)
+    fields[0:3] = colour
+    return fields
+
+
 class _Mesh:
     """Collects parts into one mesh in world units."""
 
@@ -225,48 +285,44 @@ class _Mesh:
         self._triangles: list[np.ndarray] = []
         self._uv: list[np.ndarray] = []
         self._material: list[np.ndarray] = []
-        self._tint: list[np.ndarray] = []
-        self._materials: list[tuple[int, int, np.ndarray]] = []
+        self._paints: list[_Paint] = []
+        self._place: list[np.ndarray] = []
+        self._materials: list[_Material] = []
         self._count = 0
 
     def add(
-        self,
-        points: np.ndarray,
-        triangles: np.ndarray,
-        uv: np.ndarray,
-        kind: int,
-        slot: int,
-        fields: np.ndarray,
-        *,
-        tint: np.ndarray | None = None,
-        fluff: np.ndarray | None = None,
+        self, part: _Part, material: _Material, paint: _Paint | None = None, fluff: np.ndarray | None = None
     ) -> None:
-        """Add a part in metres. `fluff`: hair normals lean away from this point, as a round shape's do."""
-        world = ((points - self._origin) * np.float32(self._scale)).astype(np.float32)
+        """Add a part. `fluff`: hair normals lean away from this point (3,), metres, as a round shape's do."""
+        world = ((part.points - self._origin) * np.float32(self._scale)).astype(np.float32)
         normals = np.empty_like(world)
-        shapes.vertex_normals(world, triangles, normals)
+        shapes.vertex_normals(world, part.triangles, normals)
         if fluff is not None:
             away = world - ((fluff - self._origin) * self._scale).astype(np.float32)
             away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
             normals = normals * np.sign((normals * away).sum(1, keepdims=True) + 1e-9) * 0.6 + away * 0.6
             normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
-        keep = (world[:, 1] > FLOOR)[triangles].any(1)
-        triangles, uv = triangles[keep], uv[keep]
+
+        # only what cameras can see, with the vertices that it needs
+        keep = (world[:, 1] > FLOOR)[part.triangles].any(1)
+        triangles, uv = part.triangles[keep], part.uv[keep]
         used = np.zeros(len(world), bool)
         used[triangles.reshape(-1)] = True
-        place = np.cumsum(used, dtype=np.int32) - 1
+        number = np.cumsum(used, dtype=np.int32) - 1
+
+        paint = paint or _Paint.nothing(len(world))
         self._points.append(world[used])
         self._normals.append(normals[used].astype(np.float32))
-        self._triangles.append((place[triangles] + self._count).astype(np.int32))
+        self._triangles.append((number[triangles] + self._count).astype(np.int32))
         self._uv.append(uv.astype(np.float32))
         self._material.append(np.full(len(triangles), len(self._materials), np.int32))
-        self._tint.append(np.zeros(int(used.sum()), np.float32) if tint is None else tint[used])
-        self._materials.append((kind, slot, fields))
+        self._paints.append(_Paint(paint.tint[used], paint.tint_colour[used], paint.tone[used]))
+        self._place.append(part.rest[used, :2].astype(np.float32))
+        self._materials.append(material)
         self._count += int(used.sum())
 
     def scene(self, subject: Subject) -> Scene:
-        material = np.concatenate(self._material)
-        kind = np.array([m[0] for m in self._materials], np.int32)
+        kind = np.array([m.kind for m in self._materials], np.int32)
         soft = np.concatenate([np.full(len(p), k == raster.HAIR) for p, k in zip(self._points, kind, strict=True)])
         return Scene(
             subject=subject,
@@ -274,12 +330,14 @@ class _Mesh:
             normals=np.concatenate(self._normals),
             triangles=np.concatenate(self._triangles),
             uv=np.ascontiguousarray(np.concatenate(self._uv)),
-            material=material,
+            material=np.concatenate(self._material),
             kind=kind,
-            slot=np.array([m[1] for m in self._materials], np.int32),
-            fields=np.stack([m[2] for m in self._materials]).astype(np.float32),
-            tint=np.concatenate(self._tint),
-            tint_colour=subject.hair.colour.astype(np.float32),
+            slot=np.array([m.slot for m in self._materials], np.int32),
+            fields=np.stack([m.fields for m in self._materials]).astype(np.float32),
+            tint=np.concatenate([p.tint for p in self._paints]),
+            tint_colour=np.concatenate([p.tint_colour for p in self._paints]),
+            tone=np.concatenate([p.tone for p in self._paints]),
+            place=np.concatenate(self._place),
             soft=soft,
             body_pose=np.concatenate([subject.neck, subject.head]).astype(np.float32),
             scale=self._scale,

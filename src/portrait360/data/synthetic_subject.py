@@ -15,7 +15,10 @@ import numpy as np
 
 from portrait360.data import synthetic_names as names
 from portrait360.data.anny_body import AnnyBody
+from portrait360.data.synthetic_face import sample_expression, sample_shape
 from portrait360.data.synthetic_library import PartsLibrary, SkinTexture
+from portrait360.data.synthetic_light import Lighting, sample_lighting
+from portrait360.data.synthetic_skin import Complexion, sample_complexion
 from portrait360.kernels.raster import MATERIAL_FIELDS
 from portrait360.types import InputError
 
@@ -24,17 +27,20 @@ OVERRIDES = ("yaw", "pitch", "neck", "head", "hair", "clothes", "gender", "age")
 clothes (name), gender ("male" or "female"), age ("child", "young", "middleage", "old")."""
 
 _HAIR_COLOURS = (
-    ((0.018, 0.014, 0.012), 4.0),
-    ((0.045, 0.026, 0.016), 4.0),
-    ((0.09, 0.048, 0.024), 3.0),
-    ((0.32, 0.20, 0.09), 2.0),
-    ((0.45, 0.33, 0.18), 1.5),
-    ((0.17, 0.05, 0.02), 1.0),
-    ((0.22, 0.21, 0.20), 0.5),
-    ((0.42, 0.40, 0.37), 0.25),
+    ((0.013, 0.011, 0.010), 4.0),
+    ((0.030, 0.020, 0.014), 4.0),
+    ((0.065, 0.036, 0.020), 3.5),
+    ((0.120, 0.068, 0.034), 2.5),
+    ((0.250, 0.160, 0.080), 1.8),
+    ((0.400, 0.290, 0.160), 1.2),
+    ((0.160, 0.050, 0.020), 0.9),
+    ((0.200, 0.190, 0.180), 0.10),
+    ((0.480, 0.460, 0.430), 0.05),
 )
-_SKIN_RATIOS = {"african": (1.0, 0.50, 0.31), "asian": (1.0, 0.61, 0.41), "caucasian": (1.0, 0.62, 0.45)}
-"""Linear red, green and blue of average skin, relative to red."""
+"""Linear colours from black to blond, red, grey and white, and how common they are among light complexions."""
+_GREYS = slice(7, 9)
+_DYED = 0.05
+"""How common light and red hair is among people of dark hair, relative to light complexions."""
 _HAIR_LIKING = {
     ("bob02", True): 0.35,
     ("afro01", True): 0.7,
@@ -56,7 +62,6 @@ _NECK_SPREAD, _HEAD_SPREAD = (8.0, 10.0, 6.0), (8.0, 12.0, 6.0)
 _SHARED_TURNS = (0.5, 0.8, 0.7)
 """How neck and head go together in nod, turn and tilt, as correlations: who looks aside turns both. Least in nods,
 because chins are also pushed forward and drawn in."""
-_FACE_PARTS = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck", "nose")
 
 
 @dataclass
@@ -70,6 +75,7 @@ class HairStyle:
     name: str | None
     mirrored: bool
     colour: np.ndarray
+    beard_colour: np.ndarray
     stubble: float
     length: float
     volume: float
@@ -90,17 +96,6 @@ class Garment:
 
 
 @dataclass
-class Lighting:
-    """Key, fill and rim lights: unit directions towards them (3,3) and linear colours (3,3); a sky of two."""
-
-    directions: np.ndarray
-    colours: np.ndarray
-    sky: np.ndarray
-    ground: np.ndarray
-    up: np.ndarray
-
-
-@dataclass
 class Subject:
     """One person in one pose under one light, with the camera angles of the drawn picture (radians)."""
 
@@ -111,12 +106,11 @@ class Subject:
     local: dict[str, float]
     facial: dict[str, float]
     skin: SkinTexture
-    skin_fields: np.ndarray
+    complexion: Complexion
     hair: HairStyle
     brow: str
     brow_colour: np.ndarray
     lash: str
-    eye_colour: str
     garment: Garment
     neck: np.ndarray
     head: np.ndarray
@@ -148,22 +142,21 @@ def sample_subject(
     male = bool(who.random() < 0.5)
     if "gender" in given:
         male = given["gender"] == "male"
-    race = str(who.choice(names.SKIN_RACES))
-    mix = who.dirichlet([0.4] * 3) * 0.35
-    race_mix = {name: float(m) for name, m in zip(names.SKIN_RACES, mix, strict=True)}
-    race_mix[race] += 0.65
+    race_mix = {name: float(m) for name, m in zip(names.SKIN_RACES, who.dirichlet([0.4] * 3), strict=True)}
+    race = max(race_mix, key=lambda name: race_mix[name])
     age = str(who.choice(["child", "young", "middleage", "old"], p=[0.06, 0.50, 0.26, 0.18]))
     age = str(given.get("age", age))
     phenotype = _sample_phenotype(shape, male, age, race_mix)
-    local = _sample_identity(shape, body)
-    facial = _sample_expression(face)
+    local = sample_shape(shape, body)
+    facial = sample_expression(face)
     neck, head, arms = _sample_pose(pose)
     if "neck" in given:
         neck = np.asarray(given["neck"], np.float64)
     if "head" in given:
         head = np.asarray(given["head"], np.float64)
 
-    hair = _sample_hair(wear, comb, parts, male, age, race)
+    hair = _sample_hair(wear, comb, parts, male, age, race_mix["caucasian"])
+    complexion = sample_complexion(look, male, age, race_mix)
     if "hair" in given:
         hair.name = given["hair"]
         if hair.name is not None and hair.name not in parts.proxies.get("hair", {}):
@@ -171,12 +164,11 @@ def sample_subject(
                 f"There is no hair named {hair.name!r}.", f"Use one of: {', '.join(parts.proxies['hair'])}."
             )
     garment = _sample_garment(wear, parts, male, given.get("clothes"))
-    skin, skin_fields = _sample_skin(look, parts, male, age, race)
-    brow = str(look.choice(parts.available("eyebrows", names.BROWS)))
+    skin = _sample_skin(look, parts, male, age, race)
+    brow = str(look.choice(parts.available("eyebrows", names.BROWS_MALE if male else names.BROWS_FEMALE)))
     lash = str(look.choice(parts.available("eyelashes", names.LASHES)))
-    eye_colour = _sample_eyes(look, parts, race)
     yaw, pitch = _sample_view(view)
-    lighting = _sample_lighting(light, yaw)
+    lighting = sample_lighting(light, yaw)
     return Subject(
         male=male,
         age=age,
@@ -185,12 +177,11 @@ def sample_subject(
         local=local,
         facial=facial,
         skin=skin,
-        skin_fields=skin_fields,
+        complexion=complexion,
         hair=hair,
         brow=brow,
-        brow_colour=np.minimum(hair.colour * 0.6, 0.09),
+        brow_colour=_brow_colour(hair.colour, complexion),
         lash=lash,
-        eye_colour=eye_colour,
         garment=garment,
         neck=neck,
         head=head,
@@ -212,7 +203,7 @@ def sample_subject(
             "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
             "clothes": garment.name,
             "skin": skin.name,
-            "eyes": eye_colour,
+            "iris": [round(float(v), 4) for v in complexion.iris],
             "eyebrows": brow,
         },
     )
@@ -231,13 +222,13 @@ def another_view(
     yaw, pitch = _sample_view(camera)
     return replace(
         subject,
-        facial=_sample_expression(face),
+        facial=sample_expression(face),
         neck=subject.neck if "neck" in given else neck,
         head=subject.head if "head" in given else head,
         arms=arms,
         yaw=subject.yaw if "yaw" in given else yaw,
         pitch=subject.pitch if "pitch" in given else pitch,
-        lighting=_sample_lighting(light, yaw),
+        lighting=sample_lighting(light, yaw),
         exposure=float(light.uniform(0.8, 1.2)),
         noise=float(light.uniform(0, 0.01)),
         background_seed=int(camera.integers(1 << 31)),
@@ -256,73 +247,16 @@ def _sample_phenotype(rng: np.random.Generator, male: bool, age: str, race_mix: 
         raise InputError(f"Unknown age {age!r}.", f"Use one of: {', '.join(spans)}.")
     place = rng.random()
     return {
-        "gender": float(rng.uniform(0, 0.18)) if male else float(rng.uniform(0.82, 1)),
+        "gender": float(rng.uniform(0, 0.3)) if male else float(rng.uniform(0.7, 1)),
         "age": float(spans[age][0] + place * (spans[age][1] - spans[age][0])),
-        "muscle": float(rng.uniform(0.3, 0.8)),
-        "weight": float(np.clip(rng.normal(0.5, 0.2), 0.1, 1)),
+        "muscle": float(rng.uniform(0.2, 0.9)),
+        "weight": float(np.clip(rng.normal(0.5, 0.25), 0.05, 1)),
         "height": float(rng.uniform(0.3, 0.7)),
         "proportions": float(rng.uniform(0.4, 1)),
         "cupsize": float(rng.uniform(0.3, 0.6)),
         "firmness": 0.6,
         **race_mix,
     }
-
-
-def _sample_identity(rng: np.random.Generator, body: AnnyBody) -> dict[str, float]:
-    """Local shape changes of face, head, ears and neck, nearly equal on both sides."""
-    local: dict[str, float] = {}
-    for label in body.local_labels:
-        plain = label[2:] if label[:2] in ("l-", "r-") else label
-        if plain.split("-")[0] not in _FACE_PARTS and not label.startswith("eyebrows"):
-            continue
-        if label.startswith("r-") or "trans-out" in label:
-            continue
-        value = float(np.clip(rng.normal(0, 0.22), -0.6, 0.6))
-        if label.startswith(("head-", "neck-")):
-            value *= 0.6
-        if "age" in label:
-            value = 0.0
-        local[label] = value
-        if label.startswith("l-"):
-            local["r-" + plain] = value + float(rng.normal(0, 0.05))
-    return local
-
-
-def _sample_expression(rng: np.random.Generator) -> dict[str, float]:
-    """Smiles, open mouths, frowns, raised brows, pouts, blinks and gaze."""
-    facial: dict[str, float] = {}
-    kind = rng.random()
-    s = float(rng.uniform(0.2, 0.8))
-    left, right, opening = (
-        float(rng.uniform(0.85, 1.15)),
-        float(rng.uniform(0.85, 1.15)),
-        float(rng.uniform(0.05, 0.3)),
-    )
-    if kind < 0.4:
-        facial.update(mouthSmileLeft=s * left, mouthSmileRight=s * right)
-        facial.update(cheekSquintLeft=0.5 * s, cheekSquintRight=0.5 * s)
-    if 0.15 < kind < 0.3:
-        facial.update(jawOpen=opening, mouthUpperUpLeft=0.3 * s, mouthUpperUpRight=0.3 * s)
-    if 0.4 < kind < 0.5:
-        facial.update(mouthFrownLeft=s, mouthFrownRight=s, browDownLeft=s * 0.6, browDownRight=s * 0.6)
-    if 0.5 < kind < 0.58:
-        facial.update(browInnerUp=s, browOuterUpLeft=s, browOuterUpRight=s)
-        facial.update(eyeWideLeft=0.5 * s, eyeWideRight=0.5 * s)
-    if 0.58 < kind < 0.64:
-        facial.update(mouthPucker=s * 0.7)
-    shut = rng.random() > 0.95
-    blink = 1.0 if shut else float(rng.uniform(0, 0.3))
-    facial.update(eyeBlinkLeft=blink, eyeBlinkRight=blink)
-    aside, up = rng.normal(0, 0.25, 2)
-    if aside > 0:
-        facial.update(eyeLookOutLeft=aside, eyeLookInRight=aside)
-    else:
-        facial.update(eyeLookInLeft=-aside, eyeLookOutRight=-aside)
-    if up > 0:
-        facial.update(eyeLookUpLeft=up, eyeLookUpRight=up)
-    else:
-        facial.update(eyeLookDownLeft=-up, eyeLookDownRight=-up)
-    return {name: float(min(value, 1.0)) for name, value in facial.items()}
 
 
 def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -345,8 +279,9 @@ def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _sample_hair(
-    rng: np.random.Generator, comb: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str
+    rng: np.random.Generator, comb: np.random.Generator, parts: PartsLibrary, male: bool, age: str, fair: float
 ) -> HairStyle:
+    """`fair`: the share of ancestry that has hair of all colours; other hair is dark, or dyed."""
     wanted = names.HAIR_MALE if male else names.HAIR_FEMALE
     choices = parts.available("hair", wanted)
     liking = np.array([_HAIR_LIKING.get((name, male), 1.0) for name in choices])
@@ -355,24 +290,24 @@ def _sample_hair(
     if male and bald and age != "child":
         name = None
     odds = np.array([weight for _, weight in _HAIR_COLOURS])
-    if age == "old":
-        odds[6:] *= 20
+    odds[2:7] *= max(fair**2, _DYED * (0.4 if male else 1.5))
+    if age in ("middleage", "old"):
+        odds[_GREYS] *= 150 if age == "old" else 10
     if age == "child":
-        odds[6:] = 0
-    if race != "caucasian":
-        odds[3:6] *= 0.12
+        odds[_GREYS] = 0
     colour = np.array(_HAIR_COLOURS[int(rng.choice(len(odds), p=odds / odds.sum()))][0])
     mirrored = bool(rng.random() < 0.5)
     beard = str(rng.choice(BEARDS, p=[0.65, 0.2, 0.15]))
     growth, amount = rng.random(), rng.random()
     beard_cover = 0.0
     if male and age != "child":
-        beard_cover = 0.65 + 0.3 * amount if growth < 0.2 else (0.1 + 0.3 * amount if growth < 0.6 else 0.0)
+        beard_cover = 0.65 + 0.3 * amount if growth < 0.28 else (0.1 + 0.3 * amount if growth < 0.62 else 0.0)
     fringe = 0.0 if comb.random() < _HIDDEN_EYES else float(comb.uniform(0.8, 1.1))
     return HairStyle(
         name=name,
         mirrored=mirrored,
         colour=colour * rng.uniform(0.8, 1.25),
+        beard_colour=_beard_colour(colour, fair, rng.random()),
         stubble=float(rng.uniform(0, 0.75)),
         length=float(rng.uniform(-0.35, 0.35)),
         volume=float(rng.uniform(-0.004, 0.022)),
@@ -383,6 +318,13 @@ def _sample_hair(
         beard=beard,
         beard_cover=beard_cover,
     )
+
+
+def _beard_colour(hair: np.ndarray, fair: float, redness: float) -> np.ndarray:
+    """Beards are darker and redder than hair; dyed hair goes with a dark beard."""
+    if fair < 0.4 and float(hair.max() - hair.min()) > 0.05:
+        hair = np.array(_HAIR_COLOURS[1][0])
+    return hair * np.array([0.85, 0.78 - 0.12 * redness, 0.72 - 0.15 * redness])
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:
@@ -397,7 +339,7 @@ def _sample_garment(rng: np.random.Generator, parts: PartsLibrary, male: bool, w
     if name not in parts.proxies["clothes"]:
         raise InputError(f"There are no clothes named {name!r}.", f"Use one of: {', '.join(parts.proxies['clothes'])}.")
     first, second = _colour(rng), _colour(rng)
-    frequency = rng.uniform(40, 260)
+    frequency = rng.uniform(60, 350)  # radians per metre
     angle = float(rng.choice([0.0, math.pi / 2, math.pi / 2, math.pi / 4]))
     threshold, kind = rng.uniform(-0.5, 0.8), rng.random()
     weave, tint, value = rng.uniform(0, 0.25), np.exp(rng.normal(0, 0.12, 3)), np.exp(rng.normal(0.2, 0.35))
@@ -412,68 +354,15 @@ def _sample_garment(rng: np.random.Generator, parts: PartsLibrary, male: bool, w
     return Garment(name, fields)
 
 
-def _sample_skin(
-    rng: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str
-) -> tuple[SkinTexture, np.ndarray]:
+def _sample_skin(rng: np.random.Generator, parts: PartsLibrary, male: bool, age: str, race: str) -> SkinTexture:
     sex, years = ("male" if male else "female"), ("young" if age == "child" else age)
     rows = [s for s in parts.skins if s.age == years and s.race == race and s.sex == sex]
     rows = rows or [s for s in parts.skins if s.sex == sex] or parts.skins
-    skin = rows[int(rng.integers(len(rows)))]
-    fields = np.zeros(MATERIAL_FIELDS, np.float32)
-    brightness = float(np.clip(rng.normal(0.89, 0.09), 0.68, 1.04))
-    if race == "african":
-        # the dark skins are painted very dark and red: cover the whole span from deep to light brown
-        brightness *= rng.uniform(0.9, 1.9)
-    tone = np.array([1.0, rng.normal(1.0, 0.03), rng.normal(1.0, 0.04)])
-    # the dark and old skins are painted far too red: move them most of the way to measured skin ratios
-    ratio = np.array(skin.mean) / max(skin.mean[0], 1e-3)
-    correction = (np.array(_SKIN_RATIOS[skin.race]) / np.maximum(ratio, 0.05)) ** 0.62
-    correction /= (correction @ np.array([0.3, 0.5, 0.2])) ** 0.6
-    fields[0:3] = np.clip(brightness * tone * correction, 0.5, 3.5)
-    fields[14] = rng.uniform(0.04, 0.16)
-    return skin, fields
+    return rows[int(rng.integers(len(rows)))]
 
 
-def _sample_eyes(rng: np.random.Generator, parts: PartsLibrary, race: str) -> str:
-    odds: dict[str, float] = dict(zip(names.EYE_COLOURS, (5, 2, 0.7, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True))
-    if race != "caucasian":
-        odds = dict(zip(names.EYE_COLOURS, (5, 0.6, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02), strict=True))
-    have = [name for name in names.EYE_COLOURS if f"eyes/{name}" in parts.slots]
-    p = np.array([odds[name] for name in have])
-    return str(rng.choice(have, p=p / p.sum()))
-
-
-def _sample_lighting(rng: np.random.Generator, yaw: float) -> Lighting:
-    """Three lights placed around the camera of the drawn picture, fixed in the world."""
-
-    def toward(azimuth: float, height: float) -> np.ndarray:
-        return np.array([math.sin(azimuth) * math.cos(height), math.sin(height), math.cos(azimuth) * math.cos(height)])
-
-    def tint(spread: float) -> np.ndarray:
-        return np.exp(rng.normal(0, spread, 3) * np.array([1, 0.3, 1]))
-
-    key = yaw + rng.uniform(-1.2, 1.2)
-    directions = np.stack(
-        [
-            toward(key, rng.uniform(0.1, 1.0)),
-            toward(key + rng.choice([-1, 1]) * rng.uniform(1.2, 2.2), rng.uniform(0, 0.6)),
-            toward(yaw + math.pi + rng.uniform(-0.6, 0.6), rng.uniform(0.2, 0.8)),
-        ]
-    )
-    strength = rng.uniform(0.7, 1.5)
-    colours = np.stack(
-        [
-            strength * tint(0.1),
-            strength * rng.uniform(0.1, 0.45) * tint(0.16),
-            strength * rng.uniform(0.05, 0.5) * tint(0.16),
-        ]
-    )
-    ambient = rng.uniform(0.4, 0.95)
-    up = toward(key + rng.normal(0, 0.4), rng.uniform(0.7, 1.5))
-    return Lighting(
-        directions.astype(np.float32),
-        colours.astype(np.float32),
-        (ambient * tint(0.1)).astype(np.float32),
-        (ambient * rng.uniform(0.35, 0.8) * tint(0.1)).astype(np.float32),
-        up.astype(np.float32),
-    )
+def _brow_colour(hair: np.ndarray, complexion: Complexion) -> np.ndarray:
+    """Brows are darker than the hair of the head, and always darker than the skin that they stand on."""
+    brow = hair * 0.55
+    most = 0.22 * complexion.luminance
+    return brow * min(1.0, most / max(float(brow @ np.array([0.21, 0.72, 0.07])), 1e-4))

@@ -6,7 +6,8 @@ and garments are stored without their colour, so that the shader can give them a
 * hair, brows: red = fine luminance detail around 1 (divided by `GAIN`), with the painted light and dark bands
 removed;
 * garments: red = folds from the ambient-occlusion and normal maps (divided by `GAIN`), green = weave noise;
-* skins, eyes, teeth and the one suit without an occlusion map keep their colours.
+* eyes: red = detail around 1 (divided by `GAIN`), green = share of iris and pupil;
+* skins, teeth and the one suit without an occlusion map keep their colours.
 """
 
 from __future__ import annotations
@@ -21,11 +22,22 @@ from portrait360.kernels.raster import TEXELS_PER_SLOT, TEXTURE_SIDE
 
 GAIN = 4.0
 GAMMA = 2.2
+IRIS_CENTRES, IRIS_RADIUS = ((360.5, 152.5), (149.5, 359.5)), 60.0
+"""Where MakeHuman's painted eyeballs have their irises, texels (x, y)."""
+FACE_REGION = (slice(210, 300), slice(415, 475))
+"""Rows and columns of a skin that show cheeks, nose and forehead."""
 
 
 def linear_table() -> np.ndarray:
     """Byte -> linear light, (256,) float32."""
     return ((np.arange(256) / 255.0) ** GAMMA).astype(np.float32)
+
+
+def texels(uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row of the nearest texel of texture coordinates (N,2), whose v points up."""
+    u, v = uv[:, 0] % 1, uv[:, 1] % 1
+    last = TEXTURE_SIDE - 1
+    return np.minimum((u * TEXTURE_SIDE).astype(int), last), np.minimum(((1 - v) * TEXTURE_SIDE).astype(int), last)
 
 
 def read_rgba(path: Path) -> np.ndarray:
@@ -82,6 +94,34 @@ def hair_slot(path: Path) -> np.ndarray:
     out[..., :3] = np.clip(detail / GAIN, 0, 1)[..., None]
     out[..., 3] = rgba[..., 3]
     return dilate(out)
+
+
+def brow_slot(path: Path) -> np.ndarray:
+    """Encode a brow picture: strands as of hair, dense enough to be seen where a face is 40 pixels wide."""
+    out = hair_slot(path)
+    out[..., 3] = np.clip(1.35 * out[..., 3] ** 0.75, 0, 1)
+    return out
+
+
+def eye_slot(path: Path) -> np.ndarray:
+    """Encode a pair of painted eyeballs: detail of iris and white, each around 1, and where the irises are."""
+    rgba = read_rgba(path)
+    light = rgba[..., :3].mean(-1)
+    y, x = np.mgrid[0:TEXTURE_SIDE, 0:TEXTURE_SIDE] + 0.5
+    iris, detail = np.zeros_like(light), np.ones_like(light)
+    for centre in IRIS_CENTRES:
+        radius = np.hypot(x - centre[0], y - centre[1]) / IRIS_RADIUS
+        inside = np.clip((1.0 - radius) / 0.06, 0, 1)
+        ring = (radius > 0.35) & (radius < 0.9)
+        pattern = np.clip(light / max(float(light[ring].mean()), 1e-4), 0.0, 2.2)
+        # a dark rim where the iris ends, and the pupil
+        pattern *= 1.0 - 0.65 * np.clip((radius - 0.78) / 0.2, 0, 1)
+        pattern *= np.clip((radius - 0.27) / 0.06, 0, 1)
+        detail = np.where(inside > 0, pattern * inside + (1 - inside), detail)
+        iris = np.maximum(iris, inside)
+    white = np.clip(light / max(float(np.median(light[iris == 0])), 1e-4), 0.75, 1.1)
+    detail = np.where(iris > 0, detail, white)
+    return np.stack([detail / GAIN, iris, detail / GAIN, rgba[..., 3]], -1).astype(np.float32)
 
 
 def cloth_slot(occlusion: Path, normal: Path | None, seed: int) -> np.ndarray:

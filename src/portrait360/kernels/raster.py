@@ -23,8 +23,9 @@ SKIN, EYE, HAIR, CLOTH, FRINGE, PLAIN = 0, 1, 2, 3, 4, 5
 
 MAX_LAYERS = 8
 MATERIAL_FIELDS = 15
-"""Columns of the material table: 0-2 colour, 3 exponent, 4 gain, 5-7 second colour, 8 pattern frequency,
-9-10 its direction, 11 threshold, 12 pattern (0 none, 1 stripes, 2 plaid, 3 dots), 13 weave, 14 gloss."""
+"""Columns of the material table: 0-2 colour (eyes: of the iris), 3 exponent, 4 gain, 5-7 second colour (eyes: of the
+white), 8 pattern frequency, 9-10 its direction, 11 threshold, 12 pattern (0 none, 1 stripes, 2 plaid, 3 dots),
+13 weave, 14 gloss."""
 
 TEXTURE_SIDE = 512
 LEVEL_OFFSETS = (0, 262144, 327680, 344064)

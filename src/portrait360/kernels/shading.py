@@ -1,4 +1,4 @@
-"""Numba kernels that light what `kernels.raster` found: sky visibility of vertices, and shading of layers.
+"""Numba kernels that light what `kernels.raster` found: light of the surroundings at vertices, and shading of layers.
 
 Single-threaded and in a fixed order, so the same scene gives the same bytes.
 Plain twins: `tests/raster_twin.py`.
@@ -7,22 +7,116 @@ Plain twins: `tests/raster_twin.py`.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from portrait360.kernels.fastmath import FASTMATH
-from portrait360.kernels.raster import LEVEL_OFFSETS
+from portrait360.kernels.raster import CLOTH, EYE, FRINGE, HAIR, LEVEL_OFFSETS, PLAIN, SKIN
+
+SKIN_GLOSS_WIDTH, HAIR_GLOSS_WIDTH, EYE_GLOSS_WIDTH = 12.0, 16.0, 90.0
+"""Sharpness of the reflections of surroundings, as that of a lobe of light (`Surroundings`)."""
+SKIN_REFLECTANCE = 0.03
+"""Of skin seen straight on, at a gloss of 1."""
+WRAP = (0.32, 0.17, 0.12)
+"""How far red, green and blue light of the key creeps around skin, as a part of the cosine (subsurface scattering)."""
 
 _jit = numba.njit(cache=True, fastmath=FASTMATH, nogil=True)
+_inline = numba.njit(cache=True, fastmath=FASTMATH, nogil=True, inline="always")
+
+
+class Surface(NamedTuple):
+    """A posed mesh: F triangles of M materials on V vertices."""
+
+    normals: np.ndarray
+    """(V,3) unit."""
+    triangles: np.ndarray
+    """(F,3)."""
+    uv: np.ndarray
+    """(F,3,2)."""
+    material: np.ndarray
+    """(F,)."""
+    kind: np.ndarray
+    """(M,) of `kernels.raster`."""
+    slot: np.ndarray
+    """(M,) row of the atlas."""
+    level: np.ndarray
+    """(F,) mip level."""
+    fields: np.ndarray
+    """(M, MATERIAL_FIELDS)."""
+    tint: np.ndarray
+    """(V,) share of skin under painted hair."""
+    tint_colour: np.ndarray
+    """(V,3) of painted hair."""
+    tone: np.ndarray
+    """(V,3) factor on the colour of skin."""
+    place: np.ndarray
+    """(V,2) where a vertex lies at rest, for patterns of cloth."""
+    open_sky: np.ndarray
+    """(V,) share of the surroundings that a vertex sees."""
+    irradiance: np.ndarray
+    """(V,3) mean radiance of what it sees of them, cosine weighted."""
+
+
+class Layers(NamedTuple):
+    """What `kernels.raster.raster_layers` found for each sample."""
+
+    count: np.ndarray
+    z: np.ndarray
+    face: np.ndarray
+    weights: np.ndarray
+
+
+class View(NamedTuple):
+    """A pinhole camera: samples per side, centre (3,), cam2world rotation (3,3), normalised focal length."""
+
+    side: int
+    origin: np.ndarray
+    rotation: np.ndarray
+    focal: float
+
+
+class KeyLight(NamedTuple):
+    """A distant light with shadows."""
+
+    direction: np.ndarray
+    """(3,) unit, towards it."""
+    colour: np.ndarray
+    """(3,) radiance of a white surface that faces it."""
+    shadow: np.ndarray
+    """(side*side,) depths seen from it."""
+    axes: np.ndarray
+    """(3,3) rows right, down, away from it."""
+    scale: float
+    """Texels of the shadow map per world unit."""
+    side: int
+    stride: int
+    """Texels between the taps of its 3 x 3 box: how soft shadows are."""
+    bias: float
+
+
+class Surroundings(NamedTuple):
+    """Light from everywhere: a gradient from ground to sky, and L lobes of colour * exp(sharpness * (cosine - 1))."""
+
+    up: np.ndarray
+    sky: np.ndarray
+    ground: np.ndarray
+    directions: np.ndarray
+    """(L,3) unit, towards the lobes."""
+    sharpness: np.ndarray
+    """(L,)."""
+    colours: np.ndarray
+    """(L,3) at their middle."""
 
 
 @_jit
-def ambient_visibility(points, normals, soft, direction, axes, scale, depth, side, bias, total, seen):
-    """Add one direction of the sky to the per-vertex ambient visibility.
+def add_direction(points, normals, soft, direction, radiance, axes, scale, depth, side, bias, total, seen, irradiance):
+    """Add one direction of the surroundings to the light that vertices get from them.
 
     `depth` is the orthographic depth map of that direction. Adds the cosine weight (wrapped where `soft`) to
-    `total` and its visible share (four bilinear taps) to `seen`.
+    `total` (V,), its visible share (four bilinear taps) to `seen` (V,), and that times `radiance` (3,) to
+    `irradiance` (V,3).
     """
     for v in range(points.shape[0]):
         cosine = normals[v, 0] * direction[0] + normals[v, 1] * direction[1] + normals[v, 2] * direction[2]
@@ -38,25 +132,28 @@ def ambient_visibility(points, normals, soft, direction, axes, scale, depth, sid
         sz = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - bias
         ix = int(math.floor(sx))
         iy = int(math.floor(sy))
-        if ix < 0 or iy < 0 or ix + 1 >= side or iy + 1 >= side:
-            seen[v] += weight
-            continue
-        fx = sx - ix
-        fy = sy - iy
         lit = 0.0
-        if depth[iy * side + ix] > sz:
-            lit += (1 - fx) * (1 - fy)
-        if depth[iy * side + ix + 1] > sz:
-            lit += fx * (1 - fy)
-        if depth[(iy + 1) * side + ix] > sz:
-            lit += (1 - fx) * fy
-        if depth[(iy + 1) * side + ix + 1] > sz:
-            lit += fx * fy
+        if ix < 0 or iy < 0 or ix + 1 >= side or iy + 1 >= side:
+            lit = 1.0
+        else:
+            fx = sx - ix
+            fy = sy - iy
+            if depth[iy * side + ix] > sz:
+                lit += (1 - fx) * (1 - fy)
+            if depth[iy * side + ix + 1] > sz:
+                lit += fx * (1 - fy)
+            if depth[(iy + 1) * side + ix] > sz:
+                lit += (1 - fx) * fy
+            if depth[(iy + 1) * side + ix + 1] > sz:
+                lit += fx * fy
         seen[v] += weight * lit
+        for q in range(3):
+            irradiance[v, q] += weight * lit * radiance[q]
 
 
 @_jit
 def _sample(atlas, linear, slot, level, u, v, out):
+    """Bilinear lookup of a texture at (u, v): linear colour and alpha into `out` (4,)."""
     side = 512 >> level
     offset = LEVEL_OFFSETS[level]
     x = (u - math.floor(u)) * side - 0.5
@@ -90,7 +187,7 @@ def _sample(atlas, linear, slot, level, u, v, out):
 
 @_jit
 def _pattern(fields, m, u, v):
-    """Share of the second colour at (u, v)."""
+    """Share of the second colour of a garment at (u, v)."""
     kind = fields[m, 12]
     if kind == 0.0:
         return 0.0
@@ -107,200 +204,242 @@ def _pattern(fields, m, u, v):
     return 1.0 if s * s + t * t < 0.5 + 0.4 * fields[m, 11] else 0.0
 
 
+@_inline
+def _power(x, exponent):
+    """x ** exponent for exponents 2, 4, 8, ..., by squaring."""
+    while exponent > 1:
+        x = x * x
+        exponent //= 2
+    return x
+
+
 @_jit
-def shade(
-    points,
-    normals,
-    triangles,
-    uv,
-    material,
-    kind,
-    slot,
-    level,
-    fields,
-    atlas,
-    linear,
-    tint,
-    tint_colour,
-    ambient,
-    count,
-    layer_z,
-    layer_face,
-    layer_bary,
-    side,
-    origin,
-    rotation,
-    focal,
-    light_direction,
-    light_colour,
-    sky,
-    ground,
-    up,
-    shadow,
-    shadow_axes,
-    shadow_scale,
-    shadow_side,
-    bias,
-    rgba,
-):
+def _albedo(surface, f, m, b0, b1, b2, texel, out):
+    """Reflected share of light, linear, into `out` (3,). Returns how much of skin is painted hair."""
+    kind, fields = surface.kind[m], surface.fields
+    i0, i1, i2 = surface.triangles[f, 0], surface.triangles[f, 1], surface.triangles[f, 2]
+    if kind in (HAIR, FRINGE):
+        detail = max(texel[0] * fields[m, 4], 0.02) ** fields[m, 3]
+        for q in range(3):
+            out[q] = min(fields[m, q] * detail, 0.9)
+        return 0.0
+    if kind == CLOTH and fields[m, 4] > 0.0:
+        x = surface.place[i0, 0] * b0 + surface.place[i1, 0] * b1 + surface.place[i2, 0] * b2
+        y = surface.place[i0, 1] * b0 + surface.place[i1, 1] * b1 + surface.place[i2, 1] * b2
+        share = _pattern(fields, m, x, y)
+        detail = texel[0] * fields[m, 4] * (1.0 + fields[m, 13] * (texel[1] * 4.0 - 1.0))
+        for q in range(3):
+            out[q] = min((fields[m, q] * (1 - share) + fields[m, 5 + q] * share) * detail, 0.9)
+        return 0.0
+    if kind == EYE:
+        # red holds the detail, green the share of iris and pupil
+        for q in range(3):
+            out[q] = min((fields[m, q] * texel[1] + fields[m, 5 + q] * (1 - texel[1])) * texel[0] * 4.0, 0.9)
+        return 0.0
+    for q in range(3):
+        out[q] = min(texel[q] * fields[m, q], 0.95)
+    if kind != SKIN:
+        return 0.0
+    covered = surface.tint[i0] * b0 + surface.tint[i1] * b1 + surface.tint[i2] * b2
+    grain = min(0.5 + 0.4 * (out[0] + out[1] + out[2]), 1.0)
+    for q in range(3):
+        tone = surface.tone[i0, q] * b0 + surface.tone[i1, q] * b1 + surface.tone[i2, q] * b2
+        paint = surface.tint_colour
+        painted = paint[i0, q] * b0 + paint[i1, q] * b1 + paint[i2, q] * b2
+        out[q] = min(out[q] * tone, 0.95) * (1 - covered) + painted * covered * grain
+    return covered
+
+
+@_jit
+def _lit_share(key, x, y, z):
+    """Share of the key light that reaches a point: a 3 x 3 box of depth comparisons at fractional position."""
+    hx = (
+        (key.axes[0, 0] * x + key.axes[0, 1] * y + key.axes[0, 2] * z) * key.scale + 0.5 * key.side - 0.5
+    ) / key.stride
+    hy = (
+        (key.axes[1, 0] * x + key.axes[1, 1] * y + key.axes[1, 2] * z) * key.scale + 0.5 * key.side - 0.5
+    ) / key.stride
+    hz = key.axes[2, 0] * x + key.axes[2, 1] * y + key.axes[2, 2] * z - key.bias
+    ix = int(math.floor(hx))
+    iy = int(math.floor(hy))
+    fx = hx - ix
+    fy = hy - iy
+    lit = 0.0
+    for jy in range(-1, 3):
+        wy = 1.0 - fy if jy == -1 else (fy if jy == 2 else 1.0)
+        for jx in range(-1, 3):
+            wx = 1.0 - fx if jx == -1 else (fx if jx == 2 else 1.0)
+            tx = (ix + jx) * key.stride
+            ty = (iy + jy) * key.stride
+            if tx < 0 or ty < 0 or tx >= key.side or ty >= key.side:
+                lit += wx * wy
+            elif key.shadow[ty * key.side + tx] > hz:
+                lit += wx * wy
+    return lit / 9.0
+
+
+@_jit
+def _reflection(around, x, y, z, width, out):
+    """Radiance of the surroundings from a direction, blurred to the sharpness `width`, into `out` (3,)."""
+    half = 0.5 + 0.5 * (x * around.up[0] + y * around.up[1] + z * around.up[2])
+    for q in range(3):
+        out[q] = around.sky[q] * half + around.ground[q] * (1 - half)
+    for j in range(around.sharpness.shape[0]):
+        k = around.sharpness[j] * width / (around.sharpness[j] + width)
+        cosine = x * around.directions[j, 0] + y * around.directions[j, 1] + z * around.directions[j, 2]
+        share = k / around.sharpness[j] * math.exp(k * (cosine - 1.0))
+        for q in range(3):
+            out[q] += around.colours[j, q] * share
+
+
+@_jit
+def _light(kind, gloss, covered, albedo, normal, view, key, lit, open_sky, irradiance, reflection, out):
+    """Radiance towards the camera into `out` (3,): light of the surroundings, then the key's, diffuse and reflected.
+
+    `view` (3,) points from the camera to the surface. `reflection` (3,) is what a mirror there would show.
+    """
+    nl = normal[0] * key.direction[0] + normal[1] * key.direction[1] + normal[2] * key.direction[2]
+    nv = min(max(-(normal[0] * view[0] + normal[1] * view[1] + normal[2] * view[2]), 0.0), 1.0)
+    mx = key.direction[0] - view[0]
+    my = key.direction[1] - view[1]
+    mz = key.direction[2] - view[2]
+    length = math.sqrt(mx * mx + my * my + mz * mz + 1e-9)
+    nh = min(max((normal[0] * mx + normal[1] * my + normal[2] * mz) / length, 0.0), 1.0)
+    if kind == SKIN:
+        # light bounced between skin surfaces: occluded places turn warm rather than grey
+        grazing = (1.0 - nv) * (1.0 - nv)
+        fresnel = SKIN_REFLECTANCE + 0.09 * grazing * grazing
+        sheen = gloss * fresnel * (1.0 - covered)
+        nh8 = _power(nh, 8)
+        glint = sheen * (1.2 * nh8 + 2.4 * nh8 * nh8 * nh8 * nh8) * max(nl, 0.0) * lit
+        for q in range(3):
+            wrap = WRAP[0] if q == 0 else (WRAP[1] if q == 1 else WRAP[2])
+            bounced = irradiance[q] * (1.0 + (1.0 - open_sky) * albedo[q] * 0.6)
+            reach = 0.75 * lit + 0.25 * math.sqrt(lit) if q == 0 else lit
+            direct = key.colour[q] * max((nl + wrap) / (1.0 + wrap), 0.0) * reach
+            out[q] = albedo[q] * (bounced + direct) + key.colour[q] * glint + sheen * reflection[q] * open_sky
+    elif kind == HAIR:
+        nh4 = _power(nh, 4)
+        strand = nh4 * nh4 * nh4 * nh4 * nh * nh * 0.5 * lit
+        wrapped = max((nl + 0.4) / 1.4, 0.0) * (0.25 + 0.75 * lit)
+        for q in range(3):
+            sheen = gloss + albedo[q] * 0.3
+            out[q] = albedo[q] * (irradiance[q] + key.colour[q] * wrapped) + sheen * (
+                key.colour[q] * strand + 0.3 * reflection[q] * open_sky
+            )
+    elif kind == EYE:
+        glint = 3.0 * _power(nh, 512) * lit if nh > 0.97 else 0.0
+        for q in range(3):
+            direct = key.colour[q] * max((nl + 0.2) / 1.2, 0.0) * lit
+            out[q] = albedo[q] * (irradiance[q] + direct) + key.colour[q] * glint + 0.035 * reflection[q] * open_sky
+    else:
+        for q in range(3):
+            out[q] = albedo[q] * (irradiance[q] + key.colour[q] * max(nl, 0.0) * lit)
+
+
+@_jit
+def shade(surface, atlas, linear, layers, view, key, around, rgba):
     """Shade every sample front to back into premultiplied linear `rgba` (side*side, 4).
 
-    Key light (row 0, shadowed), fill and rim lights, a two-colour sky times the vertices' ambient visibility,
-    and per kind: wrapped diffuse with a two-lobe gloss (skin), soft diffuse and a broad sheen (hair), a sharp
-    glint (eyes).
+    Args:
+        surface, layers, view, key, around: see their classes.
+        atlas: textures (N, TEXELS_PER_SLOT, 4) uint8; `linear` (256,) decodes their bytes.
+        rgba: zeros; only samples with layers are written.
     """
-    c = np.zeros(4, np.float32)
+    texel = np.zeros(4, np.float32)
     albedo = np.zeros(3, np.float32)
     light = np.zeros(3, np.float32)
-    for p in range(side * side):
-        n = count[p]
-        if n == 0:
+    normal = np.zeros(3, np.float32)
+    ray = np.zeros(3, np.float32)
+    reflection = np.zeros(3, np.float32)
+    irradiance = np.zeros(3, np.float32)
+    for p in range(view.side * view.side):
+        if layers.count[p] == 0:
             continue
         through = np.float32(1.0)
-        py = p // side
-        px = p - py * side
-        sx = ((px + 0.5) / side - 0.5) / focal
-        sy = ((py + 0.5) / side - 0.5) / focal
-        dx = rotation[0, 0] * sx + rotation[0, 1] * sy + rotation[0, 2]
-        dy = rotation[1, 0] * sx + rotation[1, 1] * sy + rotation[1, 2]
-        dz = rotation[2, 0] * sx + rotation[2, 1] * sy + rotation[2, 2]
-        il = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-        ux = dx * il
-        uy = dy * il
-        uz = dz * il
-        for k in range(n):
-            f = layer_face[p, k]
+
+        # viewing ray of depth 1 (d) and of length 1
+        py = p // view.side
+        sx = ((p - py * view.side + 0.5) / view.side - 0.5) / view.focal
+        sy = ((py + 0.5) / view.side - 0.5) / view.focal
+        dx = view.rotation[0, 0] * sx + view.rotation[0, 1] * sy + view.rotation[0, 2]
+        dy = view.rotation[1, 0] * sx + view.rotation[1, 1] * sy + view.rotation[1, 2]
+        dz = view.rotation[2, 0] * sx + view.rotation[2, 1] * sy + view.rotation[2, 2]
+        inverse = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+        ray[0], ray[1], ray[2] = dx * inverse, dy * inverse, dz * inverse
+
+        for k in range(layers.count[p]):
+            f = layers.face[p, k]
             if f < 0:
                 f = ~f
-            m = material[f]
-            kd = kind[m]
-            b1 = layer_bary[p, k, 0]
-            b2 = layer_bary[p, k, 1]
+            m = surface.material[f]
+            kind = surface.kind[m]
+            b1 = layers.weights[p, k, 0]
+            b2 = layers.weights[p, k, 1]
             b0 = 1.0 - b1 - b2
+
+            # texture and opacity
+            uv = surface.uv
             u = uv[f, 0, 0] * b0 + uv[f, 1, 0] * b1 + uv[f, 2, 0] * b2
             v = uv[f, 0, 1] * b0 + uv[f, 1, 1] * b1 + uv[f, 2, 1] * b2
-            _sample(atlas, linear, slot[m], level[f], u, v, c)
-            a = c[3]
-            if kd == 0 or kd == 3 or kd == 5:
-                a = np.float32(1.0)
-            elif kd == 2:
-                a = np.float32(min(max((a - 0.08) * 1.25, 0.0), 1.0))
-            if a < 0.01:
+            _sample(atlas, linear, surface.slot[m], surface.level[f], u, v, texel)
+            alpha = texel[3]
+            if kind in (SKIN, CLOTH, PLAIN):
+                alpha = np.float32(1.0)
+            elif kind == HAIR:
+                alpha = np.float32(min(max((alpha - 0.08) * 1.25, 0.0), 1.0))
+            if alpha < 0.01:
                 continue
-            i0, i1, i2 = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-            nx = normals[i0, 0] * b0 + normals[i1, 0] * b1 + normals[i2, 0] * b2
-            ny = normals[i0, 1] * b0 + normals[i1, 1] * b1 + normals[i2, 1] * b2
-            nz = normals[i0, 2] * b0 + normals[i1, 2] * b1 + normals[i2, 2] * b2
-            s = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz + 1e-12)
-            facing = (nx * ux + ny * uy + nz * uz) * s
-            if kd != 2 and (facing > 0.35 or (kd == 4 and facing > 0.0)):
-                s = -s
-            nx *= s
-            ny *= s
-            nz *= s
-            if kd == 2 and facing > 0.0:
-                # rounded hair normals past the horizon bend back to it
-                nx -= facing * ux
-                ny -= facing * uy
-                nz -= facing * uz
-            if kd == 2 or kd == 4:
-                detail = max(c[0] * fields[m, 4], 0.02) ** fields[m, 3]
-                for q in range(3):
-                    albedo[q] = min(fields[m, q] * detail, 0.9)
-            elif kd == 3 and fields[m, 4] > 0.0:
-                share = _pattern(fields, m, u, v)
-                detail = c[0] * fields[m, 4] * (1.0 + fields[m, 13] * (c[1] * 4.0 - 1.0))
-                for q in range(3):
-                    albedo[q] = min((fields[m, q] * (1 - share) + fields[m, 5 + q] * share) * detail, 0.9)
-            else:
-                for q in range(3):
-                    albedo[q] = min(c[q] * fields[m, q], 0.95)
-            if kd == 0:
-                mean = (albedo[0] + albedo[1] + albedo[2]) / 3.0
-                covered = tint[i0] * b0 + tint[i1] * b1 + tint[i2] * b2
-                grain = min(0.5 + 1.2 * mean, 1.0)
-                for q in range(3):
-                    albedo[q] = (albedo[q] * 0.95 + mean * 0.05) * (1 - covered) + tint_colour[q] * covered * grain
-            z = layer_z[p, k]
-            kx = nx * light_direction[0, 0] + ny * light_direction[0, 1] + nz * light_direction[0, 2]
-            # the sample moves along the normal, more at grazing light, so that a surface does not shadow
-            # itself
-            push = bias * (1.0 + 2.0 * min(max(1.0 - kx, 0.0), 1.0))
-            wx = origin[0] + dx * z + nx * push
-            wy = origin[1] + dy * z + ny * push
-            wz = origin[2] + dz * z + nz * push
-            hx = (shadow_axes[0, 0] * wx + shadow_axes[0, 1] * wy + shadow_axes[0, 2] * wz) * shadow_scale
-            hy = (shadow_axes[1, 0] * wx + shadow_axes[1, 1] * wy + shadow_axes[1, 2] * wz) * shadow_scale
-            hz = shadow_axes[2, 0] * wx + shadow_axes[2, 1] * wy + shadow_axes[2, 2] * wz - bias
-            hx += 0.5 * shadow_side - 0.5
-            hy += 0.5 * shadow_side - 0.5
-            ix = int(math.floor(hx))
-            iy = int(math.floor(hy))
-            fx = hx - ix
-            fy = hy - iy
-            lit = 0.0
-            for jy in range(-1, 3):
-                wgy = 1.0 - fy if jy == -1 else (fy if jy == 2 else 1.0)
-                for jx in range(-1, 3):
-                    wgx = 1.0 - fx if jx == -1 else (fx if jx == 2 else 1.0)
-                    tx = ix + jx
-                    ty = iy + jy
-                    if tx < 0 or ty < 0 or tx >= shadow_side or ty >= shadow_side:
-                        lit += wgx * wgy
-                    elif shadow[ty * shadow_side + tx] > hz:
-                        lit += wgx * wgy
-            lit /= 9.0
-            open_sky = ambient[i0] * b0 + ambient[i1] * b1 + ambient[i2] * b2
-            half = 0.5 + 0.5 * (nx * up[0] + ny * up[1] + nz * up[2])
+
+            # normal, turned to the camera; rounded hair normals past the horizon bend back to it
+            i0, i1, i2 = surface.triangles[f, 0], surface.triangles[f, 1], surface.triangles[f, 2]
             for q in range(3):
-                # light bounced between skin surfaces: occluded places turn warm rather than grey
-                glow = open_sky
-                if kd == 0:
-                    glow = open_sky + (1.0 - open_sky) * albedo[q] * 0.45
-                light[q] = (sky[q] * half + ground[q] * (1 - half)) * albedo[q] * glow
-            for j in range(light_direction.shape[0]):
-                lx = light_direction[j, 0]
-                ly = light_direction[j, 1]
-                lz = light_direction[j, 2]
-                nl = nx * lx + ny * ly + nz * lz
-                reach = lit if j == 0 else 0.35 + 0.65 * open_sky
-                mx = lx - ux
-                my = ly - uy
-                mz = lz - uz
-                ml = 1.0 / math.sqrt(mx * mx + my * my + mz * mz + 1e-9)
-                nh = max((nx * mx + ny * my + nz * mz) * ml, 0.0)
-                if kd == 0:
-                    nh2 = nh * nh
-                    nh4 = nh2 * nh2
-                    nh8 = nh4 * nh4
-                    nh16 = nh8 * nh8
-                    gloss = fields[m, 14] * (0.35 * nh8 * nh4 * nh2 + 0.5 * nh16 * nh16 * nh16) * max(nl, 0.0)
-                    for q in range(3):
-                        wrap = 0.22 if q == 0 else (0.12 if q == 1 else 0.08)
-                        light[q] += (
-                            light_colour[j, q]
-                            * (albedo[q] * max((nl + wrap) / (1 + wrap), 0.0) + gloss * (1 - covered))
-                            * reach
-                        )
-                elif kd == 2:
-                    nh2 = nh * nh
-                    nh4 = nh2 * nh2
-                    nh16 = nh4 * nh4 * nh4 * nh4
-                    for q in range(3):
-                        light[q] += light_colour[j, q] * (
-                            albedo[q] * max((nl + 0.4) / 1.4, 0.0) * (0.25 + 0.75 * reach)
-                            + (fields[m, 14] + albedo[q] * 0.3) * nh16 * nh2 * 0.5 * reach
-                        )
-                elif kd == 1:
-                    glint = 4.0 * nh**400 if nh > 0.97 else 0.0
-                    for q in range(3):
-                        light[q] += light_colour[j, q] * (albedo[q] * max(nl, 0.0) + glint) * reach
-                else:
-                    for q in range(3):
-                        light[q] += light_colour[j, q] * albedo[q] * max(nl, 0.0) * reach
+                normal[q] = surface.normals[i0, q] * b0 + surface.normals[i1, q] * b1 + surface.normals[i2, q] * b2
+            scale = 1.0 / math.sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2] + 1e-12)
+            facing = (normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2]) * scale
+            if kind != HAIR and (facing > 0.35 or (kind == FRINGE and facing > 0.0)):
+                scale = -scale
             for q in range(3):
-                rgba[p, q] += light[q] * a * through
-            through *= 1 - a
+                normal[q] *= scale
+            if kind == HAIR and facing > 0.0:
+                for q in range(3):
+                    normal[q] -= facing * ray[q]
+
+            # key light: the sample moves along the normal, more at grazing light, so that it does not shadow itself
+            towards = normal[0] * key.direction[0] + normal[1] * key.direction[1] + normal[2] * key.direction[2]
+            push = key.bias * (1.0 + 2.0 * min(max(1.0 - towards, 0.0), 1.0))
+            z = layers.z[p, k]
+            lit = _lit_share(
+                key,
+                view.origin[0] + dx * z + normal[0] * push,
+                view.origin[1] + dy * z + normal[1] * push,
+                view.origin[2] + dz * z + normal[2] * push,
+            )
+
+            # surroundings
+            open_sky = surface.open_sky[i0] * b0 + surface.open_sky[i1] * b1 + surface.open_sky[i2] * b2
+            for q in range(3):
+                irradiance[q] = (
+                    surface.irradiance[i0, q] * b0 + surface.irradiance[i1, q] * b1 + surface.irradiance[i2, q] * b2
+                )
+            if kind in (SKIN, HAIR, EYE):
+                width = SKIN_GLOSS_WIDTH if kind == SKIN else (HAIR_GLOSS_WIDTH if kind == HAIR else EYE_GLOSS_WIDTH)
+                bounce = 2.0 * (normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2])
+                _reflection(
+                    around,
+                    ray[0] - bounce * normal[0],
+                    ray[1] - bounce * normal[1],
+                    ray[2] - bounce * normal[2],
+                    width,
+                    reflection,
+                )
+
+            covered = _albedo(surface, f, m, b0, b1, b2, texel, albedo)
+            gloss = surface.fields[m, 14]
+            _light(kind, gloss, covered, albedo, normal, ray, key, lit, open_sky, irradiance, reflection, light)
+            for q in range(3):
+                rgba[p, q] += light[q] * alpha * through
+            through *= 1 - alpha
             if through < 0.02:
                 through = np.float32(0.0)
                 break
