@@ -44,5 +44,5 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[train,photos,onnx,ray,dev]"
+	$(PIP) --editable ".[train,photos,faces,onnx,ray,dev]"
 	@touch $@ $(VENV)/.installed-demo

@@ -46,7 +46,7 @@ def small(monkeypatch, tmp_path, tiny_encoder):
     measure = ablations.evaluate
     monkeypatch.setenv("PORTRAIT360_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(ablations, "base", lambda side, batch: Preset(tiny.model, training))
-    monkeypatch.setattr(ablations, "PLAN", Plan(pictures=20, pairs=2, meshes=1))
+    monkeypatch.setattr(ablations, "PLAN", Plan(pictures=20, pairs=2, meshes=1, faces=8))
     monkeypatch.setattr(ablations, "evaluate", lambda *a, **k: measure(*a, encoder=tiny_encoder, progress=False, **k))
 
 

@@ -26,6 +26,16 @@ from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import Progress, show_progress
 from portrait360.device import choose_device
 from portrait360.evaluation import measures
+from portrait360.evaluation.faces import (
+    LEAST_SIDE,
+    TRUNCATION,
+    FaceNetwork,
+    Faces,
+    data_faces,
+    face_measures,
+    frontal_rows,
+    generated_faces,
+)
 from portrait360.evaluation.geometry import MeshStatistics, against_bodies, portrait_geometry
 from portrait360.evaluation.inception import load_inception
 from portrait360.evaluation.measures import MEASURES
@@ -47,7 +57,7 @@ from portrait360.memory import keep_freed_memory
 from portrait360.portrait import Portrait, find_matter
 from portrait360.threads import settle_threads
 from portrait360.training.precision import processor_name
-from portrait360.types import DatasetError, Portrait360Error
+from portrait360.types import DatasetError, InputError, Portrait360Error
 
 FORMAT_VERSION = 1
 _LOOKS = "both ways"
@@ -68,10 +78,12 @@ class Plan:
     """Persons drawn, and real pictures on each side of a comparison."""
     pairs: int
     meshes: int
+    faces: int
+    """Faces of generated people at each truncation, and of the data, in all."""
 
 
-FULL = Plan(pictures=3500, pairs=170, meshes=60)
-QUICK = Plan(pictures=250, pairs=32, meshes=4)
+FULL = Plan(pictures=3500, pairs=170, meshes=60, faces=1000)
+QUICK = Plan(pictures=250, pairs=32, meshes=4, faces=120)
 
 
 @dataclass
@@ -170,6 +182,7 @@ class Run:
     judge: Judge
     real: RealPictures
     plan: Plan
+    recognition: FaceNetwork | None
     about: dict[str, Any]
     missing: dict[str, str]
     """Measures that cannot be had, and why."""
@@ -179,7 +192,8 @@ class Run:
     def work(self) -> int:
         """Steps of the progress bar."""
         pairs = self.plan.pairs * (1 if "consistency floor" in self.missing else 2)
-        return len(self.pool()) + len(SEEDS) * (self.plan.pictures + pairs + self.plan.meshes)
+        faces = 0 if self.recognition is None else 4 * self.plan.faces
+        return len(self.pool()) + len(SEEDS) * (self.plan.pictures + pairs + self.plan.meshes) + faces
 
     def pool(self) -> Int[Tensor, " M"]:
         """The real pictures in use: enough that the halves of every seed differ."""
@@ -207,7 +221,11 @@ def _prepare(
     dataset.mask(0)  # says so if there are none
     missing: dict[str, str] = {}
     exact = _exact(data, missing)
-    plan = dataclasses.replace(plan, pictures=min(plan.pictures, len(dataset) // 2))
+    recognition = _recognition(dataset, missing)
+    frontal = len(frontal_rows(dataset.cameras))
+    plan = dataclasses.replace(
+        plan, pictures=min(plan.pictures, len(dataset) // 2), faces=min(plan.faces, frontal // 2)
+    )
     place = choose_device(device)
     networks.generator.to(place)
     networks.discriminator.to(place)
@@ -232,6 +250,7 @@ def _prepare(
         "pictures": plan.pictures,
         "pairs": plan.pairs,
         "meshes": plan.meshes,
+        "faces": 0 if recognition is None else plan.faces,
         "seeds": list(SEEDS),
         "package": portrait360.__version__,
         "machine": {"processor": processor_name(), "threads": torch.get_num_threads(), "device": str(place),
@@ -248,7 +267,9 @@ def _prepare(
         *shas,
         *model_part,
     )
-    return Run(networks, judge, real, plan, about, missing, hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
+    return Run(
+        networks, judge, real, plan, recognition, about, missing, hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    )
 
 
 def _name(weights: Path | None) -> str:
@@ -260,6 +281,21 @@ def _exact(data: Path, missing: dict[str, str]) -> PortraitDataset | None:
         return PortraitDataset(data, labels="exact")
     except DatasetError:
         missing["body pose, real pictures"] = "the dataset has no exact body poses"
+        return None
+
+
+def _recognition(dataset: PortraitDataset, missing: dict[str, str]) -> FaceNetwork | None:
+    """The face recognition network, if it is installed and the data show faces."""
+    if dataset.resolution < LEAST_SIDE:
+        missing["faces"] = f"needs images of {LEAST_SIDE} pixels"
+        return None
+    if len(frontal_rows(dataset.cameras)) < FEWEST:
+        missing["faces"] = f"needs {FEWEST} images from within 30 degrees of the front"
+        return None
+    try:
+        return FaceNetwork()
+    except InputError as error:
+        missing["faces"] = f"{error.message} {error.hint}"
         return None
 
 
@@ -300,6 +336,8 @@ def _measure(run: Run, bar: Progress) -> tuple[Collected, Shown]:
         collected.add(*_consistency(run, seed, bar.advance))
         shape, collected.known = _geometry(run, seed, bar.advance)
         collected.add(shape, {})
+    if run.recognition is not None:
+        collected.add(*_faces(run, run.recognition, bar.advance))
     sectors = _sectors([d.random for d in drawn], real)
     return collected, Shown(real, drawn[0], sectors)
 
@@ -358,6 +396,39 @@ def _consistency(run: Run, seed: int, advance: Callable[[int], None]) -> tuple[d
     # far from the seeds that people draw datasets with
     reference = synthetic_pairs(PortraitSource(parts), generator.config, count, 900_000_001 + seed, advance)
     return values, reference.measures(run.judge.encoder)
+
+
+def _faces(run: Run, network: FaceNetwork, advance: Callable[[int], None]) -> tuple[dict[str, float], dict[str, float]]:
+    """Faces of generated people at both truncations, and one half of the data's, each against the other half."""
+    generator, cameras, count = run.weights.generator, run.real.data.cameras, run.plan.faces
+    here, there = _data_faces(run, network, advance)
+    values, floors = {}, {}
+    for suffix, psi in (("", 1.0), ("_truncated", TRUNCATION)):
+        found = generated_faces(generator, cameras, count, SEEDS[0], network, advance, truncation_psi=psi)
+        values |= face_measures(here, found, suffix)
+        floors |= face_measures(here, there, suffix)
+    return values, floors
+
+
+def _data_faces(run: Run, network: FaceNetwork, advance: Callable[[int], None]) -> tuple[Faces, Faces]:
+    """Two halves of the data's faces; their descriptors are kept in the user's cache for the next time."""
+    data, count = run.real.data, run.plan.faces
+    rows = frontal_rows(data.cameras)
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    path = cache_folder() / "evaluation" / f"faces-{run.cache_key}-{count}.safetensors"
+    if path.exists():
+        with contextlib.suppress(Portrait360Error, KeyError):  # a damaged cache is made anew
+            kept = read_tensors(path)[0]
+            advance(2 * count)
+            return Faces(count, kept["here"].numpy()), Faces(count, kept["there"].numpy())
+    here, there = (
+        data_faces(data, some, run.weights.generator.config, network, advance)
+        for some in (rows[:count], rows[count : 2 * count])
+    )
+    tensors = {"here": torch.from_numpy(here.descriptors), "there": torch.from_numpy(there.descriptors)}
+    with contextlib.suppress(Portrait360Error):  # no room or no permission: then without
+        write_tensors(path, tensors, {"format": "portrait360", "kind": "evaluation-cache"})
+    return here, there
 
 
 def _geometry(

@@ -67,9 +67,21 @@ def _fidelity(suffix: str, how: str) -> dict[str, Measure]:
     }
 
 
+def _faces(suffix: str, how: str) -> dict[str, Measure]:
+    group = "faces"
+    return {
+        f"faces_found{suffix}": Measure(group, "higher", "share", f"faces found from the front{how}"),
+        f"same_person{suffix}": Measure(group, "as data", "share", f"pairs of people taken for one person{how}"),
+        f"face_copies{suffix}": Measure(group, "lower", "share", f"people nearer to another than any of the data{how}"),
+        f"frechet_recognition{suffix}": Measure(group, "lower", "", f"Fréchet distance of face descriptors{how}"),
+    }
+
+
 MEASURES: dict[str, Measure] = {
     **_fidelity("", ""),
     **_fidelity("_random", ", rendered independently"),
+    **_faces("", ""),
+    **_faces("_truncated", ", truncation 0.7"),
     "yaw_error": Measure("camera", "lower", "degrees", "yaw, median error"),
     "pitch_error": Measure("camera", "lower", "degrees", "pitch, median error"),
     "back_faces": Measure("camera", "lower", "share", "faces on the back of the head"),

@@ -274,8 +274,15 @@ class People:
 
 
 @torch.no_grad()
-def draw_people(generator: Generator, cameras: Float[Tensor, "N 25"], count: int, draws: torch.Generator) -> People:
-    """New persons as training draws them: untruncated, conditioned on a camera of the data and a pose of the branch.
+def draw_people(
+    generator: Generator,
+    cameras: Float[Tensor, "N 25"],
+    count: int,
+    draws: torch.Generator,
+    *,
+    truncation_psi: float = 1.0,
+) -> People:
+    """New persons as training draws them, conditioned on a camera of the data and a pose of the branch.
 
     The pose belongs to the camera and a latent of its own (official_model 10.15, `G_predict`).
     """
@@ -287,7 +294,8 @@ def draw_people(generator: Generator, cameras: Float[Tensor, "N 25"], count: int
     seed = int(torch.randint(1 << 31, (1,), generator=draws))
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
         torch.manual_seed(seed)  # of the noise in synthesis layers
-        scene = generator.scene(generator.map(z, camera, pose), noise_mode="random")
+        w = generator.map(z, camera, pose, truncation_psi)
+        scene = generator.scene(w, noise_mode="random")
     matter = find_matter(generator, scene)
     return People(scene, camera, pose, RenderDraws(occupancy=None if matter is None else Occupancy(matter)))
 

@@ -34,7 +34,7 @@ from portrait360.training.loop import train
 from portrait360.types import InputError, Portrait360Error
 
 SIDES = (32, 64)
-PLAN = Plan(pictures=400, pairs=32, meshes=4)
+PLAN = Plan(pictures=400, pairs=32, meshes=4, faces=120)
 ENDLESS_KIMG = 1e6
 """Time ends these runs: schedules that count from the end would come too late or too early."""
 _LENGTHS = ("total_kimg", "checkpoint_kimg", "sheet_kimg")
