@@ -18,13 +18,16 @@ from portrait360.data.synth_job import draw_dataset
 from portrait360.evaluation import corruptions as module
 from portrait360.evaluation.corruptions import (
     NOTHING,
+    ONE_FACE,
     blurred,
     collected,
+    face_scores,
     faces_behind,
     hairless,
     measure_corruptions,
     mesh_scores,
     noisy,
+    one_face,
     pair_scores,
     picture_scores,
 )
@@ -83,6 +86,30 @@ def test_hair_is_gone_and_the_person_stays(real, source):
     assert max(changed) > 2.0  # hair of some
     bald = source.draw(4, 5, 64, overrides={"hair": None})
     assert np.array_equal(hairless(source, real, 5)[0], bald.image)
+
+
+def test_one_face_for_all_changes_the_face_alone(real, source):
+    assert np.array_equal(one_face(source, real, 3)[0], one_face(source, real, 3)[0])
+    plain, alike = source.draw(4, 3, 64), one_face(source, real, 3)
+    assert alike[0].shape == plain.image.shape
+    assert 0.3 < np.abs(alike[0].astype(int) - plain.image).mean() < 25
+    changes = [np.abs(one_face(source, real, row)[1].astype(int) - real.read(row)[1]).mean() for row in range(6)]
+    assert max(changes) < 12  # outlines nearly stay
+
+
+class MeanColours:
+    """In place of the network: numbers that the image's colours decide; every image has a face."""
+
+    def describe(self, image):
+        return image[20:44, 20:44].reshape(-1)[:1728:13][:128].astype(float) / 255.0
+
+
+def test_faces_are_scored(real, source):
+    scores = face_scores(real, source, MeanColours(), 3, 0, nothing)
+    assert list(scores) == [NOTHING, "blur of 2 pixels", "a tenth of the persons", ONE_FACE]
+    for found in scores.values():
+        assert set(found) == {"faces_found", "same_person", "face_copies", "frechet_recognition"}
+        assert found["faces_found"] == 1.0
 
 
 def test_faces_come_where_backs_were(real):

@@ -77,7 +77,11 @@ class PortraitSource:
 
         `overrides` fixes any of `synthetic_subject.OVERRIDES`; all else stays as it would be without.
         """
-        return self._load()[2].build(self.describe(seed, index, overrides=overrides))
+        return self.build(self.describe(seed, index, overrides=overrides))
+
+    def build(self, subject: Subject):
+        """Scene of a subject, as described or changed since."""
+        return self._load()[2].build(subject)
 
     def render(self, scene, camera: np.ndarray, resolution: int, *, depth: bool = False) -> SyntheticSample:
         """Draw a scene as seen by a camera label (25,)."""

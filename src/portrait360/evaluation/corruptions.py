@@ -27,9 +27,10 @@ from portrait360.checkpoint import load_encoder, load_weights
 from portrait360.data.assets import makehuman_folder
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.progress import show_progress
-from portrait360.data.synthetic import PortraitSource
+from portrait360.data.synthetic import PortraitSource, portrait_camera
 from portrait360.evaluation import measures
 from portrait360.evaluation.evaluate import COARSE_STEP, SEEDS, geometry_measures
+from portrait360.evaluation.faces import Describer, FaceNetwork, Faces, face_measures, frontal_rows, on_plain
 from portrait360.evaluation.geometry import Solid, against_bodies, portrait_geometry
 from portrait360.evaluation.pairs import Pairs, synthetic_pairs
 from portrait360.evaluation.samples import Judge, RealPictures, SampleSet
@@ -42,11 +43,13 @@ from portrait360.training.augment import blur
 from portrait360.training.precision import processor_name
 from portrait360.types import DatasetError
 
-NOTHING = "nothing"
+NOTHING, ONE_FACE = "nothing", "one face for all"
 _BLOB_CENTRE, _BLOB_RADIUS = (0.15, 0.15, 0.0), 0.036
 _FLAT = -0.04
 _TOO_FAR = 0.005
 _NARROW = 0.045
+_TO_MEAN = 0.15
+"""What is left of differences between faces where all have nearly one."""
 _NOSE_BEFORE_AXIS = math.radians(45.0)
 
 Scores = dict[str, dict[str, float]]
@@ -89,6 +92,26 @@ def hairless(source: PortraitSource, real: RealPictures, row: int) -> tuple[np.n
     return drawn.image, drawn.mask
 
 
+def one_face(source: PortraitSource, real: RealPictures, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """The person of a picture drawn again with a face much like everybody's: shapes and features near the mean.
+
+    Sex, age, ancestry, complexion, hair and clothes stay.
+    """
+    index, seed = int(Path(real.data.name(row)).stem), int(real.data.meta["seed"])
+    subject = source.describe(seed, index)
+    alike = dataclasses.replace(
+        subject,
+        local={name: _TO_MEAN * value for name, value in subject.local.items()},
+        facial={name: _TO_MEAN * value for name, value in subject.facial.items()},
+        complexion=dataclasses.replace(subject.complexion, mottle=_TO_MEAN * subject.complexion.mottle),
+        brow=source.describe(0, 0).brow,
+        phenotype=subject.phenotype | {"weight": 0.5, "muscle": 0.5},
+    )
+    camera = portrait_camera(subject.yaw, subject.pitch)
+    drawn = source.render(source.build(alike), camera, real.data.resolution)
+    return drawn.image, drawn.mask
+
+
 def faces_behind(real: RealPictures, rows: Int[Tensor, " N"], seed: int) -> Int[Tensor, " N"]:
     """Rows in which pictures of the back of the head give way to pictures of faces, which keep the back's camera."""
     yaw, _ = yaw_pitch(real.data.cameras[rows])
@@ -118,6 +141,7 @@ def picture_scores(
         "noise of 12 levels": seen(lambda row: noisy(real, row, 12.0)),
         "no hair": seen(lambda row: hairless(source, real, row)),
         "faces on backs": behind,
+        ONE_FACE: seen(lambda row: one_face(source, real, row)),
         "a tenth of the persons": plain.take(few),
         "cameras shuffled": dataclasses.replace(plain, camera=plain.camera[mixed]),
     }
@@ -125,6 +149,40 @@ def picture_scores(
         sets["poses shuffled"] = dataclasses.replace(plain, body_pose=plain.body_pose[mixed])
         sets["poses halved"] = dataclasses.replace(plain, body_pose=0.5 * plain.body_pose)
     return {name: measures.set_measures(here, samples, seed) for name, samples in sets.items()}
+
+
+# ---- faces ----
+
+
+def face_scores(
+    real: RealPictures,
+    source: PortraitSource,
+    network: Describer,
+    count: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Scores:
+    """What the measures of faces say about one half of the frontal pictures, spoilt, beside the other half."""
+    frontal = frontal_rows(real.data.cameras)
+    count = min(count, len(frontal) // 2)
+    order = frontal[torch.randperm(len(frontal), generator=torch.Generator().manual_seed(seed + 1))]
+    rows = order[count : 2 * count]
+
+    def found(chosen: Int[Tensor, " N"], pictures: RealPictures) -> Faces:
+        images = (on_plain(*pictures.read(row), real.model) for row in chosen.tolist())
+        return Faces.of(images, network, advance)
+
+    here, plain = found(order[:count], real), found(rows, real)
+    draws = np.random.default_rng(seed)
+    few = draws.integers(max(2, len(plain.descriptors) // 10), size=len(plain.descriptors))
+    alike = found(rows, Spoilt(real, lambda row: one_face(source, real, row)))
+    sets = {
+        NOTHING: plain,
+        "blur of 2 pixels": found(rows, Spoilt(real, lambda row: blurred(real, row, 2.0))),
+        "a tenth of the persons": Faces(plain.images, plain.descriptors[few]),
+        ONE_FACE: alike,
+    }
+    return {name: face_measures(here, faces) for name, faces in sets.items()}
 
 
 # ---- portraits in 3D ----
@@ -216,21 +274,25 @@ def collected(per_seed: list[Scores]) -> dict[str, dict[str, list[float]]]:
     return {c: {name: list(measures.spread(v)) for name, v in found.items()} for c, found in values.items()}
 
 
-def measure_corruptions(data: Path, *, count: int = 600, pairs: int = 32, meshes: int = 6) -> dict[str, Any]:
+def measure_corruptions(
+    data: Path, *, count: int = 600, faces: int = 200, pairs: int = 32, meshes: int = 6
+) -> dict[str, Any]:
     """The whole table.
 
     Args:
         data: a dataset of `portrait360 dataset synth` with at least 2 x `count` pictures (else fewer are used).
         count: pictures per set and seed.
+        faces: frontal pictures per set and seed in the table of faces.
         pairs, meshes: portraits per seed in the tables of consistency and geometry.
 
     Returns:
-        `about`, and per table (`pictures`, `consistency`, `geometry`) per corruption the mean and deviation of every
-        measure over the seeds.
+        `about`, and per table (`pictures`, `faces`, `consistency`, `geometry`) per corruption the mean and
+        deviation of every measure over the seeds.
 
     Raises:
         DatasetError: not a synthetic dataset with exact labels.
         AssetError: the parts to draw persons from cannot be had.
+        InputError: the extra `faces` is not installed.
     """
     settle_threads()
     networks, (encoder, info) = load_weights(), load_encoder()
@@ -241,26 +303,34 @@ def measure_corruptions(data: Path, *, count: int = 600, pairs: int = 32, meshes
     real = RealPictures(dataset, PortraitDataset(data, labels="exact"), networks.generator.config)
     source = PortraitSource(makehuman_folder())
     count = min(count, len(dataset) // 2)
-    work = len(SEEDS) * (6 * count + pairs + 4 * meshes)
-    tables: dict[str, list[Scores]] = {"pictures": [], "consistency": [], "geometry": []}
+    network, faces = FaceNetwork(), min(faces, len(frontal_rows(dataset.cameras)) // 2)
+    work = len(SEEDS) * (7 * count + 4 * faces + pairs + 4 * meshes)
+    tables: dict[str, list[Scores]] = {"pictures": [], "faces": [], "consistency": [], "geometry": []}
     with show_progress("measuring", work, "pictures and meshes") as bar:
         for seed in SEEDS:
             tables["pictures"].append(picture_scores(real, source, judge, count, seed, bar.advance))
+            tables["faces"].append(face_scores(real, source, network, faces, seed, bar.advance))
             drawn = synthetic_pairs(source, real.model, pairs, 900_000_001 + seed, bar.advance)
             tables["consistency"].append(pair_scores(drawn, judge))
             people = [Portrait.from_seed(networks.generator, seed * meshes + i) for i in range(meshes)]
             tables["geometry"].append(mesh_scores(people, bar.advance))
-    about = {"machine": processor_name(), "data": data.name, "pictures": count, "pairs": pairs, "meshes": meshes,
+    about = {"machine": processor_name(), "data": data.name, "pictures": count, "faces": faces,
+             "pairs": pairs, "meshes": meshes,
              "seeds": list(SEEDS), "encoder": info["sha256"], "weights": networks.info["sha256"]}  # fmt: skip
     return {"about": about} | {name: collected(scores) for name, scores in tables.items()}
 
 
 def main(
-    data: Annotated[Path, tyro.conf.Positional], out: Path, count: int = 600, pairs: int = 32, meshes: int = 6
+    data: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    count: int = 600,
+    faces: int = 200,
+    pairs: int = 32,
+    meshes: int = 6,
 ) -> None:
     """Spoil real pictures in known ways and write what every measure says."""
     check_place(out)
-    write_json(out, measure_corruptions(data, count=count, pairs=pairs, meshes=meshes))
+    write_json(out, measure_corruptions(data, count=count, faces=faces, pairs=pairs, meshes=meshes))
 
 
 if __name__ == "__main__":

@@ -154,15 +154,19 @@ def data_faces(
 ) -> Faces:
     """Faces in images of a dataset, on the model's plain background if it has no other."""
 
-    def image(row: int) -> UInt8[ndarray, "H H 3"]:
-        pixels = data.image(row)
-        if model.background is not None:
-            return pixels
-        mask = data.mask(row)[..., None].astype(np.float32) / 255.0
-        grey = (model.plain_background + 1.0) * 127.5
-        return np.round(pixels * mask + grey * (1.0 - mask)).astype(np.uint8)
+    images = (on_plain(data.image(row), data.mask(row), model) for row in rows.tolist())
+    return Faces.of(images, network, advance)
 
-    return Faces.of((image(row) for row in rows.tolist()), network, advance)
+
+def on_plain(
+    image: UInt8[ndarray, "H H 3"], mask: UInt8[ndarray, "H H"], model: ModelConfig
+) -> UInt8[ndarray, "H H 3"]:
+    """An image on the model's plain background, or as it is if the model makes backgrounds."""
+    if model.background is not None:
+        return image
+    share = mask[..., None].astype(np.float32) / 255.0
+    grey = (model.plain_background + 1.0) * 127.5
+    return np.round(image * share + grey * (1.0 - share)).astype(np.uint8)
 
 
 # ---- generated faces ----

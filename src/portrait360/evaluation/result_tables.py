@@ -310,6 +310,7 @@ RENDERERS: dict[str, Renderer] = {
     "evaluation-headlines": evaluation_headlines,
     "evaluation-sectors": evaluation_sectors,
     "corruptions-pictures": corruption("pictures"),
+    "corruptions-faces": corruption("faces"),
     "corruptions-consistency": corruption("consistency"),
     "corruptions-geometry": corruption("geometry"),
     "encoder-plain": encoder("plain"),
