@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from portrait360.threads import denormals_flushed
 
 PROGRAM = """
 import torch
@@ -27,3 +30,19 @@ def test_thread_count_survives_the_first_kernel(argument, expected):
     command = [sys.executable, "-c", PROGRAM.format(argument=argument)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == expected
+
+
+def test_denormal_numbers_are_zero_inside_and_numbers_outside():
+    tiny = torch.full((4,), 1e-39)
+
+    @denormals_flushed()
+    def halved() -> torch.Tensor:
+        return tiny * 0.5
+
+    assert (halved() == 0).all()
+    assert (tiny * 0.5 > 0).all()
+    with denormals_flushed():
+        with denormals_flushed():
+            pass
+        assert (tiny * 0.5 == 0).all()
+    assert (tiny * 0.5 > 0).all()

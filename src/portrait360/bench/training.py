@@ -20,7 +20,7 @@ from portrait360.config import PRESETS, ModelConfig, Preset, original_recipe
 from portrait360.device import choose_device
 from portrait360.geometry.cameras import camera_label
 from portrait360.memory import keep_freed_memory, peak_megabytes, restart_peak
-from portrait360.threads import settle_threads
+from portrait360.threads import denormals_flushed, settle_threads
 from portrait360.training.distributed import Ranks
 from portrait360.training.gradients import Batch, Labels, TrainingState
 from portrait360.training.graphs import WARM_UP, record_steps
@@ -36,6 +36,7 @@ SETTLED = 1_000_000
 """Images after which most of a training is as it stays: nothing is blurred, all chances have their last value."""
 
 
+@denormals_flushed()
 def time_training(
     preset: str,
     form: str = "ours",

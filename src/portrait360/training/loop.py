@@ -28,6 +28,7 @@ from portrait360.device import choose_device
 from portrait360.files import make_folder
 from portrait360.memory import keep_freed_memory
 from portrait360.model.calibration import PoseCalibration
+from portrait360.threads import denormals_flushed
 from portrait360.training import schedules
 from portrait360.training.calibrate import calibrate
 from portrait360.training.data import TrainingData
@@ -128,6 +129,7 @@ class _Job:
     clock: Callable[[], float]
 
 
+@denormals_flushed()
 def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
     """Train until the end or a stop, in this process's place among `ranks`."""
     keep_freed_memory()
