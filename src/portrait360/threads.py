@@ -30,7 +30,7 @@ def denormals_flushed() -> Iterator[None]:
     Behind dense matter, gradients of colours shrink with every sample until they are denormal, and an x86 core takes a
     hundred cycles for an operation on one: the convolutions that get them are up to five times slower.
     """
-    for kind in (np.float32, np.float64):
+    for kind in ("float32", "float64"):
         np.finfo(kind)  # numpy finds its limits at the first look, and would warn about flushed ones
     before = torch.tensor(1e-39).mul(1.0).item() == 0.0
     torch.set_flush_denormal(True)
