@@ -1,0 +1,132 @@
+"""A style of its own for each training image, learned by reconstruction: an auto-decoder.
+
+The generator and the styles are fitted together so that each image is reconstructed from its style (Bojanowski et al.
+2018, "Optimizing the latent space of generative networks"; Park et al. 2019, "DeepSDF", section 4.2). An adversarial
+loss alone need not give each image a style; this does, and so keeps people apart.
+
+Styles are kept whitened: w = mean + v @ root.T, where mean and root describe the mapping network's styles at the start
+of the run, so that one learning rate suits all directions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+FIRST_DECAY, SECOND_DECAY = 0.5, 0.9
+"""Decays of the moments of a row's gradients per visit of that row."""
+SHARED = 0.2
+"""Part of the second moment that all numbers of a row share: steadies numbers whose gradients happen to be small."""
+LEAST_VARIANCE = 1e-3
+"""Directions of w with less than this part of the largest variance count as having it."""
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The affine map between styles w and whitened ones."""
+
+    mean: Float[Tensor, " S"]
+    root: Float[Tensor, "S S"]
+
+    def styles(self, whitened: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        """w of whitened styles."""
+        return self.mean + whitened @ self.root.T
+
+    def whitened(self, styles: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        """The inverse of `styles`."""
+        return torch.linalg.solve(self.root, (styles - self.mean).T).T
+
+
+def fit_whitening(styles: Float[Tensor, "N S"]) -> Whitening:
+    """The map under which these styles have mean 0 and, in all but flat directions, variance 1."""
+    mean = styles.mean(dim=0)
+    variances, directions = torch.linalg.eigh(torch.cov((styles - mean).T))
+    variances = variances.clamp_min(float(variances.max()) * LEAST_VARIANCE)
+    return Whitening(mean, directions * variances.sqrt())
+
+
+class StyleTable:
+    """Whitened styles of N images with the state of their optimiser.
+
+    Rows are updated when their image is shown. Adam's bias corrections count a row's own visits, so that a row that is
+    visited once in a thousand steps moves as far per visit as one that is visited in each.
+    """
+
+    def __init__(self, whitening: Whitening, values: Float[Tensor, "N S"]) -> None:
+        self.whitening = whitening
+        self.values = values.clone()
+        self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
+        self.visits = torch.zeros(len(values), dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B S"]:
+        """Whitened styles of images, as a leaf that gathers their gradients."""
+        return self.values[rows].clone().requires_grad_(True)
+
+    @torch.no_grad()
+    def step(self, rows: Int[Tensor, " B"], gradients: Float[Tensor, "B S"], rate: float) -> None:
+        """Move the styles of different images against their gradients; gradients that are not finite count as 0.
+
+        Raises:
+            ValueError: a row comes twice.
+        """
+        if len(rows.unique()) != len(rows):
+            raise ValueError("the rows of one step must differ")
+        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
+        self.visits[rows] += 1
+        visits = self.visits[rows, None].to(gradients.dtype)
+
+        # moments of the row's own gradients
+        squares = (1.0 - SHARED) * gradients.square() + SHARED * gradients.square().mean(dim=1, keepdim=True)
+        self.first[rows] = FIRST_DECAY * self.first[rows] + (1.0 - FIRST_DECAY) * gradients
+        self.second[rows] = SECOND_DECAY * self.second[rows] + (1.0 - SECOND_DECAY) * squares
+
+        first = self.first[rows] / (1.0 - FIRST_DECAY**visits)
+        second = self.second[rows] / (1.0 - SECOND_DECAY**visits)
+        self.values[rows] -= rate * first / (second.sqrt() + 1e-12)
+
+    def sample(self, count: int, bandwidth: float) -> Float[Tensor, "B S"]:
+        """Whitened styles of new people: a kernel density estimate of the table with the table's mean and variance.
+
+        `bandwidth`: deviation of the kernel in units of the table's; 0 repeats people of the table. Uses torch's random
+        state.
+        """
+        rows = torch.randint(len(self), (count,))
+        mean, deviation = self.values.mean(dim=0), self.values.std(dim=0)
+        noise = torch.randn(count, self.values.shape[1])
+        return mean + math.sqrt(1.0 - bandwidth**2) * (self.values[rows] - mean) + bandwidth * deviation * noise
+
+    # ---- checkpoints ----
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        return {
+            "styles/values": self.values,
+            "styles/first": self.first,
+            "styles/second": self.second,
+            "styles/visits": self.visits,
+            "styles/mean": self.whitening.mean,
+            "styles/root": self.whitening.root,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> StyleTable:
+        """The table of a checkpoint.
+
+        Raises:
+            KeyError: the checkpoint has none.
+            ValueError: its parts do not fit together.
+        """
+        table = cls(Whitening(tensors["styles/mean"], tensors["styles/root"]), tensors["styles/values"])
+        first, second, visits = (tensors[f"styles/{name}"] for name in ("first", "second", "visits"))
+        shapes = {"first": first.shape, "second": second.shape}
+        if set(shapes.values()) != {table.values.shape} or visits.shape != table.visits.shape:
+            raise ValueError("the style table's parts have different numbers of rows")
+        table.first, table.second, table.visits = first.clone(), second.clone(), visits.clone()
+        return table

@@ -1,0 +1,105 @@
+"""Styles of training images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from portrait360.training.styles import StyleTable, Whitening, fit_whitening
+
+
+@pytest.fixture
+def whitening() -> Whitening:
+    torch.manual_seed(1)
+    return fit_whitening(torch.randn(4000, 6) @ torch.randn(6, 6) + torch.randn(6))
+
+
+@pytest.fixture
+def table(whitening: Whitening) -> StyleTable:
+    torch.manual_seed(2)
+    return StyleTable(whitening, torch.randn(50, 6))
+
+
+def test_whitening_is_inverted_and_makes_variances_one(whitening: Whitening) -> None:
+    torch.manual_seed(1)
+    styles = torch.randn(4000, 6) @ torch.randn(6, 6) + torch.randn(6)
+    white = whitening.whitened(styles)
+    assert torch.allclose(whitening.styles(white), styles, atol=1e-4)
+    variances = torch.linalg.eigvalsh(torch.cov(white.T))
+    assert variances.max() < 1.01
+    assert white.mean(dim=0).abs().max() < 1e-3
+
+
+def test_flat_directions_do_not_explode() -> None:
+    torch.manual_seed(3)
+    flat = torch.randn(500, 4) * torch.tensor([1.0, 1.0, 0.0, 0.0])
+    assert fit_whitening(flat).whitened(flat + 0.01).abs().max() < 10
+
+
+def test_only_visited_rows_move_against_their_gradients(table: StyleTable) -> None:
+    before, rows = table.values.clone(), torch.tensor([3, 40])
+    gradients = torch.randn(2, 6)
+    table.step(rows, gradients, 0.1)
+    moved = (table.values - before).abs().sum(dim=1).nonzero()[:, 0]
+    assert moved.tolist() == [3, 40]
+    assert ((table.values - before)[rows] * gradients <= 0).all()
+    assert table.visits.sum() == 2
+
+
+def test_a_rare_row_moves_as_far_per_visit_as_a_frequent_one(table: StyleTable) -> None:
+    gradient, start = torch.randn(1, 6), table.values.clone()
+    for step in range(60):
+        table.step(torch.tensor([1]), gradient, 0.1)
+        if step % 20 == 0:
+            table.step(torch.tensor([2]), gradient, 0.1)
+    moved = (table.values - start)[1:3]
+    assert torch.allclose(moved[0] / 60, moved[1] / 3, atol=1e-6)
+
+
+def test_reconstruction_finds_the_styles(table: StyleTable) -> None:
+    target = torch.randn(50, 6)
+    for _ in range(200):
+        for rows in torch.randperm(50).split(5):
+            style = table.take(rows)
+            (style - target[rows]).square().sum().backward()
+            assert style.grad is not None
+            table.step(rows, style.grad, 0.03)
+    assert (table.values - target).abs().max() < 0.1
+
+
+def test_gradients_that_are_not_finite_do_nothing(table: StyleTable) -> None:
+    before = table.values.clone()
+    table.step(torch.tensor([4]), torch.full((1, 6), torch.nan), 0.1)
+    assert torch.equal(table.values, before)
+
+
+def test_the_same_row_twice_is_refused(table: StyleTable) -> None:
+    with pytest.raises(ValueError, match="differ"):
+        table.step(torch.tensor([4, 4]), torch.zeros(2, 6), 0.1)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 0.4])
+def test_new_people_have_the_tables_mean_and_variance(table: StyleTable, bandwidth: float) -> None:
+    torch.manual_seed(4)
+    new = table.sample(40000, bandwidth)
+    assert torch.allclose(new.mean(dim=0), table.values.mean(dim=0), atol=0.03)
+    assert torch.allclose(new.std(dim=0), table.values.std(dim=0), rtol=0.03)
+    nearest = (new[:200, None] - table.values[None]).norm(dim=2).amin(dim=1)
+    assert (nearest < 1e-5).all() if bandwidth == 0.0 else (nearest > 1e-2).all()
+
+
+def test_a_checkpoint_holds_everything(table: StyleTable) -> None:
+    table.step(torch.tensor([3, 40]), torch.randn(2, 6), 0.1)
+    again = StyleTable.from_tensors(table.tensors())
+    gradients = torch.randn(2, 6)
+    for one in (table, again):
+        one.step(torch.tensor([3, 7]), gradients, 0.1)
+    for name, value in table.tensors().items():
+        assert torch.equal(value, again.tensors()[name]), name
+
+
+def test_damaged_checkpoints_are_named(table: StyleTable) -> None:
+    with pytest.raises(KeyError):
+        StyleTable.from_tensors({})
+    with pytest.raises(ValueError, match="rows"):
+        StyleTable.from_tensors(table.tensors() | {"styles/first": torch.zeros(3, 6)})
