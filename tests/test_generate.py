@@ -36,7 +36,8 @@ def ball(monkeypatch):
         def from_seed(generator, seed, truncation_psi=0.7, *, bf16=False):
             return BallPortrait(seed)
 
-    model = SimpleNamespace(config=SimpleNamespace(name="ball"), to=lambda place: None)
+    model = SimpleNamespace(config=SimpleNamespace(name="ball", superresolution=None), to=lambda place: None)
+    monkeypatch.setattr(module, "DEFAULT_SIZE", 64)
     monkeypatch.setattr(module, "worth_bf16", lambda config: False)
     monkeypatch.setattr(module, "load_generator", lambda path: (model, {"sha256": "12" * 32}))
     monkeypatch.setattr(module, "Portrait", Balls)
@@ -66,7 +67,8 @@ def test_every_seed_gets_its_files(ball, tmp_path, capsys):
 def test_views_are_one_row_of_eight_from_the_front(ball, tmp_path):
     (folder,) = generate([0], tmp_path, video=False, mesh=False)
     pictures = views(folder)
-    assert pictures.shape == (8, 32, 32, 3)
+    assert pictures.shape == (8, 64, 64, 3)
+    pictures = pictures[:, ::2, ::2]
     brightness = pictures[:, 10:16, 14:18].mean((1, 2, 3))  # of the ball, whose face is brighter than its back
     assert brightness.argmax() == 0
     assert brightness.argmin() == 4
@@ -85,6 +87,27 @@ def test_video_is_one_turn(ball, tmp_path):
     brightness = [frame[10:16, 14:18].mean() for frame in frames]
     assert np.argmax(brightness) in (0, 1, 11)
     assert np.argmin(brightness) in (5, 6, 7)
+
+
+def test_the_size_is_that_of_each_view(ball, tmp_path):
+    (folder,) = generate([0], tmp_path, size=80, mesh=False)
+    assert views(folder).shape == (8, 80, 80, 3)
+    with av.open(str(folder / "turntable.mp4")) as container:
+        assert container.streams.video[0].width == 40
+
+
+@pytest.mark.parametrize("size", [0, 63, 4096])
+def test_sizes_out_of_range_are_refused_before_anything_is_written(ball, tmp_path, size):
+    with pytest.raises(InputError, match="--size"):
+        generate([0], tmp_path / "out", size=size)
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_with_a_side_of_their_own_keep_it(tmp_path, tiny_weights):
+    (folder,) = generate([0], tmp_path / "own", weights=tiny_weights, video=False, mesh=False)
+    assert views(folder).shape[1] == 32
+    with pytest.raises(InputError, match="32 pixels"):
+        generate([0], tmp_path / "other", weights=tiny_weights, size=64, video=False, mesh=False)
 
 
 def test_mesh_is_closed_and_says_where_it_comes_from(ball, tmp_path):
@@ -128,8 +151,8 @@ def test_posing_reaches_pictures_and_mesh(ball, tmp_path):
     (tilted,) = generate([0], tmp_path / "tilted", video=False, neck=(0.0, 0.0, 40.0))
     pictures, turned = views(rest).astype(int), views(tilted).astype(int)
     change = np.abs(pictures[0] - turned[0]).sum(-1)
-    assert change[:16].max() > 60  # the head moved
-    assert change[28:].max() == 0  # the shoulders did not
+    assert change[:32].max() > 60  # the head moved
+    assert change[56:].max() == 0  # the shoulders did not
 
     def head_centre(folder):
         (mesh,) = trimesh.load(folder / "portrait.glb", process=False).geometry.values()

@@ -67,6 +67,8 @@ class Generate:
     """Turn the neck, degrees: X nods down, Y turns to the person's left, Z tilts to their right."""
     head: _Angles = (0.0, 0.0, 0.0)
     """Turn the head against the neck, in the same way."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="S", help_behavior_hint="")] = None
+    """Side of each view in pixels; the video has half of it. Default: 512, or the model's own side if it has one."""
     video: Annotated[bool, _PLAIN] = True
     """Leave out turntable.mp4."""
     mesh: Annotated[bool, _PLAIN] = True
@@ -84,6 +86,7 @@ class Generate:
             truncation_psi=self.truncation_psi,
             neck=self.neck,
             head=self.head,
+            size=self.size,
             video=self.video,
             mesh=self.mesh,
             device=self.device,

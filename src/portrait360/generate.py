@@ -16,6 +16,7 @@ from torch import Tensor
 
 import portrait360
 from portrait360.checkpoint import load_generator
+from portrait360.config import ModelConfig
 from portrait360.data.progress import show_progress
 from portrait360.device import choose_device
 from portrait360.export.sheet import grid, save_png
@@ -24,7 +25,7 @@ from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
 from portrait360.memory import keep_freed_memory
 from portrait360.pictures import to_bytes
-from portrait360.portrait import Portrait
+from portrait360.portrait import RENDER_RESOLUTION, Portrait
 from portrait360.threads import settle_threads
 from portrait360.training.precision import worth_bf16
 from portrait360.types import InputError
@@ -40,6 +41,10 @@ MESH_STEP = 0.0023
 LARGEST_SEED = 2**32 - 1
 MOST_SEEDS = 10_000
 LARGEST_ANGLE = 90.0
+DEFAULT_SIZE = 512
+"""Side of the images of models that render at any side."""
+SIZES = (64, 2048)
+"""Least and largest side that can be asked for."""
 _BATCH = 8
 
 
@@ -85,6 +90,24 @@ def body_pose_from_degrees(neck: Vector3, head: Vector3) -> Tensor:
     return torch.deg2rad(torch.tensor([*neck, *head], dtype=torch.float64)).float()
 
 
+def rendering_size(config: ModelConfig, size: int | None) -> int | None:
+    """Side of the rays for images of `size` pixels (None: the default); None for models that have a side of their own.
+
+    Raises:
+        InputError: out of range, or not the side of a model that has its own.
+    """
+    if config.superresolution is not None:
+        if size is not None and size != config.resolution:
+            raise InputError(
+                f"{config.name} makes images of {config.resolution} pixels, not {size}.", "Leave out --size."
+            )
+        return None
+    side = DEFAULT_SIZE if size is None else size
+    if not SIZES[0] <= side <= SIZES[1]:
+        raise InputError(f"--size must lie between {SIZES[0]} and {SIZES[1]}, not be {side}.", "Try --size 512.")
+    return side
+
+
 def generate(
     seeds: Sequence[int],
     out: Path,
@@ -93,6 +116,7 @@ def generate(
     truncation_psi: float = 0.7,
     neck: Vector3 = (0.0, 0.0, 0.0),
     head: Vector3 = (0.0, 0.0, 0.0),
+    size: int | None = None,
     video: bool = True,
     mesh: bool = True,
     device: str = "cpu",
@@ -109,6 +133,7 @@ def generate(
         weights: a weights file; the packaged one when None.
         truncation_psi: 0 (the average person) to 1 (the full variety).
         neck, head: axis-angle in degrees; all zero is the canonical body.
+        size: side of each view, pixels (default: 512, or the model's own if it has one); the video has half of it.
         video, mesh: whether to write turntable.mp4 and portrait.glb.
         device: where the networks run: cpu, cuda, cuda:1, or auto for the GPU if there is one.
         progress: show progress on standard error and a line per portrait on standard output.
@@ -134,6 +159,7 @@ def generate(
     try:
         generator, info = load_generator(weights)
         generator.to(place)
+        side = rendering_size(generator.config, size)
         start = time.monotonic()
         bf16 = place.type == "cpu" and worth_bf16(generator.config)
         # Logs get a line per portrait anyway; the bar is for people who watch.
@@ -149,7 +175,7 @@ def generate(
                 }
                 folder = out / f"seed{seed:04d}"
                 with atomic_folder(folder) as temporary:
-                    write_portrait(temporary, portrait, pose, record, video=video, mesh=mesh)
+                    write_portrait(temporary, portrait, pose, record, side=side, video=video, mesh=mesh)
                 folders.append(folder)
                 bar.advance(1)
                 if progress:
@@ -168,6 +194,7 @@ def write_portrait(
     pose: Tensor,
     record: dict[str, Any],
     *,
+    side: int | None = None,
     video: bool = True,
     mesh: bool = True,
 ) -> None:
@@ -178,18 +205,20 @@ def write_portrait(
         portrait: what to render.
         pose: body pose (6,) in radians; all zero is the canonical body.
         record: what portrait.json and the mesh's extras start with (where the portrait comes from).
+        side: of the views' rays; None for the model's own. The video has half of it.
         video, mesh: whether to write turntable.mp4 and portrait.glb.
     """
     body_pose = pose if pose.any() else None
     views = camera_label(torch.deg2rad(torch.tensor(VIEW_YAWS, dtype=torch.float32)))
-    pictures = np.concatenate(list(render_bytes(portrait, views, body_pose)))
+    pictures = np.concatenate(list(render_bytes(portrait, views, body_pose, side)))
     save_png(folder / "views.png", grid(pictures, len(VIEW_YAWS)))
     files = ["views.png"]
     if video:
         from portrait360.export.video import write_video  # half a second of imports that pictures alone do not need
 
         turn = torch.arange(VIDEO_FRAMES, dtype=torch.float32) * (2.0 * math.pi / VIDEO_FRAMES)
-        frames = (frame for batch in render_bytes(portrait, camera_label(turn), body_pose) for frame in batch)
+        half = None if side is None else side // 2
+        frames = (frame for batch in render_bytes(portrait, camera_label(turn), body_pose, half) for frame in batch)
         write_video(folder / "turntable.mp4", frames, frames_per_second=FRAMES_PER_SECOND)
         files.append("turntable.mp4")
     record = {
@@ -213,12 +242,15 @@ def write_portrait(
     write_json(folder / "portrait.json", {**record, "views": cameras, "files": [*files, "portrait.json"]})
 
 
-def render_bytes(portrait: Portrait, cameras: Tensor, body_pose: Tensor | None) -> Iterator[np.ndarray]:
-    """Pictures (b, H, W, 3) in sRGB bytes of cameras (B, 25), a few at a time."""
-    for batch in cameras.split(_BATCH):
+def render_bytes(
+    portrait: Portrait, cameras: Tensor, body_pose: Tensor | None, side: int | None = None
+) -> Iterator[np.ndarray]:
+    """Images (b, H, W, 3) in sRGB bytes of cameras (B, 25), a few at a time; `side` of the rays, None: the default."""
+    at_once = _BATCH if side is None else max(1, _BATCH * RENDER_RESOLUTION**2 // side**2)
+    for batch in cameras.split(at_once):
         poses = None if body_pose is None else body_pose.expand(len(batch), -1)
         with torch.inference_mode():
-            yield to_bytes(portrait.render(batch, poses).image)
+            yield to_bytes(portrait.render(batch, poses, side).image)
 
 
 def mesh_box(bounds: tuple[Tensor, Tensor], pose: Tensor, body: BodyTemplate) -> tuple[Vector3, Vector3]:
