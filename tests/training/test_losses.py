@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
+from portrait360.training.losses import (
+    discriminator_loss,
+    feature_distance,
+    generator_loss,
+    gradient_penalties,
+    pose_loss,
+    pyramid_l1,
+)
 
 REAL, FAKE = torch.tensor([[0.3], [-1.0]]), torch.tensor([[-0.5], [2.0]])
 
@@ -49,3 +56,31 @@ def test_gradient_penalty_of_a_linear_judge():
     torch.testing.assert_close(penalty, w.square().sum().expand(3))
     penalty.mean().backward()
     torch.testing.assert_close(w.grad, 2 * w)
+
+
+def test_pyramid_weighs_all_scales_inside_the_mask():
+    torch.manual_seed(0)
+    image, target = torch.randn(2, 2, 3, 8, 8)
+    mask = (torch.rand(2, 1, 8, 8) < 0.5).float()
+    halved = [v.reshape(2, -1, 4, 2, 4, 2).mean(dim=(3, 5)) for v in (image, target, mask)]
+    fine = (image - target).abs() * mask
+    coarse = (halved[0] - halved[1]).abs() * halved[2]
+    assert pyramid_l1(image, target, mask, levels=2).item() == pytest.approx(
+        ((fine.mean() + coarse.mean()) / 2).item(), rel=1e-5
+    )
+    assert pyramid_l1(image, target, torch.zeros_like(mask)).item() == 0.0
+    # noise averages out in coarse levels, an offset stays
+    noise, offset = torch.randn(1, 1, 64, 64), torch.full((1, 1, 64, 64), 0.8)
+    nothing, all_inside = torch.zeros_like(noise), torch.ones_like(noise)
+    assert pyramid_l1(noise, nothing, all_inside).item() < 0.5
+    assert pyramid_l1(offset, nothing, all_inside).item() == pytest.approx(0.8)
+
+
+def test_feature_distance_sees_directions_alone():
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 5, 4, 4), torch.randn(2, 7, 2, 2)]
+    assert feature_distance(maps, [3.0 * m for m in maps]).item() == pytest.approx(0.0, abs=1e-6)
+    assert feature_distance(maps, [-m for m in maps]).item() == pytest.approx(4.0, rel=1e-4)
+    orthogonal = [torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1, 1)]
+    orthogonal[0][0, 0], orthogonal[1][0, 1] = 5.0, 0.3
+    assert feature_distance(orthogonal[:1], orthogonal[1:]).item() == pytest.approx(2.0)

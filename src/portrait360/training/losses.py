@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -32,3 +34,30 @@ def gradient_penalties(logits: Float[Tensor, "N 1"], inputs: list[Tensor]) -> li
     """
     gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     return [g.float().square().sum(dim=(1, 2, 3)) for g in gradients]
+
+
+def pyramid_l1(
+    image: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"], mask: Float[Tensor, "B 1 H W"], levels: int = 4
+) -> Float[Tensor, ""]:
+    """Mean absolute difference inside the mask, averaged over a pyramid whose levels halve the side.
+
+    Coarse levels say where an image is too bright or a feature misplaced by more than its width; fine ones sharpen it.
+    """
+    losses = []
+    for level in range(levels):
+        if level:
+            image, target, mask = (F.avg_pool2d(values, 2) for values in (image, target, mask))
+        losses.append(((image - target).abs() * mask).mean())
+    return torch.stack(losses).mean()
+
+
+def feature_distance(
+    features: Sequence[Float[Tensor, "B _C _H _W"]], targets: Sequence[Float[Tensor, "B _C _H _W"]]
+) -> Float[Tensor, ""]:
+    """Squared distance of feature maps whose pixels are unit vectors along channels, averaged over pixels and maps
+    (Zhang et al. 2018, with equal weights)."""
+    losses = [
+        (F.normalize(a.float(), dim=1, eps=1e-3) - F.normalize(b.float(), dim=1, eps=1e-3)).square().sum(dim=1).mean()
+        for a, b in zip(features, targets, strict=True)
+    ]
+    return torch.stack(losses).mean()
