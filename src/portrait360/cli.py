@@ -305,7 +305,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model: fidelity, cameras, body poses, consistency, geometry and diversity, beside real pictures' own.
+    """Measure a model: fidelity, faces, cameras, body poses, consistency and geometry, beside the data's own.
 
     Prints a table, writes the numbers and, beside them, a sheet of pictures. docs/evaluation.md explains every number.
     What the portrait encoder sees in the data is kept in the user's cache, so that the next time is shorter.

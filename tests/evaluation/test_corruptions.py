@@ -132,7 +132,6 @@ def test_spoilt_pictures_are_scored(real, source, judge):
     assert scores["cameras shuffled"]["frechet"] == plain["frechet"]
     assert scores["poses halved"]["pose_distribution"] > plain["pose_distribution"]
     assert scores["a tenth of the persons"]["recall"] < plain["recall"]
-    assert scores["a tenth of the persons"]["nearest_identity"] < plain["nearest_identity"]
     assert scores["blur of 2 pixels"]["sliced_wasserstein"] != plain["sliced_wasserstein"]
 
 

@@ -161,11 +161,9 @@ def test_faces_are_compared_where_they_show():
     assert measures.fidelity(real, spoilt[1], 0)["frechet_face"] > 10 * before
 
 
-def test_few_persons_have_little_variety():
+def test_few_persons_are_recalled_less():
     one = samples()
     few = one.take(torch.arange(60) % 5)
-    assert measures.variety(few)["nearest_identity"] == pytest.approx(0.0, abs=1e-6)
-    assert measures.variety(few)["identity_distance"] < measures.variety(one)["identity_distance"]
     assert measures.fidelity(one, few, 0)["recall"] < 0.5
 
 
@@ -197,5 +195,6 @@ def test_every_measure_is_documented():
     text = DOCUMENT.read_text()
     documented = set(re.findall(r"`([a-z_]+)`", text))
     assert "`_random`" in text
+    assert "`_truncated`" in text
     for name in MEASURES:
-        assert name.removesuffix("_random") in documented, name
+        assert name.removesuffix("_random").removesuffix("_truncated") in documented, name

@@ -12,7 +12,6 @@ import scipy.linalg
 from portrait360.evaluation import metrics
 from portrait360.evaluation.metrics import (
     circular_error,
-    diversity,
     frechet_distance,
     kernel_distance,
     precision_recall,
@@ -228,8 +227,6 @@ def test_bad_features_are_refused_clearly(function, name):
         lambda: precision_recall(normal(9, 4), normal(9, 4), 0),
         lambda: kernel_distance(normal(3, 4), normal(9, 4), subset_size=1),
         lambda: kernel_distance(normal(3, 4), normal(9, 4), subsets=0),
-        lambda: diversity(normal(1, 4)),
-        lambda: diversity(np.zeros((3, 4))),
         lambda: retrieval_top1(normal(3, 4), normal(4, 4)),
         lambda: retrieval_top1(np.full((3, 4), np.nan), normal(3, 4)),
         lambda: circular_error(normal(3), normal(4)),
@@ -345,27 +342,6 @@ def test_pictures_of_one_colour_give_numbers():
 
 
 # ---- embeddings, angles, columns ----
-
-
-@pytest.mark.usefixtures("in_parts")
-def test_diversity_is_the_mean_over_pairs_in_loops():
-    e = normal(20, 6) + 0.3
-    cosine = [[1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y) for y in e] for x in e]
-    result = diversity(e)
-    assert result.pairwise == pytest.approx(np.mean([cosine[i][j] for i in range(20) for j in range(20) if i != j]))
-    assert result.nearest == pytest.approx(
-        np.mean([min(d for j, d in enumerate(r) if j != i) for i, r in enumerate(cosine)])
-    )
-
-
-def test_diversity_of_copies_is_zero_and_of_right_angles_is_one():
-    copies = diversity(np.tile(normal(1, 8), (5, 1)))
-    assert copies == pytest.approx((0, 0), abs=1e-12)
-    assert min(copies) >= 0
-    assert diversity(np.eye(6) * np.arange(1, 7)) == pytest.approx((1, 1))
-    doubled = diversity(np.concatenate([np.eye(6), 2 * np.eye(6)]))
-    assert doubled.nearest == pytest.approx(0)
-    assert doubled.pairwise == pytest.approx(10 / 11)
 
 
 @pytest.mark.usefixtures("in_parts")

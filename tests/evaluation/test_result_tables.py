@@ -35,8 +35,8 @@ def test_headlines_of_an_evaluation():
 def test_what_a_corruption_spoils_is_bold():
     content = {
         "pictures": {
-            "nothing": {"frechet": [2.0, 0.1], "recall": [0.9, 0.01], "identity_distance": [0.5, 0.01]},
-            "blur": {"frechet": [2.2, 0.1], "recall": [0.5, 0.01], "identity_distance": [0.9, 0.01]},
+            "nothing": {"frechet": [2.0, 0.1], "recall": [0.9, 0.01], "head_depth": [0.5, 0.01]},
+            "blur": {"frechet": [2.2, 0.1], "recall": [0.5, 0.01], "head_depth": [0.9, 0.01]},
             "other": {"frechet": [9.0, 0.1], "recall": [0.99, 0.01]},
         }
     }
@@ -45,7 +45,7 @@ def test_what_a_corruption_spoils_is_bold():
     assert lines[2:] == [
         "| `frechet` | 2.00 ± 0.10 | 2.20 | **9.00** |",
         "| `recall` | 0.900 ± 0.010 | **0.500** | 0.990 |",
-        "| `identity_distance` | 0.500 ± 0.010 | **0.900** | |",
+        "| `head_depth` | 0.500 ± 0.010 | **0.900** | |",
     ]
 
 

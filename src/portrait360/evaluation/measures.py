@@ -18,7 +18,6 @@ from torch import Tensor
 
 from portrait360.evaluation.metrics import (
     circular_error,
-    diversity,
     frechet_distance,
     kernel_distance,
     precision_recall,
@@ -107,8 +106,6 @@ MEASURES: dict[str, Measure] = {
     "back_of_head": Measure("geometry", "as data", "units", "back of the head behind the neck joint"),
     "head_depth": Measure("geometry", "as data", "units", "head from front to back"),
     "head_width": Measure("geometry", "as data", "units", "head from side to side"),
-    "identity_distance": Measure("diversity", "as data", "1 - cosine", "distance of two persons, mean"),
-    "nearest_identity": Measure("diversity", "as data", "1 - cosine", "distance to the most similar person, mean"),
 }
 """Every key of the `measures` of m.json, in the order of the table."""
 
@@ -222,15 +219,9 @@ def pose_distance(a: Float[Tensor, "N 6"], b: Float[Tensor, "M 6"]) -> float:
     return math.degrees(float(wasserstein_1d(a.numpy(), b.numpy()).mean()))
 
 
-def variety(samples: SampleSet) -> dict[str, float]:
-    """How different the persons are from each other."""
-    found = diversity(samples.identity.numpy())
-    return {"identity_distance": found.pairwise, "nearest_identity": found.nearest}
-
-
 def set_measures(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]:
     """Everything that two sets of single pictures tell."""
-    values = fidelity(real, samples, seed) | camera_truth(samples) | pose_truth(samples) | variety(samples)
+    values = fidelity(real, samples, seed) | camera_truth(samples) | pose_truth(samples)
     if real.body_pose is not None and samples.body_pose is not None:
         values["pose_distribution"] = pose_distance(samples.body_pose, real.body_pose)
     return values

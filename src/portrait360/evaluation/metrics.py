@@ -50,13 +50,6 @@ class SlicedWasserstein(NamedTuple):
     levels: dict[int, float]
 
 
-class Diversity(NamedTuple):
-    """Cosine distances, 0 to 2: the mean over all pairs, and the mean of each sample's nearest neighbour."""
-
-    pairwise: float
-    nearest: float
-
-
 # ---- distributions of features ----
 
 
@@ -275,27 +268,6 @@ def _normalised(patches: Float[np.ndarray, "P 3 49"]) -> Float[np.ndarray, "P 14
 
 
 # ---- embeddings, angles, columns ----
-
-
-def diversity(embeddings: Float[np.ndarray, "N D"]) -> Diversity:
-    """How different samples are from each other: distances 1 - cosine of the angle between their embeddings.
-
-    Copies have distance 0. The mean over pairs falls when all samples grow alike, the mean to the nearest neighbour
-    also when every sample has a near copy.
-
-    Raises:
-        InputError: fewer than 2 samples, an embedding of length 0, numbers that are not finite.
-    """
-    unit = _unit_rows("embeddings", embeddings)
-    count = len(unit)
-    pairs = (np.square(unit.sum(axis=0)).sum() - count) / (count * (count - 1))
-    closest = []
-    for rows in _row_parts(count, count):
-        cosines = unit[rows] @ unit.T
-        cosines[np.arange(len(cosines)), np.arange(count)[rows]] = -np.inf
-        closest.append(cosines.max(axis=1))
-    nearest = 1 - np.concatenate(closest).mean()
-    return Diversity(max(0.0, float(1 - pairs)), max(0.0, float(nearest)))
 
 
 def retrieval_top1(query: Float[np.ndarray, "N D"], gallery: Float[np.ndarray, "_N _D"]) -> float:
