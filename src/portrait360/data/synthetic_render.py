@@ -57,11 +57,15 @@ class Renderer:
             raise InputError("A camera label has 25 finite numbers.", "See docs/conventions.md for the label.")
         if not 16 <= resolution <= 2048:
             raise InputError(f"The resolution must lie between 16 and 2048, not {resolution}.", "Use 128 or 256.")
+
+        # the camera, and what is rendered once per scene
         side = resolution * SUPERSAMPLING
         rotation, origin, focal = camera[:16].reshape(4, 4)[:3, :3], camera[[3, 7, 11]], float(camera[16])
         screen = _to_screen(scene.points, rotation, origin, focal, side)
         if scene.light is None:
             scene.light = self._surroundings_light(scene)
+
+        # layers of each sample
         level = np.empty(len(scene.triangles), np.uint8)
         raster.texture_levels(screen, scene.triangles, scene.uv, level)
         buffers = self._get_buffers(side)
@@ -78,6 +82,8 @@ class Renderer:
             side,
             *layers,
         )
+
+        # light, then samples to pixels
         surroundings = scene.subject.lighting.surroundings
         view = shading.View(side, origin, rotation, focal)
         surface = _surface(scene, level, *scene.light)

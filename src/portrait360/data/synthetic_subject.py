@@ -286,9 +286,13 @@ def _sample_hair(
     choices = parts.available("hair", wanted)
     liking = np.array([_HAIR_LIKING.get((name, male), 1.0) for name in choices])
     name = str(rng.choice(choices, p=liking / liking.sum())) if choices else None
+
+    # some men are bald
     bald = rng.random() < (0.16 if age == "old" else 0.07)
     if male and bald and age != "child":
         name = None
+
+    # colour: ancestry and age decide what is common
     odds = np.array([weight for _, weight in _HAIR_COLOURS])
     odds[2:7] *= max(fair**2, _DYED * (0.4 if male else 1.5))
     if age in ("middleage", "old"):
@@ -297,6 +301,8 @@ def _sample_hair(
         odds[_GREYS] = 0
     colour = np.array(_HAIR_COLOURS[int(rng.choice(len(odds), p=odds / odds.sum()))][0])
     mirrored = bool(rng.random() < 0.5)
+
+    # beard, and whether a fringe is swept aside
     beard = str(rng.choice(BEARDS, p=[0.65, 0.2, 0.15]))
     growth, amount = rng.random(), rng.random()
     beard_cover = 0.0

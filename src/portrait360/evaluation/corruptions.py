@@ -162,7 +162,7 @@ def face_scores(
     seed: int,
     advance: Callable[[int], None],
 ) -> Scores:
-    """What the measures of faces say about one half of the frontal pictures, spoilt, beside the other half."""
+    """Measures of faces of one half of the frontal images, corrupted, against the other half."""
     frontal = frontal_rows(real.data.cameras)
     count = min(count, len(frontal) // 2)
     order = frontal[torch.randperm(len(frontal), generator=torch.Generator().manual_seed(seed + 1))]

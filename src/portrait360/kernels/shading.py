@@ -124,6 +124,8 @@ def add_direction(points, normals, soft, direction, radiance, axes, scale, depth
         if weight <= 0.0:
             continue
         total[v] += weight
+
+        # the vertex, moved along its normal, in the depth map
         x = points[v, 0] + normals[v, 0] * bias
         y = points[v, 1] + normals[v, 1] * bias
         z = points[v, 2] + normals[v, 2] * bias
@@ -132,6 +134,8 @@ def add_direction(points, normals, soft, direction, radiance, axes, scale, depth
         sz = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - bias
         ix = int(math.floor(sx))
         iy = int(math.floor(sy))
+
+        # share of four bilinear taps that are not in front of it
         lit = 0.0
         if ix < 0 or iy < 0 or ix + 1 >= side or iy + 1 >= side:
             lit = 1.0
