@@ -29,8 +29,8 @@ test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 results: $(VENV)/.installed-demo
-	$(BIN)/python -m portrait360.evaluation.results
-	$(BIN)/python -m portrait360.evaluation.results --document README.md
+	$(BIN)/python -m tools.tables
+	$(BIN)/python -m tools.tables --document README.md
 
 clean:
 	rm -rf $(VENV) out

@@ -15,10 +15,10 @@ def tiny_weights(tmp_path_factory) -> Path:
     """A weights file of the preset `tiny`, untrained."""
     import torch
 
-    from portrait360.checkpoint import save_weights
     from portrait360.config import PRESETS
     from portrait360.model.discriminator import Discriminator
     from portrait360.model.generator import Generator
+    from portrait360.portrait.weights import save_weights
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     model = PRESETS["tiny"].model
@@ -32,7 +32,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> Path:
     """A zip of six 32-pixel pictures with masks, exact and coarse labels."""
-    from fake_portraits import write_fake_dataset
+    from support.fake_portraits import write_fake_dataset
 
     path = tmp_path_factory.mktemp("data") / "tiny.zip"
     write_fake_dataset(path, coarse=True)
@@ -42,7 +42,7 @@ def tiny_dataset(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def body():
     """Anny's body; loads once (a minute on a fresh machine)."""
-    from portrait360.data.anny_body import AnnyBody
+    from portrait360.synthetic.body import AnnyBody
 
     return AnnyBody()
 
@@ -50,7 +50,7 @@ def body():
 @pytest.fixture(scope="session")
 def tiny_parts(body, tmp_path_factory) -> Path:
     """A small set of hair, clothes and skins that needs no npm."""
-    from tiny_parts import write_tiny_parts
+    from support.tiny_parts import write_tiny_parts
 
     return write_tiny_parts(tmp_path_factory.mktemp("parts"), body)
 
@@ -58,7 +58,7 @@ def tiny_parts(body, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def source(tiny_parts: Path):
     """Draws synthetic portraits from the small set."""
-    from portrait360.data.synthetic import PortraitSource
+    from portrait360.synthetic.source import PortraitSource
 
     return PortraitSource(tiny_parts)
 
@@ -68,8 +68,8 @@ def tiny_encoder(tmp_path_factory) -> Path:
     """The file of a small portrait encoder, untrained."""
     import torch
 
-    from portrait360.checkpoint import save_encoder
-    from portrait360.model.encoder import EncoderConfig, PortraitEncoder
+    from portrait360.encoder.files import save_encoder
+    from portrait360.encoder.network import EncoderConfig, PortraitEncoder
 
     path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
     config = EncoderConfig(

@@ -16,7 +16,7 @@ from portrait360.config import (
     original_recipe,
     stylegan_channels,
 )
-from portrait360.config_json import from_json, to_json
+from portrait360.runtime.tensors import from_json, to_json
 from portrait360.types import CheckpointError
 
 

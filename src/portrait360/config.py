@@ -1,6 +1,6 @@
 """Typed configuration of models and training, the recipes and the presets. Values only: no registries, no class names.
 
-`portrait360.config_json` writes and reads them.
+`portrait360.runtime.tensors` writes and reads them.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ class TrainingConfig:
     poses wide while the branch learns (0 = the original)."""
     pose_refine_kimg: float | None = None
     """From then on, fading in over a quarter as long again, coarse poses are replaced by those that the discriminator
-    sees in real pictures (training/pose_memory.py), corrected for the tilt of the canonical heads
-    (training/canonical_tilt.py). None = the original: coarse poses stay what they are."""
+    sees in real pictures (poses/memory.py), corrected for the tilt of the canonical heads
+    (poses/alignment.py). None = the original: coarse poses stay what they are."""
     pose_match_weight: float = 0.0
     """Weight of the energy distance between the pose branch's poses and the refined ones (0 = the original)."""
     style_average_decay: float = 0.998
@@ -218,7 +218,7 @@ class TrainingConfig:
     occupancy: bool = False
     """Skip the space where a portrait has no visible density (fused CPU renderer only)."""
     bf16: bool = False
-    """Convolutions in bf16 where that is faster (training/precision.py)."""
+    """Convolutions in bf16 where that is faster (runtime/precision.py)."""
     cuda_graphs: bool = False
     """On a GPU, replay steps as CUDA graphs (training/graphs.py); not with separate phases."""
     checkpoint_kimg: float = 10.0

@@ -19,12 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fake_portraits import FakeSource, write_fake_dataset
 from portrait360.data.dataset import PortraitDataset
-from portrait360.data.labels import coarse_body_poses
 from portrait360.data.writer import open_writer
 from portrait360.geometry.cameras import camera_label
+from portrait360.synthetic.label_noise import coarse_body_poses
 from portrait360.types import DatasetError, InputError
+from support.fake_portraits import FakeSource, write_fake_dataset
 
 COUNT, SIDE = 6, 32
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from fake_portraits import write_fake_dataset
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.inspect import inspect_dataset
 from portrait360.data.overlay import draw_body
-from portrait360.data.plots import FIRST, SECOND, Series, histogram
 from portrait360.geometry.body import load_body, posed_vertices
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera, project
+from portrait360.media.plots import FIRST, SECOND, Series, histogram
 from portrait360.types import DatasetError
+from support.fake_portraits import write_fake_dataset
 
 RED = (255, 0, 0)
 FILES = ["overlay.png", "pose_histogram.png", "sheet.png", "summary.json", "yaw_histogram.png"]

@@ -12,11 +12,11 @@ import torch
 import webdataset
 from PIL import Image
 
-from fake_portraits import write_fake_dataset
-from portrait360.cli import main
+from portrait360.cli.main import main
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.shards import PortraitShards, is_shards, write_shards
 from portrait360.types import DatasetError, InputError
+from support.fake_portraits import write_fake_dataset
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fake_portraits import write_fake_dataset
-from portrait360.cli import main
+from portrait360.cli.main import main
 from portrait360.evaluation import evaluate as module
 from portrait360.evaluation.evaluate import Plan, evaluate
 from portrait360.evaluation.geometry import NOTHING, against_bodies
 from portrait360.evaluation.measures import MEASURES, SECTORS
 from portrait360.types import DatasetError, InputError
+from support.fake_portraits import write_fake_dataset
 
 PLAN = Plan(pictures=20, pairs=3, meshes=1, faces=8)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation.md"

@@ -13,14 +13,14 @@ import skimage.data
 import torch
 from PIL import Image
 
-from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import load_generator
 from portrait360.config import PRESETS
 from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation import faces
 from portrait360.evaluation.faces import FaceNetwork, Faces, data_faces, face_measures, frontal_rows, generated_faces
 from portrait360.geometry.cameras import camera_label
+from portrait360.portrait.weights import load_generator
 from portrait360.types import InputError
+from support.fake_portraits import write_fake_dataset
 
 
 def random_faces(seed: int, count: int = 40, spread: float = 0.06, images: int | None = None) -> Faces:

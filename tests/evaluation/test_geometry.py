@@ -12,8 +12,6 @@ import pytest
 import torch
 import trimesh
 
-from ball_portrait import BALL_CENTRE, BALL_RADIUS, SHOULDERS, BallPortrait
-from portrait360.evaluation.body_statistics import measure_bodies
 from portrait360.evaluation.geometry import (
     MEDIAN,
     NOTHING,
@@ -26,10 +24,12 @@ from portrait360.evaluation.geometry import (
     mesh_statistics,
     portrait_geometry,
 )
-from portrait360.export.mesh import extract_mesh
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS
+from portrait360.media.mesh import extract_mesh
 from portrait360.types import InputError
+from support.ball_portrait import BALL_CENTRE, BALL_RADIUS, SHOULDERS, BallPortrait
+from tools.body_statistics import measure_bodies
 
 STEP = 0.008
 MEASURES = [field.name for field in dataclasses.fields(HeadMeasures)]
@@ -190,9 +190,9 @@ def test_the_packaged_body_is_measured_above_its_ears():
 
 @pytest.fixture(scope="module")
 def tiny_bodies(tmp_path_factory):
-    from portrait360.data.anny_body import AnnyBody
-    from portrait360.data.synthetic import PortraitSource
-    from tiny_parts import write_tiny_parts
+    from portrait360.synthetic.body import AnnyBody
+    from portrait360.synthetic.source import PortraitSource
+    from support.tiny_parts import write_tiny_parts
 
     source = PortraitSource(write_tiny_parts(tmp_path_factory.mktemp("parts"), AnnyBody()))
     return measure_bodies(source, seed=3, count=6)

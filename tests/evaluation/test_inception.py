@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from hostile import CANARY, HARM, Reduce, dumps, files
 from portrait360.evaluation import inception
 from portrait360.evaluation.inception import MOST_BYTES, Inception, load_inception
 from portrait360.types import CheckpointError
+from support.hostile import CANARY, HARM, Reduce, dumps, files
 
 HOSTILE = files()
 

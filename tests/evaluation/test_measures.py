@@ -16,7 +16,7 @@ from portrait360.evaluation import measures
 from portrait360.evaluation.measures import MEASURES, SECTORS
 from portrait360.evaluation.samples import SampleSet, join
 from portrait360.geometry.cameras import camera_label
-from portrait360.pictures import as_bytes
+from portrait360.media.images import as_bytes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation.md"
 

@@ -8,10 +8,11 @@ import math
 import pytest
 import torch
 
-from portrait360.checkpoint import load_encoder, load_weights
 from portrait360.config import PRESETS
+from portrait360.encoder.files import load_encoder
 from portrait360.evaluation.pairs import FAR_DEGREES, STEP_DEGREES, generated_pairs, synthetic_pairs, three_yaws
 from portrait360.geometry.cameras import camera_label, yaw_pitch
+from portrait360.portrait.weights import load_weights
 
 MODEL = dataclasses.replace(PRESETS["cpu-64"].model, resolution=128, raw_resolution=128)
 

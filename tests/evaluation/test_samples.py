@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import load_encoder, load_weights
 from portrait360.config import PRESETS
 from portrait360.data.dataset import PortraitDataset
+from portrait360.encoder.files import load_encoder
 from portrait360.evaluation import samples
 from portrait360.evaluation.samples import (
     WINDOWS,
@@ -23,11 +22,13 @@ from portrait360.evaluation.samples import (
     windows_of,
 )
 from portrait360.geometry.cameras import camera_label, project
-from portrait360.model.calibration import PoseCalibration
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
-from portrait360.model.seen_poses import window_poses
-from shrunken import shrunken
+from portrait360.portrait.weights import load_weights
+from portrait360.poses.calibration import PoseCalibration
+from portrait360.poses.windows import window_poses
+from support.fake_portraits import write_fake_dataset
+from support.shrunken import shrunken
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,9 @@ from portrait360.geometry.deformation import (
     posing_jacobian,
     transfer,
 )
-from portrait360.geometry.deformation_report import (
+from portrait360.geometry.nearest import nearest_triangles
+from portrait360.geometry.weights import look_up, weight_volume
+from tools.deformation_report import (
     PORTRAIT_MAX,
     PORTRAIT_MIN,
     folded_share,
@@ -34,8 +36,6 @@ from portrait360.geometry.deformation_report import (
     seconds_per_image,
     single_axis_poses,
 )
-from portrait360.geometry.nearest import nearest_triangles
-from portrait360.geometry.weights import look_up, weight_volume
 
 BODY = load_body()
 FLIP = torch.tensor([-1.0, 1.0, 1.0])

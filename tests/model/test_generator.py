@@ -10,7 +10,7 @@ import torch
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.model.generator import Generator, RenderDraws
-from shrunken import shrunken
+from support.shrunken import shrunken
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import deformation_field
 from portrait360.kernels.fir import add_upsampled
 from portrait360.model.fused import read_density, render_fused
-from portrait360.model.midpoint import render_midpoints
+from portrait360.model.two_pass import render_midpoints
 from portrait360.model.rendering import bound_rays
 from portrait360.model.trigrid import Decoder
-from portrait360.threads import settle_threads
+from portrait360.runtime.threads import settle_threads
 
 def report(name, *tensors):
     parts = [value.detach().contiguous().numpy().tobytes() for value in tensors]

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from portrait360.config import PRESETS
-from portrait360.geometry import deformation_gpu, nearest
+from portrait360.geometry import deformation, nearest
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_SHAPE
 from portrait360.geometry.nearest import nearest_triangles, nearest_triton, triangle_distances
-from portrait360.kernels.trust import compare
+from portrait360.kernels.selfcheck import compare
 from portrait360.model import fused, fused_gpu
 from portrait360.model.rendering import Occupancy, bound_rays, render_plain
 from portrait360.model.trigrid import Decoder
@@ -32,7 +32,7 @@ def test_a_small_case_agrees_in_values_and_gradients():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         random = torch.get_rng_state()
         assert compare("cpu", fused_gpu.disagreement) < 1e-5
-        assert compare("cpu", deformation_gpu.disagreement) < 1e-5
+        assert compare("cpu", deformation.disagreement) < 1e-5
         assert compare("cpu", nearest.disagreement) == 0.0
         assert torch.equal(torch.get_rng_state(), random)  # a resumed run draws as one that went on
 

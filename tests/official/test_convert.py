@@ -12,9 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hostile import PERSISTENT, Reduce, dumps, save, storage_bytes, tensor
-from portrait360.checkpoint import load_weights
-from portrait360.cli import main
+from portrait360.cli.main import main
 from portrait360.config import PRESETS, DiscriminatorConfig, ModelConfig, SynthesisConfig
 from portrait360.geometry.body import load_body, posed_vertices
 from portrait360.geometry.cameras import camera_label
@@ -22,9 +20,11 @@ from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.official.convert import convert_snapshot
 from portrait360.official.smpl import read_smpl
-from portrait360.portrait import Portrait
+from portrait360.portrait.portrait import Portrait
+from portrait360.portrait.weights import load_weights
 from portrait360.types import CheckpointError
-from smpl_files import lifelike_arrays, npz, write_published
+from support.hostile import PERSISTENT, Reduce, dumps, save, storage_bytes, tensor
+from support.smpl_files import lifelike_arrays, npz, write_published
 
 SUPERRESOLUTION = {512: "SuperresolutionHybrid8XDC", 256: "SuperresolutionHybrid4X", 128: "SuperresolutionHybrid2X"}
 
@@ -146,7 +146,7 @@ def test_generate_poses_heads_with_the_body_of_the_weights(tmp_path, monkeypatch
     snapshot.write_bytes(save(snapshot_of(model, generator, discriminator)))
     smpl.write_bytes(npz(lifelike_arrays()))
     convert_snapshot(snapshot, out, smpl)
-    monkeypatch.setattr("portrait360.generate.MESH_STEP", 0.03)
+    monkeypatch.setattr("portrait360.apps.generate.MESH_STEP", 0.03)
     words = ["generate", "--seeds", "0", "--weights", str(out), "--no-video"]
     assert main([*words, "--out", str(tmp_path / "rest")]) == 0
     assert main([*words, "--out", str(tmp_path / "turned"), "--head", "0", "30", "0"]) == 0

@@ -14,14 +14,14 @@ import smplx
 import torch
 from scipy.sparse import csc_matrix, csr_matrix
 
-import hostile
 from portrait360.geometry.body import posed_vertices
 from portrait360.geometry.deformation import deformation_field, deformation_field_reference
-from portrait360.geometry.deformation_report import measure, random_poses, single_axis_poses
 from portrait360.official import smpl_file
 from portrait360.official.smpl import read_smpl
 from portrait360.types import AssetError
-from smpl_files import hostile_smpl_files, lifelike_arrays, npz, published, random_arrays, write_published
+from support import hostile
+from support.smpl_files import hostile_smpl_files, lifelike_arrays, npz, published, random_arrays, write_published
+from tools.deformation_report import measure, random_poses, single_axis_poses
 
 HOSTILE = hostile_smpl_files()
 EVERY_DIRECTION = torch.cat([

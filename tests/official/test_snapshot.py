@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from hostile import CANARY, PERSISTENT, Reduce, array_state, dumps, files, named, save, storage_bytes, tensor
 from portrait360.official import pickle_data, snapshot
 from portrait360.official.pickle_data import Name, Thing
 from portrait360.official.snapshot import constructor_arguments, read_snapshot, state_tensors
 from portrait360.types import CheckpointError, InputError
+from support.hostile import CANARY, PERSISTENT, Reduce, array_state, dumps, files, named, save, storage_bytes, tensor
 
 HOSTILE = files()
 

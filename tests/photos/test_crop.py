@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from portrait360.photos.crop import crop_square
-from portrait360.photos.outcome import PhotoError
+from portrait360.photos.records import PhotoError
 
 
 def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from photos import fake_worker
 from portrait360.photos.job import process_folder
 from portrait360.types import AssetError
+from support import fake_worker
 
 COUNT = 64
 """Two photos in a chunk."""

@@ -11,13 +11,13 @@ import torch
 from scipy.optimize import approx_fprime
 from skimage.data import astronaut
 
-from portrait360.checkpoint import load_encoder
+from portrait360.encoder.files import load_encoder
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import cam2world, yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix
 from portrait360.photos import fit
+from portrait360.photos.detect import LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
 from portrait360.photos.landmark_model import load_landmark_model
-from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
 from portrait360.photos.matte import Outline, SelfieMatte
 
 TRUTH = np.array([0.5, -0.1, 0.05, 0.04, 0.02, -0.01, 0.1, -0.15, 0.05, -0.12, 0.2, 0.02])

@@ -17,22 +17,22 @@ import numpy as np
 import pytest
 import torch
 
-from full_disk import full_disk
-from photos import fake_worker
-from polite import check
-from portrait360.cli import main
+from portrait360.cli.main import main
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.inspect import inspect_dataset
-from portrait360.data.job_files import write_part
 from portrait360.data.sampling import yaw_repeats
 from portrait360.data.shards import PortraitShards
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.photos import job as photo_job
+from portrait360.photos.gates import PhotoLimits
 from portrait360.photos.job import process_folder
-from portrait360.photos.parts import Failed, GuardedReader, part_members
-from portrait360.photos.quality import PhotoLimits
+from portrait360.photos.records import Failed, GuardedReader, part_members
 from portrait360.photos.report import read_report
+from portrait360.runtime.job_files import write_part
 from portrait360.types import AssetError, DatasetError, InputError
+from support import fake_worker
+from support.bad_input import check
+from support.full_disk import full_disk
 
 COUNT = 40
 NEVER = {3: "nobody", 7: "unreadable", 11: "break"}
@@ -162,7 +162,7 @@ def run_in_subprocess(folder: Path, out: Path) -> subprocess.Popen:
     """The same work in a process of its own that can be killed."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start deaf to it
-        "from photos import fake_worker; from pathlib import Path;"
+        "from support import fake_worker; from pathlib import Path;"
         " from portrait360.photos.job import process_folder;"
         f"process_folder(Path({str(folder)!r}), Path({str(out)!r}), resolution=32, workers=2,"
         " worker_factory=fake_worker.SlowWorker)"

@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import onnx_files as onnx
 from portrait360.photos.onnx_network import NORMALISATIONS, OnnxNetwork
 from portrait360.types import InputError
+from support import onnx_files as onnx
 
 
 def picture(side: int, seed: int = 0) -> np.ndarray:

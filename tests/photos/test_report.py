@@ -15,9 +15,9 @@ from PIL import Image
 
 from portrait360.data.sampling import YAW_BINS
 from portrait360.geometry.cameras import camera_label
-from portrait360.photos import report_page
-from portrait360.photos.outcome import PersonOutcome, PhotoOutcome
-from portrait360.photos.quality import REASONS
+from portrait360.photos import report as report_module
+from portrait360.photos.gates import REASONS
+from portrait360.photos.records import PersonOutcome, PhotoOutcome
 from portrait360.photos.report import Report, open_report, read_report
 from portrait360.types import DatasetError, InputError
 
@@ -173,7 +173,7 @@ def test_the_page_needs_nothing_and_runs_nothing_whatever_files_are_called(tmp_p
 
 
 def test_pictures_stop_where_a_page_would_become_slow(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(report_page, "MOST_PICTURES", 3)
+    monkeypatch.setattr(report_module, "MOST_PICTURES", 3)
     photos = [PhotoOutcome(f"{i}.jpg", None, "", (9, 9), (person(),)) for i in range(5)]
     _, page = written(tmp_path / "set.zip", photos, totals(5, 5))
     assert page.count("<img ") == 3

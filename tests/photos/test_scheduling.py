@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from portrait360.data.progress import Progress
-from portrait360.photos.outcome import PhotoFile, PhotoOutcome
-from portrait360.photos.parts import Failed, PhotoJob, PhotoRecord, read_photos, record
-from portrait360.photos.quality import PhotoLimits
+from portrait360.photos.gates import PhotoLimits
+from portrait360.photos.records import Failed, PhotoFile, PhotoJob, PhotoOutcome, PhotoRecord, read_photos, record
 from portrait360.photos.scheduling import MOST_FAILURES, Crew, ProcessDiedError, Scheduler
+from portrait360.runtime.progress import Progress
 from portrait360.types import DatasetError
 
 LIMIT = 10.0

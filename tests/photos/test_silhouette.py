@@ -9,7 +9,7 @@ import torch
 from portrait360.data import overlay
 from portrait360.geometry.body import load_body, posed_vertices
 from portrait360.geometry.cameras import camera_label, project
-from portrait360.photos.silhouette import SIDE, body_silhouette, uncovered_share
+from portrait360.photos.matte import SIDE, body_silhouette, uncovered_share
 
 
 @pytest.mark.parametrize("yaw", [0.0, 1.6, 3.0])

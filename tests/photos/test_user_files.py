@@ -13,20 +13,20 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-import onnx_files as onnx
-from photos import fake_worker
-from photos.test_user_body import smpl_arrays
-from polite import check
-from portrait360.cli import main
+from photos.test_body import smpl_arrays
+from portrait360.cli.main import main
 from portrait360.data.dataset import PortraitDataset
+from portrait360.photos.gates import PhotoLimits
 from portrait360.photos.job import process_folder
-from portrait360.photos.outcome import PhotoFile
-from portrait360.photos.quality import PhotoLimits
+from portrait360.photos.networks import UserMatting, UserQuality
+from portrait360.photos.records import PhotoFile
 from portrait360.photos.user_files import UserFiles, open_user_file
-from portrait360.photos.user_networks import UserMatting, UserQuality
 from portrait360.photos.worker import PhotoWorker
 from portrait360.types import DatasetError, InputError
-from smpl_files import hostile_smpl_files, npz, random_arrays
+from support import fake_worker
+from support import onnx_files as onnx
+from support.bad_input import check
+from support.smpl_files import hostile_smpl_files, npz, random_arrays
 
 SIDE = 64
 

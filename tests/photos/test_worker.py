@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from skimage.data import astronaut, coffee
 
-from photos.synthetic_person import LEFT, TOP, photo
-from photos.synthetic_person import SIDE as PERSON
 from portrait360.geometry.cameras import RADIUS, camera_label, yaw_pitch
 from portrait360.photos import worker as worker_module
 from portrait360.photos.fit import Fit
+from portrait360.photos.gates import PhotoLimits
 from portrait360.photos.landmark_model import load_landmark_model
-from portrait360.photos.outcome import PhotoFile
-from portrait360.photos.quality import PhotoLimits
+from portrait360.photos.records import PhotoFile
 from portrait360.photos.worker import PhotoWorker, outside_share, shoulders_outside
+from support.synthetic_person import LEFT, TOP, photo
+from support.synthetic_person import SIDE as PERSON
 
 SIDE = 128
 

@@ -7,7 +7,8 @@ import math
 import torch
 
 from portrait360.geometry.cameras import camera_label, project, yaw_pitch
-from portrait360.training.augment import blur, mirror_some, swap_some, zoom_some
+from portrait360.media.images import blur
+from portrait360.training.augment import mirror_some, swap_some, zoom_some
 
 
 def test_blur_against_a_loop():

@@ -10,14 +10,13 @@ import pytest
 import torch
 import tyro
 
-from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import load_weights, save_weights
 from portrait360.config import PRESETS
 from portrait360.data.shards import write_shards
-from portrait360.model.calibration import PoseCalibration, fit_calibration
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
-from portrait360.model.seen_poses import window_poses
+from portrait360.portrait.weights import load_weights, save_weights
+from portrait360.poses.calibration import PoseCalibration, fit_calibration
+from portrait360.poses.windows import window_poses
 from portrait360.training import calibrate as module
 from portrait360.training import loop
 from portrait360.training.calibrate import calibrate, main
@@ -25,6 +24,7 @@ from portrait360.training.data import TrainingData
 from portrait360.training.state import new_state
 from portrait360.training.streaming import StreamingData
 from portrait360.types import DatasetError
+from support.fake_portraits import write_fake_dataset
 
 
 @pytest.fixture(scope="module")

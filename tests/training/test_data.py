@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fake_portraits import write_fake_dataset
 from portrait360.config import PRESETS, TrainingConfig
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
+from portrait360.runtime.distributed import Ranks
 from portrait360.training.data import Sampler, TrainingData, composite, shows_face, yaw_repeats
-from portrait360.training.distributed import Ranks
 from portrait360.types import DatasetError
+from support.fake_portraits import write_fake_dataset
 
 
 def recipe(**changes) -> TrainingConfig:

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import checkpoints, load_checkpoint
-from portrait360.training.distributed import Ranks, join
+from portrait360.runtime.distributed import Ranks, join
+from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.types import InputError
-from several_processes import launch
+from support.fake_portraits import write_fake_dataset
+from support.several_processes import launch
 
 AVERAGES = """
 import torch
-from portrait360.training.distributed import join
+from portrait360.runtime.distributed import join
 
 ranks = join(torch.device("cpu"))
 layer = torch.nn.Linear(2, 1)
@@ -69,12 +69,12 @@ import dataclasses, sys
 import torch
 sys.path.insert(0, sys.argv[1])
 from portrait360.config import PRESETS, original_recipe
-from portrait360.training.distributed import Ranks, join
+from portrait360.runtime.distributed import Ranks, join
 from portrait360.training.state import new_state
-from portrait360.training.gradients import Batch, Labels
+from portrait360.training.passes import Batch, Labels
 from portrait360.training.step import training_step
-from random_batches import random_batch
-from shrunken import shrunken
+from support.random_batches import random_batch
+from support.shrunken import shrunken
 
 ranks = join(torch.device("cpu"))
 draw = {name: getattr(torch, name) for name in ("rand", "randn")}

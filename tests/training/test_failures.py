@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import checkpoints, load_checkpoint
 from portrait360.data.shards import write_shards
+from portrait360.training.checkpoints import checkpoints, load_checkpoint
+from support.fake_portraits import write_fake_dataset
 
 PROGRAM = """
 import dataclasses, os, signal, sys
 from pathlib import Path
 import torch
-from full_disk import fill_disk
+from support.full_disk import fill_disk
 from portrait360 import config
-from portrait360.cli import main
+from portrait360.cli.main import main
 from portrait360.training import loop
 
 preset = config.PRESETS["tiny"]

@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from portrait360.config import PRESETS, Preset
 from portrait360.geometry import deformation
 from portrait360.geometry.cameras import camera_label
-from portrait360.training.distributed import Ranks
-from portrait360.training.gradients import TrainingState, compute, decide
+from portrait360.poses.memory import CAPACITY
+from portrait360.runtime.distributed import Ranks
 from portrait360.training.graphs import WARM_UP, RecordedSteps, record_steps
-from portrait360.training.pose_memory import CAPACITY
+from portrait360.training.passes import TrainingState, compute, decide
 from portrait360.training.state import new_state
 from portrait360.training.step import training_step
-from random_batches import random_batch
-from shrunken import shrunken
+from support.random_batches import random_batch
+from support.shrunken import shrunken
 
 CPU = torch.device("cpu")
 

@@ -14,22 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import (
-    checkpoints,
-    load_checkpoint,
-    load_generator,
-    load_weights,
-    read_tensors,
-    save_weights,
-    write_tensors,
-)
 from portrait360.config import PRESETS, RawRamp, original_recipe
 from portrait360.model.discriminator import with_pose_path
+from portrait360.portrait.weights import load_generator, load_weights, save_weights
+from portrait360.runtime.tensors import read_tensors, write_tensors
 from portrait360.training import loop
+from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.training.loop import train
 from portrait360.training.state import new_state
 from portrait360.types import CheckpointError, DivergenceError, InputError
+from support.fake_portraits import write_fake_dataset
 
 PROGRAM = """
 import dataclasses, sys

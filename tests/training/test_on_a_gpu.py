@@ -7,17 +7,17 @@ import dataclasses
 import pytest
 import torch
 
-from fake_gpu import fake_gpu
-from fake_portraits import write_fake_dataset
 from portrait360.config import PRESETS, Preset
-from portrait360.device import constant
+from portrait360.runtime.device import constant
+from portrait360.runtime.distributed import own_gpu
 from portrait360.training import loop
-from portrait360.training.distributed import own_gpu
-from portrait360.training.gradients import Batch
+from portrait360.training.passes import Batch
 from portrait360.training.state import new_state
 from portrait360.training.step import training_step
-from random_batches import random_batch
-from shrunken import shrunken
+from support.fake_gpu import fake_gpu
+from support.fake_portraits import write_fake_dataset
+from support.random_batches import random_batch
+from support.shrunken import shrunken
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

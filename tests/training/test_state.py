@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from portrait360.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from portrait360.config import PRESETS, Preset
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.discriminator import Pictures
+from portrait360.portrait.weights import save_weights
+from portrait360.poses.memory import CAPACITY
+from portrait360.runtime.distributed import Ranks
 from portrait360.training import schedules
-from portrait360.training.distributed import Ranks
-from portrait360.training.pose_memory import CAPACITY
+from portrait360.training.checkpoints import load_checkpoint, save_checkpoint
 from portrait360.training.state import (
     _grows_into,
     fill_state,
@@ -26,8 +27,8 @@ from portrait360.training.state import (
 )
 from portrait360.training.step import TILT_INTERVAL, training_step
 from portrait360.types import CheckpointError
-from random_batches import random_batch
-from shrunken import shrunken
+from support.random_batches import random_batch
+from support.shrunken import shrunken
 
 
 def with_blocks(count: int) -> Preset:

@@ -10,14 +10,14 @@ import torch
 from portrait360.config import PRESETS, RawRamp, original_recipe
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.fused import occupied_cells
+from portrait360.poses.memory import CAPACITY
+from portrait360.runtime.distributed import Ranks
 from portrait360.training import step
-from portrait360.training.distributed import Ranks
-from portrait360.training.gradients import generate, real_pictures, separate_gradients, shared_gradients
-from portrait360.training.pose_memory import CAPACITY
+from portrait360.training.passes import generate, real_pictures, separate_gradients, shared_gradients
 from portrait360.training.state import new_state
 from portrait360.training.step import TILT_INTERVAL, training_step, update_average
-from random_batches import random_batch
-from shrunken import shrunken
+from support.random_batches import random_batch
+from support.shrunken import shrunken
 
 CPU = torch.device("cpu")
 
@@ -125,7 +125,7 @@ def test_the_discriminator_learns_what_is_shown(monkeypatch):
     state.memory.tilt = torch.full((6,), 0.07)
     taught = []
     monkeypatch.setattr(
-        "portrait360.training.gradients.pose_loss", lambda a, b, *_: (taught.append(b), a.square().mean())[1]
+        "portrait360.training.passes.pose_loss", lambda a, b, *_: (taught.append(b), a.square().mean())[1]
     )
     before = state.memory.seen.added
     training_step(state, random_batch(state.model, 4))
@@ -176,7 +176,7 @@ def test_empty_space_is_skipped_without_a_visible_difference(monkeypatch):
         shares.append(float(cells.float().mean()))
         return cells
 
-    monkeypatch.setattr("portrait360.training.gradients.occupied_cells", spy)
+    monkeypatch.setattr("portrait360.training.passes.occupied_cells", spy)
     masks = []
     for skips in (True, False):
         torch.manual_seed(5)

@@ -7,16 +7,16 @@ import dataclasses
 import pytest
 import torch
 
-from fake_portraits import write_fake_dataset
-from portrait360.checkpoint import checkpoints, load_checkpoint
 from portrait360.config import PRESETS, TrainingConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.shards import PortraitShards, write_shards
+from portrait360.runtime.distributed import Ranks
+from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.training.data import TrainingData
-from portrait360.training.distributed import Ranks
 from portrait360.training.loop import train
 from portrait360.training.streaming import MIXED_SHARDS, StreamingData
 from portrait360.types import DatasetError
+from support.fake_portraits import write_fake_dataset
 
 CPU = torch.device("cpu")
 MODEL = PRESETS["tiny"].model

@@ -18,10 +18,10 @@ from rich.table import Column, Table
 import portrait360
 from portrait360.bench.training import DEFAULT_PRESETS, FORMS, training_jobs
 from portrait360.config import PRESETS
-from portrait360.data.progress import show_progress
-from portrait360.device import choose_device
-from portrait360.files import check_place, write_json
-from portrait360.training.precision import convolution_seconds, processor_name
+from portrait360.runtime.device import choose_device
+from portrait360.runtime.files import check_place, write_json
+from portrait360.runtime.precision import convolution_seconds, processor_name
+from portrait360.runtime.progress import show_progress
 from portrait360.types import InputError, Portrait360Error
 
 VIEWS = ("first view, posed", "further view, canonical", "further view, posed")

@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 
-from portrait360.checkpoint import DEFAULT_WEIGHTS
 from portrait360.config import PRESETS, ModelConfig, Preset, original_recipe
-from portrait360.device import choose_device
 from portrait360.geometry.cameras import camera_label
-from portrait360.memory import keep_freed_memory, peak_megabytes, restart_peak
-from portrait360.threads import denormals_flushed, settle_threads
-from portrait360.training.distributed import Ranks
-from portrait360.training.gradients import Batch, Labels, TrainingState
+from portrait360.portrait.weights import DEFAULT_WEIGHTS
+from portrait360.poses.memory import CAPACITY
+from portrait360.runtime.device import choose_device
+from portrait360.runtime.distributed import Ranks
+from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, restart_peak
+from portrait360.runtime.precision import choose_bf16
+from portrait360.runtime.threads import denormals_flushed, settle_threads
 from portrait360.training.graphs import WARM_UP, record_steps
-from portrait360.training.pose_memory import CAPACITY
-from portrait360.training.precision import choose_bf16
+from portrait360.training.passes import Batch, Labels, TrainingState
 from portrait360.training.state import StartingWeights, new_state, read_weights, start_from, with_pose_path_of
 from portrait360.training.step import training_step
 from portrait360.types import CheckpointError

@@ -19,13 +19,13 @@ from portrait360.config import PRESETS
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
 from portrait360.geometry.deformation import deformation_field
-from portrait360.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
-from portrait360.portrait import Portrait, find_matter
-from portrait360.threads import settle_threads
-from portrait360.training.precision import worth_bf16
+from portrait360.portrait.portrait import Portrait, find_matter
+from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
+from portrait360.runtime.precision import worth_bf16
+from portrait360.runtime.threads import settle_threads
 from portrait360.types import RenderOutput
 
 YAW = 0.4

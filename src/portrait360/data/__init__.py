@@ -1,1 +1,1 @@
-"""From scenes or photos to datasets."""
+"""Datasets: their layout, reading, writing, sampling, sharding, inspection."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from portrait360.data import layout
-from portrait360.data.label_files import read_json, read_labels
+from portrait360.data.labels import read_json, read_labels
 from portrait360.data.store import Store, open_store
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
 

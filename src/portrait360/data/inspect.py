@@ -15,13 +15,13 @@ from torch import Tensor
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.layout import YAW_BEFORE
 from portrait360.data.overlay import draw_body
-from portrait360.data.plots import FIRST, SECOND, Series, columns_of, histogram, labelled
-from portrait360.data.progress import show_progress
 from portrait360.data.sampling import YAW_BINS, yaw_histogram
-from portrait360.files import atomic_folder
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
+from portrait360.media.plots import FIRST, SECOND, Series, columns_of, histogram, labelled
+from portrait360.runtime.files import atomic_folder
+from portrait360.runtime.progress import show_progress
 from portrait360.types import DatasetError
 
 POSE_NAMES = ("neck nod", "neck turn", "neck tilt", "head nod", "head turn", "head tilt")

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 from torch import Tensor
 
-from portrait360.data.plots import Colour
 from portrait360.geometry.body import BodyTemplate, posed_vertices
 from portrait360.geometry.cameras import project
+from portrait360.media.plots import Colour
 
 _OVERSAMPLING = 2
 _HIDDEN_BEHIND = 0.012

@@ -26,9 +26,9 @@ from PIL import Image
 from torch import Tensor
 
 from portrait360.data.dataset import PortraitDataset, decode_picture, stack_pictures
-from portrait360.data.progress import show_progress
 from portrait360.data.store import MAX_FILE_BYTES
-from portrait360.files import atomic_folder, write_json
+from portrait360.runtime.files import atomic_folder, write_json
+from portrait360.runtime.progress import show_progress
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError, InputError
 
 INDEX_FILE, LABELS_FILE = "shards.json", "labels.npy"

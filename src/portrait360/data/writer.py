@@ -13,17 +13,9 @@ from numpy import ndarray
 
 import portrait360
 from portrait360.data import layout
-from portrait360.files import atomic_write
+from portrait360.runtime.files import atomic_write
+from portrait360.runtime.job_files import add_member
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
-
-
-def add_member(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Put a file into a zip, stored and without time, owner or system, so that only the content counts."""
-    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    info.compress_type = zipfile.ZIP_STORED
-    info.create_system = 3
-    info.external_attr = 0o644 << 16
-    archive.writestr(info, content)
 
 
 class DatasetWriter:

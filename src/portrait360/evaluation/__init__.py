@@ -1,1 +1,1 @@
-"""Measuring models, and the tables of what was measured."""
+"""Measuring models."""

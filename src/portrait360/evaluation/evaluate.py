@@ -20,11 +20,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 import portrait360
-from portrait360.checkpoint import Weights, load_encoder, load_weights, read_tensors, write_tensors
-from portrait360.data.assets import cache_folder, installed_makehuman_folder
 from portrait360.data.dataset import PortraitDataset
-from portrait360.data.progress import Progress, show_progress
-from portrait360.device import choose_device
+from portrait360.encoder.files import load_encoder
 from portrait360.evaluation import measures
 from portrait360.evaluation.faces import (
     LEAST_SIDE,
@@ -52,11 +49,17 @@ from portrait360.evaluation.samples import (
     draw_people,
     least_side,
 )
-from portrait360.files import atomic_write, check_json_place, write_json
-from portrait360.memory import keep_freed_memory
-from portrait360.portrait import Portrait, find_matter
-from portrait360.threads import settle_threads
-from portrait360.training.precision import processor_name
+from portrait360.portrait.portrait import Portrait, find_matter
+from portrait360.portrait.weights import Weights, load_weights
+from portrait360.runtime.cache import cache_folder
+from portrait360.runtime.device import choose_device
+from portrait360.runtime.files import atomic_write, check_json_place, write_json
+from portrait360.runtime.memory import keep_freed_memory
+from portrait360.runtime.precision import processor_name
+from portrait360.runtime.progress import Progress, show_progress
+from portrait360.runtime.tensors import read_tensors, write_tensors
+from portrait360.runtime.threads import settle_threads
+from portrait360.synthetic.assets import installed_makehuman_folder
 from portrait360.types import DatasetError, InputError, Portrait360Error
 
 FORMAT_VERSION = 1
@@ -391,7 +394,7 @@ def _consistency(run: Run, seed: int, advance: Callable[[int], None]) -> tuple[d
     parts = installed_makehuman_folder()
     if parts is None:
         return values, {}
-    from portrait360.data.synthetic import PortraitSource
+    from portrait360.synthetic.source import PortraitSource
 
     # far from the seeds that people draw datasets with
     reference = synthetic_pairs(PortraitSource(parts), generator.config, count, 900_000_001 + seed, advance)

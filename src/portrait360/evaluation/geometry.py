@@ -18,9 +18,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from portrait360.export.mesh import extract_mesh
-from portrait360.generate import MESH_STEP, mesh_box
 from portrait360.geometry.body import BodyTemplate
+from portrait360.media.mesh import extract_mesh
+from portrait360.portrait.portrait import MESH_STEP, mesh_box
 from portrait360.types import BODY_POSE_SIZE, InputError
 
 BODY_STATISTICS = Path(__file__).parents[1] / "assets" / "body_statistics.json"
@@ -178,7 +178,7 @@ def portrait_geometry(portrait: Solid, step: float = MESH_STEP) -> MeshStatistic
 
 
 def load_body_statistics(path: Path = BODY_STATISTICS) -> dict[str, Any]:
-    """Head measures of synthetic bodies, as `evaluation.body_statistics` wrote them.
+    """Head measures of synthetic bodies, as `tools.body_statistics` wrote them.
 
     Returns:
         `count`, `seed`, `slab`, `median` (how they were made), and under `with_hair` and `without_hair` for every
@@ -197,12 +197,12 @@ def load_body_statistics(path: Path = BODY_STATISTICS) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"the statistics of bodies cannot be read from {path} ({error}).",
-            "Install the package again, or make them: python -m portrait360.evaluation.body_statistics",
+            "Install the package again, or make them in a checkout: python -m tools.body_statistics",
         ) from error
     if not same:
         raise InputError(
             f"the bodies of {path} were measured elsewhere on the head.",
-            "Make them again: python -m portrait360.evaluation.body_statistics",
+            "Make them again in a checkout: python -m tools.body_statistics",
         )
     return content
 

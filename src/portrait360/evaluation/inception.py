@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 
-from portrait360.files import explain_os_error
 from portrait360.official.pickle_arrays import ordered
 from portrait360.official.pickle_data import REFUSED, Name, Rules, read_pickle, refuse
+from portrait360.runtime.files import explain_os_error
 from portrait360.types import CheckpointError
 
 SIDE = 299

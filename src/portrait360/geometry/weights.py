@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from portrait360.device import constant
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.nearest import nearest_triangles
+from portrait360.runtime.device import constant
 
 VOLUME_MIN = (-0.27, -0.27, -0.24)
 VOLUME_MAX = (0.27, 0.30, 0.27)

@@ -1,1 +1,1 @@
-"""Numba kernels; each has a plain twin that the tests compare it with."""
+"""Compiled loops, in numba and Triton; each has a plain twin that the tests compare it with."""

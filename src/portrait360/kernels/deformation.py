@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from portrait360.kernels.fastmath import FASTMATH
+from portrait360.kernels.simd import FASTMATH
 
 BONES = 4
 """Always four moving bones, missing ones with zero weights: a fixed count lets the compiler use one vector

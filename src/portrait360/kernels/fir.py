@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from portrait360.kernels.fastmath import FASTMATH
+from portrait360.kernels.simd import FASTMATH
 
 _jit = numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
 QUARTER, THREE_QUARTERS = np.float32(0.25), np.float32(0.75)

@@ -11,8 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from portrait360.kernels.fastmath import FASTMATH
-from portrait360.kernels.simd import axpy8, fma8, leaky8, load8, softplus8, splat8, store8, sum8
+from portrait360.kernels.simd import FASTMATH, axpy8, fma8, leaky8, load8, softplus8, splat8, store8, sum8
 
 ZERO, ONE, HALF, THIRD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(1 / 3)
 ROUNDING = np.float32(1e-5)

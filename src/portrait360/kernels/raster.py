@@ -1,12 +1,12 @@
 """Numba kernels that find what each sample of a picture sees: depth maps, and layers of see-through hair.
 
 Every kernel is single-threaded and visits its work in a fixed order, so the same scene gives the same bytes
-in any process. Plain numpy twins live in `tests/raster_twin.py`.
+in any process. Plain numpy twins live in `tests/support/raster_twin.py`.
 
 Conventions: screen x to the right and y down in samples, depth positive away from the camera; triangles are
 rows of vertex indices; `uv` holds one pair per triangle corner with v upwards. Textures are slots of one
 atlas of 512x512 RGBA bytes with three smaller levels behind each other in the same row (see
-`data/synthetic_textures.py`).
+`synthetic/textures.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import numba
 import numpy as np
 
-from portrait360.kernels.fastmath import FASTMATH
+from portrait360.kernels.simd import FASTMATH
 
 SKIN, EYE, HAIR, CLOTH, FRINGE, PLAIN = 0, 1, 2, 3, 4, 5
 """Material kinds. FRINGE is brows and lashes, PLAIN is teeth and tongue."""

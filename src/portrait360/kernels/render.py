@@ -19,7 +19,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from portrait360.kernels.fastmath import FASTMATH
 from portrait360.kernels.lookup import (
     ONE,
     ZERO,
@@ -39,6 +38,7 @@ from portrait360.kernels.lookup import (
     voxel_line,
 )
 from portrait360.kernels.simd import (
+    FASTMATH,
     axpy8,
     exp_of_negative1,
     fma8,

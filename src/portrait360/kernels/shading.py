@@ -1,7 +1,7 @@
 """Numba kernels that light what `kernels.raster` found: light of the surroundings at vertices, and shading of layers.
 
 Single-threaded and in a fixed order, so the same scene gives the same bytes.
-Plain twins: `tests/raster_twin.py`.
+Plain twins: `tests/support/raster_twin.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from portrait360.kernels.fastmath import FASTMATH
 from portrait360.kernels.raster import CLOTH, EYE, FRINGE, HAIR, LEVEL_OFFSETS, PLAIN, SKIN
+from portrait360.kernels.simd import FASTMATH
 
 SKIN_GLOSS_WIDTH, HAIR_GLOSS_WIDTH, EYE_GLOSS_WIDTH = 12.0, 16.0, 90.0
 """Sharpness of the reflections of surroundings, as that of a lobe of light (`Surroundings`)."""

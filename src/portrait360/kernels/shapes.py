@@ -1,7 +1,7 @@
 """Numba kernels of posed meshes: sums of blendshapes, linear blend skinning, vertex normals.
 
 Single-threaded and in a fixed order, so the same numbers give the same bytes.
-Plain twins: `tests/raster_twin.py`.
+Plain twins: `tests/support/raster_twin.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import numba
 import numpy as np
 
-from portrait360.kernels.fastmath import FASTMATH
+from portrait360.kernels.simd import FASTMATH
 
 _jit = numba.njit(cache=True, fastmath=FASTMATH, nogil=True)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
-from portrait360.kernels.trust import agrees
+from portrait360.kernels.selfcheck import agrees
 from portrait360.model.rendering import Occupancy, Rays, Rendered, finish, render_plain
 from portrait360.model.trigrid import Decoder
 

@@ -16,11 +16,11 @@ from portrait360.geometry.deformation import apply_field, deform_exact, deformat
 from portrait360.model.fused import can_fuse, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
-from portrait360.model.midpoint import can_render_midpoints, render_midpoints
 from portrait360.model.rendering import Occupancy, Rendered, bound_rays, query, render_original, render_plain
 from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
 from portrait360.model.trigrid import Decoder, split_planes, symmetrize
+from portrait360.model.two_pass import can_render_midpoints, render_midpoints
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, RenderOutput
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from portrait360.device import constant
 from portrait360.model.layers import FullyConnected, leaky_relu
+from portrait360.runtime.device import constant
 
 
 def split_planes(image: Float[Tensor, "B C H W"], depth: int) -> Float[Tensor, "B 3 F D H W"]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor
 
-from portrait360.checkpoint import file_sha256, fill_module, save_weights
 from portrait360.config import (
     PRESETS,
     DiscriminatorConfig,
@@ -27,6 +26,8 @@ from portrait360.model.generator import Generator
 from portrait360.official.pickle_data import Thing
 from portrait360.official.smpl import LICENCE, read_smpl
 from portrait360.official.snapshot import constructor_arguments, read_snapshot, state_tensors
+from portrait360.portrait.weights import save_weights
+from portrait360.runtime.tensors import file_sha256, fill_module
 from portrait360.types import CheckpointError, InputError
 
 _SUPERRESOLUTION = {"8XDC": "original-512", "4X": "original-256", "2X": "original-128"}

@@ -22,9 +22,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from portrait360.files import explain_os_error
 from portrait360.official.pickle_arrays import ARRAY_CALLS, WORDS, Array, ArrayType
 from portrait360.official.pickle_data import REFUSED, Name, Rules, Thing, read_pickle, refuse
+from portrait360.runtime.files import explain_os_error
 from portrait360.types import AssetError, CheckpointError
 
 MOST_BYTES = 2**30

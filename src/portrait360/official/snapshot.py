@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portrait360.files import explain_os_error
 from portrait360.official.pickle_arrays import ARRAY_CALLS, BUILTIN_CALLS, WORDS, ordered
 from portrait360.official.pickle_data import HINT, Name, Rules, Thing, read_pickle, refuse
+from portrait360.runtime.files import explain_os_error
 from portrait360.types import CheckpointError
 
 MOST_BYTES = 6 * 2**30

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 from PIL import Image, ImageFilter
 
-from portrait360.photos.outcome import PhotoError
+from portrait360.photos.records import PhotoError
 
 LARGEST_SIDE = 4.0
 """A crop is at most so many times as large as the longer side of the photo."""

@@ -19,15 +19,15 @@ from numpy import ndarray
 from scipy.optimize import least_squares
 from torch import Tensor
 
+from portrait360.encoder.network import HEAD, TORSO, PortraitEncoder, landmark_places, mean_encoded
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, project
 from portrait360.geometry.rotations import geodesic_angle
-from portrait360.model.encoder import HEAD, TORSO, PortraitEncoder, landmark_places, mean_encoded
+from portrait360.photos.body import same_attitude
 from portrait360.photos.crop import crop_square
+from portrait360.photos.detect import LEFT_SHOULDER, RIGHT_SHOULDER, Detection
 from portrait360.photos.landmark_model import LandmarkModel
-from portrait360.photos.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Detection
 from portrait360.photos.matte import MattingModel, Outline, on_grey
-from portrait360.photos.user_body import same_attitude
 
 ENCODER_PASSES = 2
 """Crops that the encoder sees: that of the landmarks, and one that it corrected."""

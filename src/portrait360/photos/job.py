@@ -26,7 +26,29 @@ from PIL import features
 
 import portrait360
 from portrait360.data import layout
-from portrait360.data.job_files import (
+from portrait360.data.shards import is_shards, write_shards
+from portrait360.data.store import open_store
+from portrait360.data.writer import DatasetWriter, open_writer
+from portrait360.geometry.body import load_body
+from portrait360.photos.dedup import decide
+from portrait360.photos.detect import no_mediapipe
+from portrait360.photos.gates import PhotoLimits
+from portrait360.photos.local_engine import read_locally
+from portrait360.photos.ray_engine import check_ray, read_with_ray
+from portrait360.photos.reading import find_photos
+from portrait360.photos.records import (
+    LONGEST_READING,
+    KeptPhoto,
+    PhotoFile,
+    PhotoJob,
+    WorkerFactory,
+    is_whole,
+    read_photos,
+)
+from portrait360.photos.report import Report, open_report, read_report, report_files
+from portrait360.photos.user_files import open_user_files
+from portrait360.runtime.files import explained_os_errors, make_folder
+from portrait360.runtime.job_files import (
     check_same_job,
     cores,
     difference,
@@ -35,22 +57,7 @@ from portrait360.data.job_files import (
     parts_folder,
     remove_leftovers,
 )
-from portrait360.data.progress import Progress, show_progress
-from portrait360.data.shards import is_shards, write_shards
-from portrait360.data.store import open_store
-from portrait360.data.writer import DatasetWriter, open_writer
-from portrait360.files import explained_os_errors, make_folder
-from portrait360.geometry.body import load_body
-from portrait360.photos.decisions import decide
-from portrait360.photos.landmarks import no_mediapipe
-from portrait360.photos.local_engine import read_locally
-from portrait360.photos.outcome import PhotoFile
-from portrait360.photos.parts import LONGEST_READING, KeptPhoto, PhotoJob, WorkerFactory, is_whole, read_photos
-from portrait360.photos.quality import PhotoLimits
-from portrait360.photos.ray_engine import check_ray, read_with_ray
-from portrait360.photos.reading import find_photos
-from portrait360.photos.report import Report, open_report, read_report, report_files
-from portrait360.photos.user_files import open_user_files
+from portrait360.runtime.progress import Progress, show_progress
 from portrait360.types import DatasetError, InputError
 
 _RESOLUTIONS = range(16, 2049)
@@ -89,10 +96,10 @@ def process_folder(
         workers: processes; one per available core when None, with Ray as many as it has cores.
         balance: show persons from rare sides up to so many times: each repeat is one more entry, with files of
             its own, as tools that read this layout expect one file per label. None or 1 repeats nobody.
-        matting: an ONNX network in place of mediapipe's segmentation (`user_networks.UserMatting`).
-        quality: a network that gives marks (`user_networks.UserQuality`); `limits.least_quality` says what is
+        matting: an ONNX network in place of mediapipe's segmentation (`networks.UserMatting`).
+        quality: a network that gives marks (`networks.UserQuality`); `limits.least_quality` says what is
             enough, and without that limit marks are in the report only.
-        body: an SMPL file, in whose terms body poses are then (`user_body`).
+        body: an SMPL file, in whose terms body poses are then (`body`).
         worker_factory: makes the reader of photos in each process, in place of a `PhotoWorker` with these files.
         engine: "local" reads with processes of this machine, "ray" with those of a Ray cluster, whose machines
             must see the folder under the same path.
@@ -196,8 +203,8 @@ def _photo_worker(job: PhotoJob) -> WorkerFactory:
     """The package's own reader, with what the user gave. Raises Portrait360Error when it cannot work here or so."""
     if importlib.util.find_spec("mediapipe") is None:
         raise no_mediapipe()
-    from portrait360.photos.user_body import load_user_body
-    from portrait360.photos.user_networks import UserMatting, UserQuality
+    from portrait360.photos.body import load_user_body
+    from portrait360.photos.networks import UserMatting, UserQuality
     from portrait360.photos.worker import PhotoWorker
 
     options: dict[str, Any] = {}

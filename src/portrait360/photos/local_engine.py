@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection
 
-from portrait360.data.job_processes import Worker, ready, settle_in_child
-from portrait360.data.progress import Progress
-from portrait360.photos.outcome import PhotoFile
-from portrait360.photos.parts import Failed, GuardedReader, PhotoJob, PhotoRecord, WorkerFactory
-from portrait360.photos.quality import PhotoLimits
+from portrait360.photos.gates import PhotoLimits
+from portrait360.photos.records import Failed, GuardedReader, PhotoFile, PhotoJob, PhotoRecord, WorkerFactory
 from portrait360.photos.scheduling import Crew, ProcessDiedError, Scheduler
+from portrait360.runtime.job_processes import Worker, ready, settle_in_child
+from portrait360.runtime.progress import Progress
 
 
 def read_locally(

@@ -1,17 +1,23 @@
-"""The mask of a crop: which pixels show the person."""
+"""The mask of a crop: which pixels show the person, and how much of the fitted body they leave uncovered."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
+from PIL import Image
 from scipy import ndimage
+from scipy.ndimage import binary_erosion
 from skimage.measure import label
+from torch import Tensor
 
+from portrait360.geometry.body import BodyTemplate, posed_vertices
+from portrait360.geometry.cameras import project
+from portrait360.kernels import raster
 from portrait360.photos.crop import LARGEST_SIDE, crop_square
-from portrait360.photos.landmarks import quietly, solutions
+from portrait360.photos.detect import quietly, solutions
 
 _OUTLINE_SIDE = 160
 """Pixels at which outlines are looked for, 94 for the crop itself: the encoder sees it at 128."""
@@ -136,3 +142,43 @@ def person_only(opacity: Float[ndarray, "H W"], place: tuple[float, float]) -> F
     near = np.asarray(ndimage.distance_transform_edt(~own)) <= max(2.0, _EDGE * h)
     others = ndimage.binary_dilation((pieces > 0) & ~own, iterations=2) & ~own
     return np.where(near & ~others, opacity, 0.0).astype(np.float32)
+
+
+# ---- the fitted body beside the mask ----
+
+SIDE = 128
+"""Pixels at which silhouettes are drawn."""
+_RIM = 4
+"""Pixels of the silhouette's rim that are left out: people are not the mean body, and fits are off by so much."""
+
+
+def body_silhouette(
+    body: BodyTemplate, camera: Float[Tensor, " 25"], body_pose: Float[Tensor, " 6"]
+) -> Bool[ndarray, "S S"]:
+    """Where a camera sees the posed body: head, neck, and the shoulders as far as the picture reaches."""
+    uv, depth = project(camera[None], posed_vertices(body, body_pose[None]))
+    screen = np.concatenate([uv[0].numpy() * SIDE, depth[0, :, None].numpy()], axis=1).astype(np.float64)
+    faces = np.ascontiguousarray(body.faces.numpy(), np.int32)
+    none, plain = np.zeros(len(faces), np.int32), np.zeros(1, np.int32)
+    nearest, face = np.full(SIDE * SIDE, np.inf), np.full(SIDE * SIDE, -1, np.int32)
+    corners, atlas = np.zeros((len(faces), 3, 2), np.float32), np.zeros((1, 1, 4), np.uint8)
+    raster.raster_depth(screen, faces, corners, none, plain, plain, atlas, True, 0, SIDE, nearest, face)
+    return face.reshape(SIDE, SIDE) >= 0
+
+
+def uncovered_share(
+    silhouette: Bool[ndarray, "S S"], mask: UInt8[ndarray, "R R"], inside: Float[ndarray, "R R"]
+) -> float:
+    """Share of a silhouette, without its rim and as far as the photo reaches, in which the mask has no person.
+
+    Args:
+        mask: 255 where the person is.
+        inside: 1 where the crop shows the photo, 0 in the padding.
+    """
+    body = binary_erosion(silhouette, iterations=_RIM, border_value=1) & _shrunk(inside >= 0.5)
+    return float((body & ~_shrunk(mask >= 128)).sum() / max(body.sum(), 1))
+
+
+def _shrunk(where: Bool[ndarray, "R R"]) -> Bool[ndarray, "S S"]:
+    picture = Image.fromarray(where.astype(np.uint8) * 255).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(picture) >= 128

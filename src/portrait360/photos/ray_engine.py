@@ -13,10 +13,9 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from portrait360.data.progress import Progress
-from portrait360.photos.outcome import PhotoFile
-from portrait360.photos.parts import Failed, GuardedReader, PhotoJob, PhotoRecord, WorkerFactory
+from portrait360.photos.records import Failed, GuardedReader, PhotoFile, PhotoJob, PhotoRecord, WorkerFactory
 from portrait360.photos.scheduling import Crew, ProcessDiedError, Scheduler
+from portrait360.runtime.progress import Progress
 from portrait360.types import InputError
 
 _STORE_BYTES = 256 * 2**20

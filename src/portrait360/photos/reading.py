@@ -22,8 +22,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, ImageCms, ImageOps
 
-from portrait360.files import explain_os_error
-from portrait360.photos.outcome import PhotoError, PhotoFile
+from portrait360.photos.records import PhotoError, PhotoFile
+from portrait360.runtime.files import explain_os_error
 from portrait360.types import InputError
 
 MAX_PIXELS = 250_000_000

@@ -14,10 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from portrait360.data.job_files import has_parts, write_part
-from portrait360.data.progress import Progress
-from portrait360.photos.outcome import PhotoFile, PhotoOutcome
-from portrait360.photos.parts import UNREADABLE, Failed, PhotoJob, PhotoRecord, part_members, record
+from portrait360.photos.records import (
+    UNREADABLE,
+    Failed,
+    PhotoFile,
+    PhotoJob,
+    PhotoOutcome,
+    PhotoRecord,
+    part_members,
+    record,
+)
+from portrait360.runtime.job_files import has_parts, write_part
+from portrait360.runtime.progress import Progress
 from portrait360.types import DatasetError
 
 TRIES = 2

@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from portrait360.checkpoint import file_sha256
-from portrait360.files import explain_os_error
+from portrait360.runtime.files import explain_os_error
+from portrait360.runtime.tensors import file_sha256
 from portrait360.types import InputError
 
 
@@ -54,7 +54,7 @@ class UserFiles:
     body: UserFile | None = None
 
     def asked(self) -> dict[str, str]:
-        """What tells work with these files from work with others, as `data.job_files.difference` words it."""
+        """What tells work with these files from work with others, as `runtime.job_files.difference` words it."""
         named = {"matting_network": self.matting, "quality_network": self.quality, "body": self.body}
         return {f"sha256_of_the_{name}": "none" if file is None else file.sha256 for name, file in named.items()}
 

@@ -12,24 +12,32 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from portrait360.checkpoint import load_encoder
 from portrait360.data import layout
+from portrait360.encoder.files import load_encoder
+from portrait360.encoder.network import PortraitEncoder
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import project
-from portrait360.model.encoder import PortraitEncoder
+from portrait360.photos.body import load_user_body
 from portrait360.photos.crop import crop_square
+from portrait360.photos.dedup import perceptual_hash
+from portrait360.photos.detect import Detection, Detector
 from portrait360.photos.fit import Fit, fit_person, largest_turn
+from portrait360.photos.gates import PhotoLimits, judge, measure_picture
 from portrait360.photos.landmark_model import LandmarkModel, load_landmark_model
-from portrait360.photos.landmarks import Detection, Detector
-from portrait360.photos.matte import MattingModel, SelfieMatte, mirrored_opacity, person_only, wider_opacity
-from portrait360.photos.outcome import PersonOutcome, PhotoError, PhotoFile, PhotoOutcome
-from portrait360.photos.quality import PhotoLimits, QualityModel, judge, measure_picture, perceptual_hash
+from portrait360.photos.matte import (
+    MattingModel,
+    SelfieMatte,
+    body_silhouette,
+    mirrored_opacity,
+    person_only,
+    uncovered_share,
+    wider_opacity,
+)
+from portrait360.photos.networks import QualityModel, UserMatting, UserQuality
+from portrait360.photos.outline import second_look
 from portrait360.photos.reading import read_photo
-from portrait360.photos.second_look import second_look
-from portrait360.photos.silhouette import body_silhouette, uncovered_share
-from portrait360.photos.user_body import load_user_body
+from portrait360.photos.records import PersonOutcome, PhotoError, PhotoFile, PhotoOutcome
 from portrait360.photos.user_files import UserFile
-from portrait360.photos.user_networks import UserMatting, UserQuality
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, pixels."""
@@ -75,7 +83,7 @@ class PhotoWorker:
         limits: when to reject.
         matting: a matting network in place of mediapipe's segmentation.
         quality: a quality network; `limits.least_quality` says what is enough.
-        body: an SMPL file; body poses are then in its terms (`user_body`).
+        body: an SMPL file; body poses are then in its terms (`body`).
     """
 
     def __init__(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,22 +10,7 @@ from portrait360.data.sampling import mirrored
 from portrait360.geometry.cameras import zoom_camera
 from portrait360.model.generator import select
 from portrait360.model.layers import resize
-from portrait360.model.seen_poses import middle
-
-
-def blur(images: Float[Tensor, "B C H W"], sigma: float) -> Float[Tensor, "B C H W"]:
-    """Separable kernel 2^(-(i / sigma)^2) of radius floor(3 sigma), zero padding; the identity below a pixel."""
-    radius = math.floor(3.0 * sigma)
-    if radius <= 0:
-        return images
-    i = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp2(-((i / sigma) ** 2))
-    kernel = (kernel / kernel.sum()).to(images.dtype)
-    n, c, h, w = images.shape
-    x = images.reshape(n * c, 1, h, w)
-    x = F.conv2d(x, kernel[None, None, :, None], padding=(radius, 0))
-    x = F.conv2d(x, kernel[None, None, None, :], padding=(0, radius))
-    return x.reshape(n, c, h, w)
+from portrait360.poses.windows import middle
 
 
 def mirror_some(

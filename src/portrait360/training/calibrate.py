@@ -15,12 +15,12 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from portrait360.checkpoint import Weights, load_weights, save_weights
 from portrait360.config import PRESETS, ModelConfig
-from portrait360.model.calibration import PoseCalibration, fit_calibration
 from portrait360.model.discriminator import Discriminator
-from portrait360.model.seen_poses import window_poses
-from portrait360.script import run_script
+from portrait360.portrait.weights import Weights, load_weights, save_weights
+from portrait360.poses.calibration import PoseCalibration, fit_calibration
+from portrait360.poses.windows import window_poses
+from portrait360.runtime.script import run_script
 from portrait360.training.data import TrainingData
 from portrait360.types import CheckpointError, DatasetError
 

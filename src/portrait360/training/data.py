@@ -14,14 +14,14 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.dataset import PortraitDataset
-from portrait360.data.progress import show_progress
 from portrait360.data.sampling import yaw_repeats
 from portrait360.geometry.cameras import mirror_body_pose, mirror_camera, yaw_pitch
 from portrait360.model.generator import select
-from portrait360.model.seen_poses import LEAST_DETAIL
+from portrait360.poses.windows import LEAST_DETAIL
+from portrait360.runtime.distributed import Ranks
+from portrait360.runtime.progress import show_progress
 from portrait360.training.augment import mirror_some, zoom_some
-from portrait360.training.distributed import Ranks
-from portrait360.training.gradients import Batch, Labels
+from portrait360.training.passes import Batch, Labels
 from portrait360.types import DatasetError
 
 FACE_YAW = 80.0

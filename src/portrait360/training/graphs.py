@@ -1,7 +1,7 @@
 """The device's part of a training step as a CUDA graph: one call starts its thousands of small kernels.
 
 A GPU computes a step of `cpu-64` in less time than Python takes to ask for it. `RecordedSteps` stands in for
-`training.gradients.compute`, its readable twin: it computes the first steps as that does, records one, and from then on
+`training.passes.compute`, its readable twin: it computes the first steps as that does, records one, and from then on
 replays it with the numbers of the day. How wide pictures are blurred and how large they are rendered is part of a
 recording, so while that changes nothing is recorded.
 """
@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from portrait360.training.gradients import Batch, Given, Outcome, TrainingState, compute
+from portrait360.training.passes import Batch, Given, Outcome, TrainingState, compute
 from portrait360.training.schedules import Moment
 
 WARM_UP = 3

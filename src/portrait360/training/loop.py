@@ -14,31 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portrait360.checkpoint import (
-    checkpoint_path,
-    checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    save_weights,
-)
 from portrait360.config import PRESETS, ModelConfig, Preset, original_recipe
-from portrait360.data.progress import show_progress
 from portrait360.data.shards import is_shards
-from portrait360.device import choose_device
-from portrait360.files import make_folder
-from portrait360.memory import keep_freed_memory
-from portrait360.model.calibration import PoseCalibration
-from portrait360.threads import denormals_flushed
+from portrait360.portrait.weights import save_weights
+from portrait360.poses.calibration import PoseCalibration
+from portrait360.poses.memory import shared_turns
+from portrait360.runtime.device import choose_device
+from portrait360.runtime.distributed import Ranks, join, own_gpu, relaunched
+from portrait360.runtime.files import make_folder
+from portrait360.runtime.memory import keep_freed_memory
+from portrait360.runtime.precision import choose_bf16, processor_name
+from portrait360.runtime.progress import show_progress
+from portrait360.runtime.threads import denormals_flushed
 from portrait360.training import schedules
 from portrait360.training.calibrate import calibrate
+from portrait360.training.checkpoints import checkpoint_path, checkpoints, load_checkpoint, save_checkpoint
 from portrait360.training.data import TrainingData
-from portrait360.training.distributed import Ranks, join, own_gpu, relaunched
-from portrait360.training.gradients import TrainingState
 from portrait360.training.graphs import record_steps
-from portrait360.training.log import RunLog
-from portrait360.training.pose_memory import shared_turns
-from portrait360.training.precision import choose_bf16, processor_name
-from portrait360.training.sheets import pose_sheet, turn_sheet
+from portrait360.training.log import RunLog, pose_sheet, turn_sheet
+from portrait360.training.passes import TrainingState
 from portrait360.training.state import (
     StartingWeights,
     fill_state,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from portrait360.config import ModelConfig, TrainingConfig
+from portrait360.runtime.schedule import cosine_decay
 
 
 def _progress(images: int, kimg: float) -> float:
@@ -80,11 +80,6 @@ def learning_rate_factor(images: int, config: TrainingConfig) -> float:
     left = config.total_kimg - images / 1000.0
     a = max(1.0 - left / config.lr_decay_kimg, 0.0)
     return cosine_decay(a, 0.1)
-
-
-def cosine_decay(done: float, last: float = 0.0) -> float:
-    """Half a cosine from 1 to `last` as `done` goes from 0 to 1."""
-    return last + (1.0 - last) * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
 
 def raw_resolution(images: int, model: ModelConfig, config: TrainingConfig) -> int:

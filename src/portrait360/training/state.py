@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from portrait360.checkpoint import fill_module, module_tensors, read_weights_file
 from portrait360.config import ModelConfig, Preset
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
-from portrait360.training.distributed import Ranks
-from portrait360.training.gradients import TrainingState
-from portrait360.training.pose_memory import PoseMemory
+from portrait360.portrait.weights import read_weights_file
+from portrait360.poses.memory import PoseMemory
+from portrait360.runtime.distributed import Ranks
+from portrait360.runtime.tensors import fill_module, module_tensors
+from portrait360.training.passes import TrainingState
 from portrait360.types import CheckpointError
 
 M = TypeVar("M", bound=nn.Module)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from portrait360.model.discriminator import Pictures
+from portrait360.poses.alignment import CanonicalTilt, nod_degrees
+from portrait360.runtime.distributed import Ranks
 from portrait360.training import schedules
-from portrait360.training.canonical_tilt import CanonicalTilt, nod_degrees
-from portrait360.training.distributed import Ranks
-from portrait360.training.gradients import (
+from portrait360.training.losses import discriminator_loss, generator_loss, pose_loss
+from portrait360.training.passes import (
     Batch,
     TrainingState,
     autocast,
@@ -25,7 +26,6 @@ from portrait360.training.gradients import (
     shared_gradients,
     step_metrics,
 )
-from portrait360.training.losses import discriminator_loss, generator_loss, pose_loss
 
 TILT_INTERVAL = 100
 """Steps between two measurements of the canonical heads' tilt; each counts half."""

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.shards import PortraitShards
+from portrait360.runtime.distributed import Ranks
 from portrait360.training.data import Framing, fingerprint, random_labels
-from portrait360.training.distributed import Ranks
-from portrait360.training.gradients import Batch, Labels
+from portrait360.training.passes import Batch, Labels
 from portrait360.types import DatasetError
 
 MIXED_SHARDS = 2

@@ -1,0 +1,1 @@
+"""Images, plots, videos and meshes, and their files."""

@@ -1,0 +1,1 @@
+"""A portrait, and the weights that make it."""

@@ -1,0 +1,1 @@
+"""Body poses learned in training: read from real images, corrected, remembered, aligned."""

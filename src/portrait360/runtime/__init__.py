@@ -1,0 +1,1 @@
+"""What long work shares: files, tensors, the cache, progress, devices, threads, memory, processes."""
