@@ -26,6 +26,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 results: $(VENV)/.installed-demo
