@@ -10,18 +10,26 @@ import pytest
 os.environ["TRITON_INTERPRET"] = "1"  # has to be known before anything imports Triton, as torch may at any time
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_presets() -> None:
+    """Commands and `train` find the presets of `support.presets` by their names."""
+    from support.presets import register
+
+    register()
+
+
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
     """A weights file of the preset `tiny`, untrained."""
     import torch
 
-    from portrait360.config import PRESETS
     from portrait360.model.discriminator import Discriminator
     from portrait360.model.generator import Generator
     from portrait360.portrait.weights import save_weights
+    from support.presets import TINY
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    model = PRESETS["tiny"].model
+    model = TINY.model
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator, discriminator = Generator(model), Discriminator(model)

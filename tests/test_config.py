@@ -13,20 +13,29 @@ from portrait360.config import (
     Preset,
     RawRamp,
     TrainingConfig,
+    named_preset,
     original_recipe,
+    register_preset,
     stylegan_channels,
 )
 from portrait360.runtime.tensors import from_json, to_json
-from portrait360.types import CheckpointError
+from portrait360.types import CheckpointError, InputError
+from support.presets import ALL_PRESETS, TINY
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ALL_PRESETS)
 def test_json_round_trip(name):
-    assert from_json(Preset, to_json(PRESETS[name])) == PRESETS[name]
+    assert from_json(Preset, to_json(ALL_PRESETS[name])) == ALL_PRESETS[name]
 
 
 def test_preset_names_are_their_keys():
-    assert all(preset.model.name == name for name, preset in PRESETS.items())
+    assert all(preset.model.name == name for name, preset in ALL_PRESETS.items())
+    assert all(named_preset(name) == preset for name, preset in ALL_PRESETS.items())
+    assert not {"tiny", "tiny-original"} & set(PRESETS)
+    with pytest.raises(InputError, match="there is no preset 'huge'"):
+        named_preset("huge")
+    with pytest.raises(ValueError, match="of the package"):
+        register_preset(PRESETS["cpu-64"])
 
 
 def test_original_channels():
@@ -35,7 +44,7 @@ def test_original_channels():
 
 
 def test_super_resolution_reaches_the_resolution():
-    for preset in PRESETS.values():
+    for preset in ALL_PRESETS.values():
         sr = preset.model.superresolution
         if sr is not None:
             assert sr.input_resolution * (4 if sr.up_first else 2) == preset.model.resolution
@@ -56,7 +65,7 @@ def test_super_resolution_reaches_the_resolution():
     ],
 )
 def test_foreign_json_is_refused(change, said):
-    data = json.loads(to_json(PRESETS["tiny"].model))
+    data = json.loads(to_json(TINY.model))
     change(data)
     with pytest.raises(CheckpointError, match=said):
         from_json(ModelConfig, json.dumps(data))

@@ -26,9 +26,9 @@ from torch import Tensor
 from portrait360.data.dataset import PortraitDataset
 from portrait360.encoder.files import load_encoder
 from portrait360.evaluation import measures
-from portrait360.evaluation.evaluate import COARSE_STEP, SEEDS, geometry_measures
+from portrait360.evaluation.evaluate import COARSE_STEP, SEEDS
 from portrait360.evaluation.faces import Describer, FaceNetwork, Faces, face_measures, frontal_rows, on_plain
-from portrait360.evaluation.geometry import Solid, against_bodies, portrait_geometry
+from portrait360.evaluation.geometry import Solid, against_bodies, geometry_measures, portrait_geometry
 from portrait360.evaluation.pairs import Pairs, synthetic_pairs
 from portrait360.evaluation.samples import Judge, RealPictures, SampleSet
 from portrait360.geometry.cameras import yaw_pitch

@@ -25,11 +25,12 @@ from portrait360.encoder.augment import PhotoBatch, PhotoRanges, photo_batch, un
 from portrait360.encoder.batches import EncoderData
 from portrait360.encoder.files import load_encoder
 from portrait360.encoder.network import CameraEstimate, Encoded, PortraitEncoder, resample
-from portrait360.evaluation.measures import SECTORS, angle_between, rotation_errors, yaw_sector
+from portrait360.evaluation.measures import angle_between, rotation_errors
 from portrait360.evaluation.metrics import retrieval_top1
 from portrait360.geometry.body import load_body
+from portrait360.geometry.cameras import SECTORS, yaw_sector
 from portrait360.media.images import to_bytes
-from portrait360.media.plots import columns_of, labelled
+from portrait360.media.sheets import captioned, tiled
 from portrait360.runtime.files import atomic_write, write_json
 from portrait360.runtime.precision import processor_name
 from portrait360.runtime.script import run_script
@@ -240,8 +241,8 @@ def photo_sheet(encoder: PortraitEncoder, photos: Sequence[Path]) -> tuple[Image
         })  # fmt: skip
         text = f"yaw {records[-1]['yaw']:.0f}, pitch {records[-1]['pitch']:.0f}"
         for pixels in (_bytes(shown), outlined, _bytes(dimmed)):
-            cells.append(labelled(pixels, _SIDE, text))
-    return columns_of(cells, 3), records
+            cells.append(captioned(pixels, _SIDE, text))
+    return tiled(cells, 3), records
 
 
 def _bytes(image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:

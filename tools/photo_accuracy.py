@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from portrait360.data.dataset import PortraitDataset
-from portrait360.geometry.cameras import project, yaw_pitch, yaw_sector
+from portrait360.geometry.cameras import SECTORS, project, yaw_pitch, yaw_sector
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 from portrait360.photos.crop import crop_square
 from portrait360.photos.report import report_files
@@ -30,7 +30,6 @@ from portrait360.runtime.script import run_script
 from portrait360.types import DatasetError
 from tools.synthetic_photos import TRUTH_FOLDER, read_truth
 
-SECTORS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
 COLUMNS = ("yaw", "pitch", "neck", "head", "neck_joint", "side", "overlap")
 """Errors: angles in degrees; the neck joint's distance and the crop's side in percent of the true crop's side; the
 mask's intersection over union with the true one."""
@@ -55,7 +54,7 @@ def measure(folder: Path, dataset: Path) -> dict[str, Any]:
     sectors, errors, reasons = [], [], {}
     for name, truth in truths.items():
         yaw = yaw_pitch(torch.tensor([truth["camera"]]))[0]
-        sectors.append(int(yaw_sector(yaw, len(SECTORS))))
+        sectors.append(int(yaw_sector(yaw)))
         person = _true_person(photos[name], truth)
         if person is None:
             reason = photos[name]["reason"] or "another person"

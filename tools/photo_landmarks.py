@@ -26,8 +26,9 @@ from portrait360.encoder.network import HEAD, TORSO
 from portrait360.geometry.body import bone_transforms, load_body
 from portrait360.geometry.cameras import project
 from portrait360.photos.detect import HEAD_POINTS, LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
+from portrait360.photos.folder import find_photos
 from portrait360.photos.landmark_model import LandmarkModel, save_landmark_model, start_features
-from portrait360.photos.reading import find_photos, read_photo
+from portrait360.photos.reading import read_photo
 from portrait360.runtime.progress import show_progress
 from portrait360.runtime.script import run_script
 from portrait360.types import DatasetError

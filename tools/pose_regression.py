@@ -16,7 +16,7 @@ import tyro
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from portrait360.config import PRESETS, ModelConfig
+from portrait360.config import ModelConfig, named_preset
 from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation.measures import rotation_errors
 from portrait360.model.discriminator import Discriminator, Pictures
@@ -107,7 +107,7 @@ def main(
     if out is not None:
         check_place(out)
     keep_freed_memory()
-    model = PRESETS[preset].model
+    model = named_preset(preset).model
     network = regress(Labelled(data, labels, model), model, steps, progress=True)
     held = Labelled(held_out, "exact", model)
     result = {"labels": labels, "steps": steps, "batch": BATCH} | errors(predict(network, held), held.poses)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from portrait360.media.plots import FIRST, SECOND, columns_of, curves, labelled
+from portrait360.media.plots import FIRST, SECOND, curves
+from portrait360.media.sheets import captioned, tiled
 from portrait360.runtime.files import atomic_write
 from portrait360.types import InputError
 
@@ -46,7 +47,7 @@ def draw_curves(log: Path) -> Image.Image:
             x, y = np.array(known, dtype=np.float64).reshape(-1, 2).T
             series.append((name, colour, x, y))
         panels.append(curves((760, 380), title, series, "thousand images"))
-    return columns_of(panels, 2)
+    return tiled(panels, 2)
 
 
 def draw_progress(sheets: Path, most: int = 6) -> Image.Image:
@@ -60,13 +61,13 @@ def draw_progress(sheets: Path, most: int = 6) -> Image.Image:
         with Image.open(path) as picture:
             rows = picture.convert("RGB").crop((0, 0, picture.width, picture.width // 4))
         kimg = int(path.stem.split("-")[1]) / 1000
-        tile = labelled(np.asarray(rows.resize((picture.width, picture.width))), picture.width, f"{kimg:.0f} kimg")
+        tile = captioned(np.asarray(rows.resize((picture.width, picture.width))), picture.width, f"{kimg:.0f} kimg")
         strip = tile.crop((0, picture.width, tile.width, tile.height))
         whole = Image.new("RGB", (rows.width, rows.height + strip.height), (255, 255, 255))
         whole.paste(rows, (0, 0))
         whole.paste(strip, (0, rows.height))
         tiles.append(whole)
-    return columns_of(tiles, 1)
+    return tiled(tiles, 1)
 
 
 def main() -> None:

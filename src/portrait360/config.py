@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from portrait360.types import InputError
 
 Resample = Literal["fir", "box"]
 Vector3 = tuple[float, float, float]
@@ -404,36 +406,6 @@ def _portrait_128() -> Preset:
     return Preset(model, training)
 
 
-def _tiny(name: str, **changes: Any) -> Preset:
-    """Small enough for tests to train; the shape of `cpu-64` with every optional part."""
-    base = _cpu_64()
-    model = dataclasses.replace(
-        base.model,
-        name=name,
-        resolution=32,
-        raw_resolution=16,
-        z_dim=16,
-        w_dim=32,
-        conditioning_scale=1.0,
-        synthesis=SynthesisConfig((16, 16, 16, 16), "box", noise=True, first_output=4),
-        background=SynthesisConfig((16, 16, 8), "box", noise=True),
-        plane_features=8,
-        symmetric_features=4,
-        decoder_hidden=16,
-        features=8,
-        render=dataclasses.replace(_PORTRAIT_RENDER, samples=12, inference_samples=None),
-        superresolution=SuperResolutionConfig(16, (8, 8), clamp=None, resample="box"),
-        discriminator=DiscriminatorConfig(
-            (8, 16, 16, 16), "box", mapping_layers=2, pose_hidden=(16,), clamp=None, mirror_once=True
-        ),
-        pose_hidden=(16,),
-    )
-    training = dataclasses.replace(
-        base.training, total_kimg=1.0, batch=4, lr_decay_kimg=0.0, density_noise=1.0, bf16=False
-    )
-    return Preset(dataclasses.replace(model, **changes), training)
-
-
 _SR_512 = SuperResolutionConfig(128, (256, 128), up_first=True)
 _SR_256 = SuperResolutionConfig(128, (128, 64), resize="smaller", filter_buffer=True)
 _SR_128 = SuperResolutionConfig(64, (128, 64), filter_buffer=True)
@@ -447,18 +419,30 @@ PRESETS: dict[str, Preset] = {
         _portrait_256(),
         _portrait_128(),
         _cpu_64(),
-        _tiny("tiny"),
-        _tiny(
-            "tiny-original",
-            render=RenderConfig(samples=6, importance_samples=6),
-            synthesis=SynthesisConfig((16, 16, 16)),
-            background=SynthesisConfig((16, 16, 8)),
-            decoder_activation="softplus",
-            symmetric_features=0,
-            superresolution=SuperResolutionConfig(16, (8, 8), filter_buffer=True),
-            discriminator=DiscriminatorConfig((8, 16, 16, 16), mapping_layers=2, pose_hidden=(16,)),
-            deformation="exact",
-        ),
     )
 }
-"""Every named model. `original-*` are the published networks; `portrait-*` and `cpu-64` are this project's."""
+"""Presets that users can name. `original-*` are the published networks; the others are this project's."""
+
+_registered: dict[str, Preset] = {}
+
+
+def register_preset(preset: Preset) -> None:
+    """Let `named_preset` find a preset of one's own by its model's name, in this process; for experiments and tests.
+
+    `PRESETS` stays as it is; a name of it is not to be had.
+    """
+    if preset.model.name in PRESETS:
+        raise ValueError(f"{preset.model.name} is the name of a preset of the package")
+    _registered[preset.model.name] = preset
+
+
+def named_preset(name: str) -> Preset:
+    """A preset of `PRESETS`, or one that was registered.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    found = PRESETS.get(name) or _registered.get(name)
+    if found is None:
+        raise InputError(f"there is no preset {name!r}.", f"Known presets: {', '.join(PRESETS)}.")
+    return found

@@ -16,7 +16,6 @@ from torch import nn
 
 from portrait360.apps.pose import predict_body_pose
 from portrait360.cli.main import main
-from portrait360.config import PRESETS
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.writer import open_writer
 from portrait360.geometry.body import BodyTemplate, load_body
@@ -31,12 +30,13 @@ from portrait360.training.data import TrainingData
 from portrait360.training.passes import real_pictures
 from portrait360.training.state import new_state
 from portrait360.types import InputError
+from support.presets import ALL_PRESETS
 from support.shrunken import shrunken
 
 
 def write_weights(path: Path, preset: str, body: BodyTemplate | None = None) -> Path:
     """Small weights of a preset whose pose head answers with some tenths of a radian."""
-    model = shrunken(PRESETS[preset]).model
+    model = shrunken(ALL_PRESETS[preset]).model
     with torch.random.fork_rng():
         torch.manual_seed(5)
         generator, discriminator = Generator(model), Discriminator(model)
@@ -143,7 +143,7 @@ def test_pictures_are_prepared_as_for_training(preset, tmp_path):
 
     path = tmp_path / "data.zip"
     write_fake_dataset(path, count=4, resolution=64)
-    small = shrunken(PRESETS[preset])
+    small = shrunken(ALL_PRESETS[preset])
     data = TrainingData(path, small.model, small.training, seed=0)
     data.sampler.mirror, data.sampler.zoom_probability = False, 0.0
     data.sampler.closest[:] = 0.0

@@ -7,11 +7,11 @@ import torch
 
 from portrait360.bench import scene as bench_scene
 from portrait360.bench.scene import EMPTY, FLESH, FULL, shape_like_body, wanted_density
-from portrait360.config import PRESETS
 from portrait360.geometry.body import load_body
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.model.generator import Generator
 from portrait360.model.rendering import query
+from support.presets import ALL_PRESETS
 
 
 def test_wanted_density():
@@ -25,7 +25,7 @@ def test_wanted_density():
 def test_matter_is_where_the_body_is(preset, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(bench_scene, "_STEPS", 120)
-    generator = Generator(PRESETS[preset].model).requires_grad_(False)
+    generator = Generator(ALL_PRESETS[preset].model).requires_grad_(False)
     with torch.no_grad():
         before = generator.scene(torch.randn(1, generator.config.w_dim))
         scene = shape_like_body(generator, before, load_body())

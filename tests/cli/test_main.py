@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from portrait360.cli import main as cli
-from portrait360.cli.main import (
+from portrait360.cli.commands import (
     Bench,
     Convert,
     DatasetInspect,
@@ -24,9 +24,8 @@ from portrait360.cli.main import (
     Generate,
     Pose,
     Train,
-    main,
-    parse,
 )
+from portrait360.cli.main import main, parse
 from portrait360.types import InputError
 
 COMMANDS = {
@@ -165,7 +164,8 @@ def test_bugs_keep_their_traceback(monkeypatch, error):
 def test_a_reader_that_has_enough_is_no_error(tmp_path):
     # `portrait360 ... | head -1`: the pipe is closed long before this prints.
     code = (
-        "import sys; from portrait360.cli import main as cli; cli.Generate.run = lambda self: print('x' * 100000);"
+        "import sys; from portrait360.cli import commands, main as cli;"
+        "commands.Generate.run = lambda self: print('x' * 100000);"
         "sys.argv[1:] = ['generate', '--seeds', '0', '--out', 'd']; cli.entry_point()"
     )
     read, write = os.pipe()
@@ -178,9 +178,9 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
 def test_triton_ends_silently():
     """Its bindings list everything as leaked that the garbage collector may not look through at the end."""
     code = (
-        "import sys; from portrait360.cli import main as cli\n"
+        "import sys; from portrait360.cli import commands, main as cli\n"
         "def run(self):\n    import triton\n"
-        "cli.Generate.run = run; sys.argv[1:] = ['generate', '--seeds', '0', '--out', 'd']; cli.entry_point()"
+        "commands.Generate.run = run; sys.argv[1:] = ['generate', '--seeds', '0', '--out', 'd']; cli.entry_point()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -190,14 +190,14 @@ def test_sigterm_cleans_up_like_ctrl_c(tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from portrait360.cli import main as cli
+from portrait360.cli import commands, main as cli
 from portrait360.runtime.files import atomic_folder
 def run(self):
     with atomic_folder(Path({str(tmp_path)!r}) / "out" / "seed0000") as folder:
         (folder / "half").write_bytes(b"")
         print("ready", flush=True)
         time.sleep(60)
-cli.Generate.run = run
+commands.Generate.run = run
 sys.argv[1:] = ["generate", "--seeds", "0", "--out", "d"]
 cli.entry_point()
 """

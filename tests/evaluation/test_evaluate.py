@@ -14,7 +14,8 @@ from portrait360.cli.main import main
 from portrait360.evaluation import evaluate as module
 from portrait360.evaluation.evaluate import Plan, evaluate
 from portrait360.evaluation.geometry import NOTHING, against_bodies
-from portrait360.evaluation.measures import MEASURES, SECTORS
+from portrait360.evaluation.measures import MEASURES
+from portrait360.geometry.cameras import SECTORS
 from portrait360.types import DatasetError, InputError
 from support.fake_portraits import write_fake_dataset
 

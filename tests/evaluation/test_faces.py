@@ -13,7 +13,6 @@ import skimage.data
 import torch
 from PIL import Image
 
-from portrait360.config import PRESETS
 from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation import faces
 from portrait360.evaluation.faces import FaceNetwork, Faces, data_faces, face_measures, frontal_rows, generated_faces
@@ -21,6 +20,7 @@ from portrait360.geometry.cameras import camera_label
 from portrait360.portrait.weights import load_generator
 from portrait360.types import InputError
 from support.fake_portraits import write_fake_dataset
+from support.presets import TINY
 
 
 def random_faces(seed: int, count: int = 40, spread: float = 0.06, images: int | None = None) -> Faces:
@@ -93,7 +93,7 @@ def test_the_datas_faces_stand_on_the_models_grey(tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     write_fake_dataset(path, count=4, resolution=64)
     data, network = PortraitDataset(path), Noted()
-    model = replace(PRESETS["tiny"].model, background=None, plain_background=0.5)
+    model = replace(TINY.model, background=None, plain_background=0.5)
     found = data_faces(data, torch.arange(4), model, network, lambda _: None)
     assert found.images == 4
     for row, image in enumerate(network.images):

@@ -13,9 +13,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from portrait360.evaluation import measures
-from portrait360.evaluation.measures import MEASURES, SECTORS
+from portrait360.evaluation.measures import MEASURES
 from portrait360.evaluation.samples import SampleSet, join
-from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.cameras import SECTORS, camera_label, yaw_sector
 from portrait360.media.images import as_bytes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation.md"
@@ -84,9 +84,9 @@ def test_faces_on_the_back_are_counted():
 
 def test_sectors_go_round():
     centres = torch.deg2rad(torch.tensor([0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0]))
-    assert measures.yaw_sector(centres).tolist() == list(range(8))
-    assert measures.yaw_sector(centres + math.radians(22.0)).tolist() == list(range(8))
-    assert measures.yaw_sector(torch.tensor([-math.pi])).item() == SECTORS.index("back")
+    assert yaw_sector(centres).tolist() == list(range(8))
+    assert yaw_sector(centres + math.radians(22.0)).tolist() == list(range(8))
+    assert yaw_sector(torch.tensor([-math.pi])).item() == SECTORS.index("back")
     one = samples()
     off = dataclasses.replace(one, seen_yaw=torch.where(one.seen_yaw.abs() < 0.3, one.seen_yaw + 0.5, one.seen_yaw))
     errors = measures.sector_errors(off)

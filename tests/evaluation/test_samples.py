@@ -28,6 +28,7 @@ from portrait360.portrait.weights import load_weights
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.windows import window_poses
 from support.fake_portraits import write_fake_dataset
+from support.presets import ALL_PRESETS
 from support.shrunken import shrunken
 
 
@@ -145,7 +146,7 @@ def test_known_encodings_are_taken(data, weights, judge):
     ],
 )
 def test_closer_looks_want_enough_pixels(pixels, preset, expected):
-    assert windows_of(pixels, PRESETS[preset].model) == expected
+    assert windows_of(pixels, ALL_PRESETS[preset].model) == expected
 
 
 def test_both_kinds_of_pictures_are_looked_at_with_the_same_sides(monkeypatch, tmp_path, tiny_encoder):

@@ -9,6 +9,7 @@ from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate, minibatch_std, with_pose_path
 from portrait360.types import InputError
+from support.presets import ALL_PRESETS, TINY, TINY_ORIGINAL
 
 
 def pictures(count, side=32, raw=16):
@@ -19,7 +20,7 @@ def pictures(count, side=32, raw=16):
 @pytest.fixture(scope="module")
 def discriminator():
     torch.manual_seed(0)
-    return Discriminator(PRESETS["tiny"].model)
+    return Discriminator(TINY.model)
 
 
 def test_judgement_is_mirror_symmetric(discriminator):
@@ -33,7 +34,7 @@ def test_judgement_is_mirror_symmetric(discriminator):
 def test_one_pass_and_two_pass_pose_agree_on_right_views():
     """The original form (8.8, 8.9) and the one-pass form differ only for left views."""
     torch.manual_seed(0)
-    two = Discriminator(PRESETS["tiny-original"].model)
+    two = Discriminator(TINY_ORIGINAL.model)
     x, camera = pictures(4), camera_label(torch.tensor([-0.5, -1.0, -2.0, -2.5]))
     logits, pose = two(x, camera)
     torch.testing.assert_close(pose, two.predict_pose(x, camera))
@@ -115,7 +116,7 @@ def test_tensor_names_follow_the_original():
 @pytest.mark.parametrize("preset", ["tiny", "tiny-original"])
 def test_a_pose_path_begins_as_the_blocks_that_poses_were_read_through(preset):
     torch.manual_seed(0)
-    model = PRESETS[preset].model
+    model = ALL_PRESETS[preset].model
     alone = Discriminator(model)
     x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     apart, larger = with_pose_path(alone, model, 2)
@@ -132,7 +133,7 @@ def test_a_pose_path_begins_as_the_blocks_that_poses_were_read_through(preset):
 @pytest.mark.parametrize("preset", ["tiny", "tiny-original"])
 def test_a_pose_path_grows_and_says_what_it_said(preset):
     torch.manual_seed(0)
-    model = PRESETS[preset].model
+    model = ALL_PRESETS[preset].model
     short, model = with_pose_path(Discriminator(model), model, 1)
     assert short.pose_path is not None
     for parameter in short.pose_path.parameters():  # no longer what verdicts are read through
@@ -148,7 +149,7 @@ def test_a_pose_path_grows_and_says_what_it_said(preset):
 
 def test_verdicts_and_poses_are_read_apart():
     torch.manual_seed(0)
-    model = PRESETS["tiny"].model
+    model = TINY.model
     d, _ = with_pose_path(Discriminator(model), model, 2)
     d.requires_grad_(True)
     x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
@@ -176,7 +177,7 @@ def _reaches(value, parameter):
 
 
 def test_one_block_at_least_stays_shared():
-    model = PRESETS["tiny"].model
+    model = TINY.model
     d = Discriminator(model)
     for blocks in (-1, 0, 3):
         with pytest.raises(InputError, match="does not fit tiny"):

@@ -10,13 +10,14 @@ import torch
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.model.generator import Generator, RenderDraws
+from support.presets import ALL_PRESETS, TINY
 from support.shrunken import shrunken
 
 
 @pytest.fixture(scope="module")
 def generator():
     torch.manual_seed(0)
-    return Generator(PRESETS["tiny"].model).eval()
+    return Generator(TINY.model).eval()
 
 
 def make_scene(generator, count=2):
@@ -118,9 +119,9 @@ def test_query_agrees_with_rendering(generator):
     assert float(out.mask[0, 0, 32, 32]) == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ALL_PRESETS)
 def test_every_preset_renders_when_shrunken(name):
-    preset = shrunken(PRESETS[name])
+    preset = shrunken(ALL_PRESETS[name])
     generator = Generator(preset.model).eval()
     with torch.no_grad():
         scene = generator.scene(generator.map(torch.randn(1, 16), camera_label(0.0)))

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from portrait360.config import PRESETS
 from portrait360.model.generator import Generator
 from portrait360.model.trigrid import split_planes, symmetrize, symmetrize_plain
+from support.presets import TINY
 
 
 def test_symmetrize_equals_its_plain_twin_in_values_and_gradients():
@@ -32,7 +32,7 @@ def test_symmetrize_keeps_the_order_in_memory_that_the_fused_renderer_reads():
 @pytest.mark.parametrize(("features", "symmetric"), [(0, False), (4, False), (8, True)])
 def test_a_portrait_of_symmetric_features_is_the_same_left_and_right(features, symmetric):
     torch.manual_seed(1)
-    model = dataclasses.replace(PRESETS["tiny"].model, symmetric_features=features)
+    model = dataclasses.replace(TINY.model, symmetric_features=features)
     generator = Generator(model).eval()
     points = (torch.rand(1, 50, 3) - 0.5) * 0.3
     mirrored = points * torch.tensor([-1.0, 1.0, 1.0])

@@ -8,13 +8,14 @@ from functools import partial
 import pytest
 import torch
 
-from portrait360.config import PRESETS, RenderConfig
+from portrait360.config import RenderConfig
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_SHAPE, apply_field
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.rendering import Occupancy, bound_rays, render_original
 from portrait360.model.trigrid import Decoder
 from portrait360.model.two_pass import can_render_midpoints, cells_for_midpoints, render_midpoints
+from support.presets import TINY_ORIGINAL
 
 CONFIG = RenderConfig(samples=14, importance_samples=9)
 
@@ -124,7 +125,7 @@ def test_only_occupied_cells_of_a_portrait_suffice():
 
 
 def test_the_generator_takes_it_at_inference_only(monkeypatch):
-    generator = Generator(PRESETS["tiny-original"].model).eval().requires_grad_(False)
+    generator = Generator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     called = []
     monkeypatch.setattr(
         "portrait360.model.generator.render_midpoints",

@@ -24,6 +24,7 @@ from portrait360.model.rendering import EMPTY_DENSITY, importance_depths, march_
 from portrait360.model.rendering import bound_rays as bound
 from portrait360.model.superres import SuperResolution
 from portrait360.model.trigrid import Decoder
+from support.presets import TINY_ORIGINAL
 
 CAMERAS = {
     "front": {},
@@ -344,7 +345,7 @@ def test_noise_is_one_map_for_all_channels_and_samples():
 def test_eight_pictures_make_two_statistics_groups():
     """8.4: pictures 0, 2, 4, 6 and 1, 3, 5, 7 are judged as if in batches of their own."""
     torch.manual_seed(0)
-    d = Discriminator(PRESETS["tiny-original"].model).eval().requires_grad_(False)
+    d = Discriminator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     camera = camera_label(torch.linspace(-3.0, -0.2, 8))
     pictures = Pictures(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 16, 16))
     logits, poses = d(pictures, camera)
@@ -359,7 +360,7 @@ def test_eight_pictures_make_two_statistics_groups():
 def test_the_background_picture_has_its_own_style():
     """5.9: composites are coloured by the portrait's style, the background alone by the background's."""
     torch.manual_seed(0)
-    g = Generator(PRESETS["tiny-original"].model).eval().requires_grad_(False)
+    g = Generator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     w = torch.randn(2, g.config.w_dim)
     camera = camera_label(torch.tensor([0.2, -0.9]))
     own = g.render(g.scene(w), camera, resolution=8, plain=True)

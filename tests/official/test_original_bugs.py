@@ -8,15 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from portrait360.config import PRESETS, OriginalBugs
+from portrait360.config import OriginalBugs
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.geometry.deformation import carry, transfer
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.generator import Generator, Scene
 from portrait360.model.rendering import Rendered
+from support.presets import ALL_PRESETS, TINY_ORIGINAL
 
-MODEL = PRESETS["tiny-original"].model
+MODEL = TINY_ORIGINAL.model
 
 
 def with_bugs(**bugs: bool):
@@ -24,7 +25,7 @@ def with_bugs(**bugs: bool):
 
 
 def test_only_published_weights_ask_for_a_fault():
-    for name, preset in PRESETS.items():
+    for name, preset in ALL_PRESETS.items():
         expected = OriginalBugs(camera_unmirrored=name.startswith("original-"))
         assert preset.model.original_bugs == expected
 

@@ -20,7 +20,8 @@ import tifffile
 from PIL import Image, ImageCms, ImageFilter
 
 from portrait360.photos import reading
-from portrait360.photos.reading import find_photos, read_photo
+from portrait360.photos.folder import find_photos
+from portrait360.photos.reading import read_photo
 from portrait360.photos.records import PhotoError
 from portrait360.types import InputError
 

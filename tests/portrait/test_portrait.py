@@ -7,18 +7,18 @@ import dataclasses
 import pytest
 import torch
 
-from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator
-from portrait360.portrait.portrait import OCCUPANCY_SHAPE, Portrait, joined_outputs
+from portrait360.portrait.portrait import VIEWING_CELLS, Portrait, joined_outputs
 from portrait360.types import RenderOutput
+from support.presets import TINY, TINY_ORIGINAL
 
 
 @pytest.fixture(scope="module")
 def generator():
     """An untrained network whose density varies strongly, so that there are both matter and empty space."""
     torch.manual_seed(4)
-    model = PRESETS["tiny"].model
+    model = TINY.model
     render = dataclasses.replace(model.render, density_shift=-8.0)
     generator = Generator(dataclasses.replace(model, render=render)).eval().requires_grad_(False)
     generator.decoder.net[2].weight[0] *= 12.0
@@ -34,7 +34,7 @@ def test_same_seed_same_person(generator):
 
 def test_skipping_empty_space_hardly_changes_pictures(generator):
     portrait = Portrait.from_seed(generator, 5)
-    assert portrait.occupied.shape == (1, *OCCUPANCY_SHAPE)
+    assert portrait.occupied.shape == (1, *VIEWING_CELLS)
     assert 0.02 < portrait.occupied.float().mean() < 0.98
     camera = camera_label(torch.tensor([0.0, 1.5, 3.0]))
     whole = dataclasses.replace(portrait, occupied=None)
@@ -70,7 +70,7 @@ def test_query_is_empty_outside_of_the_bounds(generator):
 
 def test_bf16_pictures_of_an_original_network_are_close():
     torch.manual_seed(1)
-    generator = Generator(PRESETS["tiny-original"].model).eval().requires_grad_(False)
+    generator = Generator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     camera = camera_label(torch.tensor([0.3]))
     exact, rounded = (Portrait.from_seed(generator, 3, bf16=b).render(camera).image for b in (False, True))
     error = (exact - rounded).square().mean().sqrt() / exact.std()

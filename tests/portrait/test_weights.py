@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from portrait360.config import PRESETS
 from portrait360.geometry.body import load_body
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
@@ -19,10 +18,11 @@ from portrait360.poses.calibration import PoseCalibration
 from portrait360.runtime.tensors import module_tensors, read_tensors, to_json, write_tensors
 from portrait360.training.checkpoints import load_checkpoint
 from portrait360.types import CheckpointError, InputError
+from support.presets import TINY, TINY_ORIGINAL
 
 
 def test_weights_round_trip(tmp_path):
-    model = PRESETS["tiny"].model
+    model = TINY.model
     generator, discriminator = Generator(model), Discriminator(model)
     save_weights(tmp_path / "w.safetensors", model, generator, discriminator, {"images": 3})
     weights = load_weights(tmp_path / "w.safetensors")
@@ -166,7 +166,7 @@ def test_wrong_tensors(tiny_weights, tmp_path, change, said):
 
 def test_weights_of_another_model(tiny_weights, tmp_path):
     tensors, metadata = read_tensors(tiny_weights)
-    metadata["model"] = to_json(PRESETS["tiny-original"].model)
+    metadata["model"] = to_json(TINY_ORIGINAL.model)
     write_tensors(tmp_path / "w.safetensors", tensors, metadata)
     with pytest.raises(CheckpointError, match="lacks tensor"):
         load_weights(tmp_path / "w.safetensors")

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from portrait360.config import PRESETS
 from portrait360.geometry.body import load_body, posed_vertices
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.model.generator import Generator
 from portrait360.poses.alignment import CanonicalTilt, _signed_distance, nod_degrees
+from support.presets import TINY
 from support.shrunken import shrunken
 
 
@@ -45,7 +45,7 @@ def test_a_leaning_head_is_seen_in_a_generator(tilt, nod):
             return density, density.expand(-1, -1, 3)
 
     torch.manual_seed(3)
-    generator = Leaning(shrunken(PRESETS["tiny"]).model)
+    generator = Leaning(shrunken(TINY).model)
     before = torch.get_rng_state()
     neck, head = nod_degrees(tilt.measure(generator))
     assert torch.equal(torch.get_rng_state(), before)

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, zoom_camera
 from portrait360.model.generator import Generator
 from portrait360.poses.calibration import fit_calibration
@@ -22,6 +21,7 @@ from portrait360.poses.memory import (
     shared_turns,
 )
 from portrait360.runtime.distributed import Ranks
+from support.presets import TINY
 from support.shrunken import shrunken
 
 
@@ -162,7 +162,7 @@ def test_coarse_poses_stay_until_there_is_something_to_draw_from():
 
 def test_the_pose_branch_learns_the_drawn_distribution():
     torch.manual_seed(0)
-    model = dataclasses.replace(shrunken(PRESETS["tiny"]).model, pose_hidden=(32,))
+    model = dataclasses.replace(shrunken(TINY).model, pose_hidden=(32,))
     generator = Generator(model)
     wanted = torch.tensor([0.1, 0.0, 0.0, -0.1, 0.0, 0.0]) + 0.15 * torch.randn(CAPACITY, 6)
     yaws = torch.rand(CAPACITY) * 6.28

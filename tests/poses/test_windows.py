@@ -12,6 +12,7 @@ from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.windows import middle, network_pictures, window_poses, windows_with_detail
 from portrait360.training.augment import zoom_some
 from portrait360.training.data import composite
+from support.presets import ALL_PRESETS
 
 
 def some_pictures(count: int, side: int):
@@ -30,7 +31,7 @@ def test_middle_parts_are_in_the_middle():
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
 def test_parts_are_seen_as_in_training(preset):
     """Windows of pictures that training keeps in memory, and of the same pictures as files have them."""
-    model = PRESETS[preset].model
+    model = ALL_PRESETS[preset].model
     windows, full = (1.0, 0.6, 0.42), 2 * model.resolution
     images, masks, cameras = some_pictures(4, full)
     floats = images / 127.5 - 1.0, masks / 255.0

@@ -1,4 +1,4 @@
-"""Run a script in several processes that torchrun starts."""
+"""Run a script in several processes that torchrun starts; it can import what is in tests/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2, re
         "--standalone",
         str(script),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     result = subprocess.run(
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
     )

@@ -21,6 +21,7 @@ from portrait360.synthetic.job import draw_dataset
 from portrait360.types import DatasetError
 from support.ball_portrait import BallPortrait
 from support.fake_portraits import write_fake_dataset
+from support.presets import TINY
 from tools import corruptions as module
 from tools.corruptions import (
     NOTHING,
@@ -61,7 +62,7 @@ def drawn(source, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(drawn) -> RealPictures:
-    return RealPictures(PortraitDataset(drawn), PortraitDataset(drawn, labels="exact"), PRESETS["tiny"].model)
+    return RealPictures(PortraitDataset(drawn), PortraitDataset(drawn, labels="exact"), TINY.model)
 
 
 def nothing(_: int) -> None:

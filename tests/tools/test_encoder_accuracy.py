@@ -13,7 +13,7 @@ from PIL import Image
 from portrait360.data.writer import open_writer
 from portrait360.encoder.files import load_encoder, save_encoder
 from portrait360.encoder.network import CameraEstimate, Encoded, PortraitEncoder, crop_grid
-from portrait360.evaluation.measures import SECTORS
+from portrait360.geometry.cameras import SECTORS
 from portrait360.types import InputError
 from support.fake_portraits import FakeSource
 from tools.encoder_accuracy import (

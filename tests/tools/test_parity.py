@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from portrait360.config import PRESETS
 from portrait360.model.generator import Generator
 from portrait360.model.rendering import Rendered
 from portrait360.runtime.memory import keep_freed_memory
 from portrait360.types import InputError
+from support.presets import TINY_ORIGINAL
 from tools import stages
 from tools.comparison import JUDGE, PLAIN, Comparison, Slack, Tolerance, rows_table, stages_table
 from tools.golden import Golden, full_size_networks, named_tensor, parse_part, read_golden
@@ -122,7 +122,7 @@ def test_slack_excuses_only_the_values_it_names():
 
 def test_depth_slack_is_one_step_of_an_alpha():
     """A ray of opacity A whose alpha moves by 6e-8 at the far end moves its mean distance by 6e-8 / A of the length."""
-    model = Generator(PRESETS["tiny-original"].model)
+    model = Generator(TINY_ORIGINAL.model)
     opacity = torch.tensor([[[1e-6], [0.0], [1.0]]])
     slack = stages._depth_slack(model, Rendered(opacity, opacity, opacity), torch.zeros(1, 3, 1))
     torch.testing.assert_close(slack[0, :, 0], torch.tensor([2.0**-24 / 1e-6 * 1.05, 0.0, 2.0**-24 * 1.05]))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from portrait360.photos.crop import crop_square
-from portrait360.photos.reading import find_photos
+from portrait360.photos.folder import find_photos
 from portrait360.synthetic.body import AnnyBody
 from portrait360.synthetic.source import PortraitSource
 from portrait360.types import DatasetError, InputError

@@ -14,6 +14,7 @@ from portrait360.runtime.distributed import Ranks
 from portrait360.training.data import Sampler, TrainingData, composite, shows_face, yaw_repeats
 from portrait360.types import DatasetError
 from support.fake_portraits import write_fake_dataset
+from support.presets import TINY
 
 
 def recipe(**changes) -> TrainingConfig:
@@ -56,7 +57,7 @@ def test_portraits_stand_before_plain_grey():
 def test_batches_carry_the_coarse_labels(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
-    data = TrainingData(path, PRESETS["tiny"].model, recipe(mirror=False), seed=0)
+    data = TrainingData(path, TINY.model, recipe(mirror=False), seed=0)
     batch = data.batch(0, len(data), Ranks(), torch.device("cpu"))
     order, *_ = data.sampler.take(0, len(data))
     assert torch.equal(batch.coarse_pose, data.body_poses[torch.from_numpy(order)])
@@ -72,7 +73,7 @@ def test_small_pictures_are_refused(tmp_path):
 
 
 def test_only_larger_pictures_are_zoomed(tmp_path):
-    model = PRESETS["tiny"].model
+    model = TINY.model
     small, large = tmp_path / "small.zip", tmp_path / "large.zip"
     write_fake_dataset(small, resolution=model.resolution, coarse=True)
     write_fake_dataset(large, resolution=2 * model.resolution, coarse=True)
@@ -87,7 +88,7 @@ def test_only_larger_pictures_are_zoomed(tmp_path):
 
 
 def test_windows_that_would_be_blurred_are_not_shown(tmp_path):
-    model = PRESETS["tiny"].model
+    model = TINY.model
     path = tmp_path / "large.zip"
     write_fake_dataset(path, resolution=2 * model.resolution, coarse=True)
     windows = recipe(zoom_probability=1.0, zoom_windows=(0.6, 0.41, 0.39))
@@ -128,7 +129,7 @@ def test_rare_sides_are_shown_as_often_as_common_ones():
 def test_datasets_of_mostly_faces_are_rebalanced(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
-    model = PRESETS["tiny"].model
+    model = TINY.model
     plain = TrainingData(path, model, recipe(), seed=0)
     data = TrainingData(path, model, recipe(yaw_repeats=9), seed=0)
     assert plain.sampler.count == len(plain) < data.sampler.count
@@ -139,7 +140,7 @@ def test_labels_are_drawn_from_pictures_and_their_mirror_images(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
     for mirror in (True, False):
-        data = TrainingData(path, PRESETS["tiny"].model, recipe(mirror=mirror), seed=0)
+        data = TrainingData(path, TINY.model, recipe(mirror=mirror), seed=0)
         torch.manual_seed(0)
         labels = data.labels(200, torch.device("cpu"))
         torch.manual_seed(0)

@@ -37,6 +37,9 @@ TRAIN = """
 import sys
 from pathlib import Path
 from portrait360.training.loop import train
+from support.presets import register
+
+register()
 train(Path(sys.argv[1]), "tiny", Path(sys.argv[2]), resume=sys.argv[3] == "resume", kimg=float(sys.argv[4]), quiet=True)
 threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
 assert not any("gloo" in name for name in threads), threads  # they may abort the process when the interpreter ends
@@ -46,12 +49,12 @@ assert not any("gloo" in name for name in threads), threads  # they may abort th
 DIES_ONCE = """
 import dataclasses, os, signal, sys
 from pathlib import Path
-from portrait360 import config
+from portrait360.config import register_preset
+from support.presets import TINY
 from portrait360.training import loop
 
-preset = config.PRESETS["tiny"]
-training = dataclasses.replace(preset.training, checkpoint_kimg=0.008, sheet_kimg=1000.0, keep_checkpoints=100)
-config.PRESETS["tiny"] = dataclasses.replace(preset, training=training)
+training = dataclasses.replace(TINY.training, checkpoint_kimg=0.008, sheet_kimg=1000.0, keep_checkpoints=100)
+register_preset(dataclasses.replace(TINY, training=training))
 original = loop.training_step
 
 def step(state, batch, ranks):
@@ -68,11 +71,12 @@ GRADIENTS = """
 import dataclasses, sys
 import torch
 sys.path.insert(0, sys.argv[1])
-from portrait360.config import PRESETS, original_recipe
+from portrait360.config import original_recipe
 from portrait360.runtime.distributed import Ranks, join
 from portrait360.training.state import new_state
 from portrait360.training.passes import Batch, Labels
 from portrait360.training.step import training_step
+from support.presets import TINY
 from support.random_batches import random_batch
 from support.shrunken import shrunken
 
@@ -88,7 +92,7 @@ def share_of(name):
         return mine(draw[name](size[0] * ranks.size, *size[1:], **options))
     return drawn
 
-preset = shrunken(PRESETS["tiny"])
+preset = shrunken(TINY)
 same = dict(batch=8, views_per_latent=1, swap_probability=0.0, swap_fade_kimg=0.0, background_swap_probability=0.0,
             occupancy=False, bf16=False)
 base = original_recipe(preset.model) if sys.argv[2] == "original" else preset.training

@@ -20,13 +20,13 @@ import dataclasses, os, signal, sys
 from pathlib import Path
 import torch
 from support.full_disk import fill_disk
-from portrait360 import config
+from portrait360.config import register_preset
+from support.presets import TINY
 from portrait360.cli.main import main
 from portrait360.training import loop
 
-preset = config.PRESETS["tiny"]
-training = dataclasses.replace(preset.training, checkpoint_kimg=0.008, sheet_kimg=1000.0, keep_checkpoints=100)
-config.PRESETS["tiny"] = dataclasses.replace(preset, training=training)
+training = dataclasses.replace(TINY.training, checkpoint_kimg=0.008, sheet_kimg=1000.0, keep_checkpoints=100)
+register_preset(dataclasses.replace(TINY, training=training))
 data, out, what = sys.argv[1:]
 original = loop.training_step
 

@@ -22,12 +22,13 @@ from portrait360.training.finetune_poses import Lessons, Teaching, main, poses_o
 from portrait360.training.passes import Batch
 from portrait360.types import CheckpointError, DatasetError
 from support.fake_portraits import write_fake_dataset
+from support.presets import ALL_PRESETS, TINY
 
 CPU = torch.device("cpu")
 EXACT = "donot_use_mm_for_euclid_dist"
 TRAINING = PRESETS["cpu-64"].training
 PLAIN = dataclasses.replace(
-    PRESETS["tiny"].model, raw_resolution=32, features=3, superresolution=None, background=None, conditioning_scale=0.0
+    TINY.model, raw_resolution=32, features=3, superresolution=None, background=None, conditioning_scale=0.0
 )
 SMALL = PLAIN.with_pose_blocks(2)
 RECIPE = Teaching(steps=6, pictures=8, warm_up=2, save_every=3)
@@ -106,7 +107,7 @@ def test_a_batch_shows_pictures_and_their_middle_parts_with_what_is_wanted(datas
 @pytest.mark.parametrize("background", [False, True])
 def test_pictures_vary_in_colour_and_are_cropped_as_their_cameras_say(background):
     """A square in the middle grows with the focal length; the grey around it stays grey where the model has it."""
-    model = PRESETS["tiny"].model if background else SMALL
+    model = TINY.model if background else SMALL
     mask = torch.zeros(64, 1, 32, 32)
     mask[:, :, 12:20, 12:20] = 1.0
     colour = torch.tensor([0.5, 0.2, -0.4])[:, None, None]
@@ -197,7 +198,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(dataset, student, tmp_path, m
 def test_the_command_writes_weights_with_a_calibration(dataset, tmp_path, preset):
     weights, out = tmp_path / "w.safetensors", tmp_path / "out.safetensors"
     torch.manual_seed(0)
-    model = PRESETS[preset].model
+    model = ALL_PRESETS[preset].model
     save_weights(weights, model, Generator(model), Discriminator(model), {"images": 7})
     line = next(line for line in str(module.__doc__).splitlines() if "python -m" in line).split()
     names = {"TRAIN.zip": str(dataset), "weights.safetensors": str(weights), "taught.safetensors": str(out)}
@@ -217,7 +218,7 @@ def test_the_command_writes_weights_with_a_calibration(dataset, tmp_path, preset
 
 
 def test_weights_of_no_preset_are_refused(dataset, tmp_path):
-    model = dataclasses.replace(PRESETS["tiny"].model, name="mine")
+    model = dataclasses.replace(TINY.model, name="mine")
     weights = tmp_path / "w.safetensors"
     save_weights(weights, model, Generator(model), Discriminator(model), {})
     with pytest.raises(CheckpointError, match="is not of one of the presets"):

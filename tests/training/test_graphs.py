@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from portrait360.config import PRESETS, Preset
+from portrait360.config import Preset
 from portrait360.geometry import deformation
 from portrait360.geometry.cameras import camera_label
 from portrait360.poses.memory import CAPACITY
@@ -18,6 +18,7 @@ from portrait360.training.graphs import WARM_UP, RecordedSteps, record_steps
 from portrait360.training.passes import TrainingState, compute, decide
 from portrait360.training.state import new_state
 from portrait360.training.step import training_step
+from support.presets import ALL_PRESETS, TINY
 from support.random_batches import random_batch
 from support.shrunken import shrunken
 
@@ -89,7 +90,7 @@ def test_recorded_steps_train_as_computed_ones(name):
     same bits."""
     ends = []
     for recorded in (False, True):
-        state = refining(shrunken(PRESETS[name]), r1_interval=2, bf16=False)
+        state = refining(shrunken(ALL_PRESETS[name]), r1_interval=2, bf16=False)
         if recorded:
             state.recorded = RecordedSteps(Again(state))
         torch.manual_seed(7)
@@ -106,7 +107,7 @@ def test_recorded_steps_train_as_computed_ones(name):
 
 
 def test_nothing_is_recorded_while_schedules_change_and_old_recordings_are_dropped():
-    state = refining(shrunken(PRESETS["tiny"]), r1_interval=100, blur_sigma=2.0, blur_fade_kimg=1.04)
+    state = refining(shrunken(TINY), r1_interval=100, blur_sigma=2.0, blur_fade_kimg=1.04)
     state.step = 1
     state.recorded = steps = RecordedSteps(Again(state))
     state.images = 1000
@@ -125,7 +126,7 @@ def test_nothing_is_recorded_while_schedules_change_and_old_recordings_are_dropp
 def test_where_recording_fails_steps_are_computed():
     ends = []
     for fails in (False, True):
-        state = refining(shrunken(PRESETS["tiny"]), r1_interval=100)
+        state = refining(shrunken(TINY), r1_interval=100)
         state.step = 1
         state.recorded = RecordedSteps(Failing(state)) if fails else None
         torch.manual_seed(7)
@@ -184,7 +185,7 @@ def test_nothing_in_a_step_waits_for_the_device_or_comes_from_the_cpu(name, monk
     monkeypatch.setattr(deformation, "deformation_field_reference", field)
     monkeypatch.setattr(torch, "autocast", NoAutocast)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
-    state = refining(shrunken(PRESETS[name]), bf16=False, r1_interval=1)
+    state = refining(shrunken(ALL_PRESETS[name]), bf16=False, r1_interval=1)
     batch = random_batch(state.model, 4)
     given, batch = elsewhere(decide(state, batch)), elsewhere(batch)
     modules = (state.generator.to("meta"), state.discriminator.to("meta"))
@@ -212,7 +213,7 @@ def test_waiting_is_found():
 def test_steps_are_recorded_on_gpus_where_the_recipe_says_so():
     """On a CPU they never are."""
     for wanted in (False, True):
-        state = refining(shrunken(PRESETS["tiny"]), cuda_graphs=wanted)
+        state = refining(shrunken(TINY), cuda_graphs=wanted)
         record_steps(state, CPU)
         assert state.recorded is None
         record_steps(state, torch.device("cuda"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from portrait360.config import PRESETS, RawRamp, original_recipe
+from portrait360.config import RawRamp, original_recipe
 from portrait360.model.discriminator import with_pose_path
 from portrait360.portrait.weights import load_generator, load_weights, save_weights
 from portrait360.runtime.tensors import read_tensors, write_tensors
@@ -24,21 +24,23 @@ from portrait360.training.loop import train
 from portrait360.training.state import new_state
 from portrait360.types import CheckpointError, DivergenceError, InputError
 from support.fake_portraits import write_fake_dataset
+from support.presets import TINY
 
 PROGRAM = """
 import dataclasses, sys
 from pathlib import Path
-from portrait360 import config
+from portrait360.config import register_preset
+from support.presets import TINY
 from portrait360.model.discriminator import with_pose_path
 from portrait360.training import loop
 
-preset = config.PRESETS["tiny"]
-training = dataclasses.replace(preset.training, checkpoint_kimg=0.016, sheet_kimg=1000.0, keep_checkpoints=100)
-config.PRESETS["tiny"] = dataclasses.replace(preset, training=training)
+training = dataclasses.replace(TINY.training, checkpoint_kimg=0.016, sheet_kimg=1000.0, keep_checkpoints=100)
+register_preset(dataclasses.replace(TINY, training=training))
 loop.REPORT_STEPS = 1
 data, out, start, kimg = sys.argv[1:]
 loop.train(Path(data), "tiny", Path(out), resume=start == "resume", kimg=float(kimg), quiet=True)
 """
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def unbroken(data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "unbroken"
-    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "new", "0.08"], check=True)
+    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "new", "0.08"], env=ENVIRONMENT, check=True)
     return out
 
 
@@ -71,7 +73,7 @@ def assert_same_end(a: Path, b: Path) -> None:
 def test_killed_run_resumes_to_the_same_numbers(data, unbroken, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, "-c", PROGRAM, str(data), str(out)]
-    process = subprocess.Popen([*command, "new", "0.08"])
+    process = subprocess.Popen([*command, "new", "0.08"], env=ENVIRONMENT)
     for _ in range(1200):
         if len(checkpoints(out)) >= 2:
             break
@@ -79,7 +81,7 @@ def test_killed_run_resumes_to_the_same_numbers(data, unbroken, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 0 < len(checkpoints(out)) < len(checkpoints(unbroken))
-    subprocess.run([*command, "resume", "0.08"], check=True)
+    subprocess.run([*command, "resume", "0.08"], env=ENVIRONMENT, check=True)
     assert losses(out) == losses(unbroken)
     assert_same_end(out, unbroken)
 
@@ -87,7 +89,7 @@ def test_killed_run_resumes_to_the_same_numbers(data, unbroken, tmp_path):
 def test_sigterm_saves_and_resumes(data, unbroken, tmp_path):
     out = tmp_path / "stopped"
     command = [sys.executable, "-c", PROGRAM, str(data), str(out)]
-    process = subprocess.Popen([*command, "new", "0.08"])
+    process = subprocess.Popen([*command, "new", "0.08"], env=ENVIRONMENT)
     for _ in range(1200):
         if (out / "log.jsonl").exists():
             break
@@ -96,7 +98,7 @@ def test_sigterm_saves_and_resumes(data, unbroken, tmp_path):
     assert process.wait() == 0
     _, _, progress = load_checkpoint(checkpoints(out)[-1])
     assert 0 < progress["images"] < 80
-    subprocess.run([*command, "resume", "0.08"], check=True)
+    subprocess.run([*command, "resume", "0.08"], env=ENVIRONMENT, check=True)
     assert_same_end(out, unbroken)
 
 
@@ -114,7 +116,7 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before(data, unbroken, tm
     whole, broken = checkpoints(unbroken)[-3:-1]
     (out / whole.name).write_bytes(whole.read_bytes())
     (out / broken.name).write_bytes(broken.read_bytes()[:1000])
-    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "resume", "0.08"], check=True)
+    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "resume", "0.08"], env=ENVIRONMENT, check=True)
     assert_same_end(out, unbroken)
 
 
@@ -189,7 +191,7 @@ def test_a_run_starts_from_given_weights_and_counts_on(data, unbroken, tmp_path)
     assert progress["images"] == 84
     for name, parameter in start.generator.named_parameters():  # one step of Adam moves no weight far
         torch.testing.assert_close(tensors[f"G/{name}"], parameter, atol=0.02, rtol=0.0)
-    fresh = new_state(PRESETS["tiny"], 1, torch.device("cpu"))
+    fresh = new_state(TINY, 1, torch.device("cpu"))
     name = "backbone.synthesis.b4.const"
     assert (tensors[f"G/{name}"] - fresh.generator.state_dict()[name]).abs().max() > 0.02
 
@@ -274,9 +276,10 @@ def test_ctrl_c_saves_and_is_reported(data, tmp_path):
     out = tmp_path / "run"
     code = (
         f"from pathlib import Path\nfrom portrait360.training.loop import train\n"
+        "from support.presets import register\nregister()\n"
         f"train(Path({str(data)!r}), 'tiny', Path({str(out)!r}), kimg=100.0, quiet=True)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=ENVIRONMENT)
     for _ in range(1200):
         if (out / "tensorboard").exists():
             break

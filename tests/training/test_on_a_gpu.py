@@ -16,6 +16,7 @@ from portrait360.training.state import new_state
 from portrait360.training.step import training_step
 from support.fake_gpu import fake_gpu
 from support.fake_portraits import write_fake_dataset
+from support.presets import ALL_PRESETS
 from support.random_batches import random_batch
 from support.shrunken import shrunken
 
@@ -40,7 +41,7 @@ def trained(preset: Preset, device: torch.device) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["portrait-256", "original-256"])
 def test_a_step_has_the_numbers_of_the_cpu(name):
     """With the readable renderer, which serves wherever there is no better one."""
-    preset = shrunken(PRESETS[name])
+    preset = shrunken(ALL_PRESETS[name])
     preset = Preset(preset.model, dataclasses.replace(preset.training, plain_renderer=True, bf16=False))
     expected = trained(preset, torch.device("cpu"))
     with fake_gpu() as gpu:

@@ -27,13 +27,14 @@ from portrait360.training.state import (
 )
 from portrait360.training.step import TILT_INTERVAL, training_step
 from portrait360.types import CheckpointError
+from support.presets import TINY
 from support.random_batches import random_batch
 from support.shrunken import shrunken
 
 
 def with_blocks(count: int) -> Preset:
     """The tiny preset with so many blocks of the tri-grid."""
-    preset = PRESETS["tiny"]
+    preset = TINY
     synthesis = dataclasses.replace(preset.model.synthesis, channels=(16, 16, 16, 16, 8)[:count])
     return dataclasses.replace(preset, model=dataclasses.replace(preset.model, synthesis=synthesis))
 
@@ -106,8 +107,8 @@ def test_portrait_128_grows_from_cpu_64():
 
 def test_a_run_that_refines_poses_resumes_exactly(tmp_path):
     """Two steps, or one, a checkpoint and one: the same weights, memory of poses and tilt."""
-    training = dataclasses.replace(PRESETS["tiny"].training, pose_refine_kimg=0.001, pose_match_weight=1.0)
-    preset = dataclasses.replace(PRESETS["tiny"], training=training)
+    training = dataclasses.replace(TINY.training, pose_refine_kimg=0.001, pose_match_weight=1.0)
+    preset = dataclasses.replace(TINY, training=training)
     batches = [random_batch(preset.model, 4, seed) for seed in range(2)]
 
     def started():
@@ -165,7 +166,7 @@ def test_the_number_of_samples_is_free(tmp_path):
 
 
 def test_the_discriminator_is_averaged_too_and_older_checkpoints_start_its_average_from_itself():
-    preset = PRESETS["tiny"]
+    preset = TINY
     state = new_state(preset, 3, torch.device("cpu"))
     before = [p.clone() for p in state.average_discriminator.parameters()]
     training_step(state, random_batch(preset.model, 4, 0))

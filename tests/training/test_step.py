@@ -16,15 +16,16 @@ from portrait360.training import step
 from portrait360.training.passes import generate, real_pictures, separate_gradients, shared_gradients
 from portrait360.training.state import new_state
 from portrait360.training.step import TILT_INTERVAL, training_step, update_average
+from support.presets import ALL_PRESETS, TINY, TINY_ORIGINAL
 from support.random_batches import random_batch
 from support.shrunken import shrunken
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ALL_PRESETS)
 def test_every_preset_trains_two_shrunken_steps(name):
-    preset = shrunken(PRESETS[name])
+    preset = shrunken(ALL_PRESETS[name])
     state = new_state(preset, 0, CPU)
     before = {k: v.clone() for k, v in state.generator.state_dict().items()}
     for i in range(2):
@@ -42,7 +43,7 @@ def test_every_preset_trains_two_shrunken_steps(name):
 @pytest.mark.parametrize("loss", ["relativistic", "nonsaturating"])
 @pytest.mark.parametrize("name", ["tiny", "cpu-64"])
 def test_shared_pass_equals_separate_passes(name, loss):
-    preset = shrunken(PRESETS[name])
+    preset = shrunken(ALL_PRESETS[name])
     training = dataclasses.replace(preset.training, loss=loss, r1_interval=1, blur_sigma=1.0, blur_fade_kimg=1.0)
     preset = dataclasses.replace(preset, training=training)
     gradients = []
@@ -60,7 +61,7 @@ def test_shared_pass_equals_separate_passes(name, loss):
 
 def test_pose_loss_reaches_only_the_discriminator():
     """10.8: generated poses are targets; the generator learns poses from the logit and from L_preg."""
-    preset = shrunken(PRESETS["tiny"])
+    preset = shrunken(TINY)
     grads = []
     for weight in (0.0, 5.0):
         training = dataclasses.replace(preset.training, pose_loss_weight=weight, r1_interval=100)
@@ -74,7 +75,7 @@ def test_pose_loss_reaches_only_the_discriminator():
 
 
 def test_l_preg_pulls_the_pose_branch_to_the_labels():
-    preset = shrunken(PRESETS["tiny"])
+    preset = shrunken(TINY)
     state = new_state(preset, 0, CPU)
     batch = random_batch(preset.model, 4)
     optimizer = torch.optim.Adam(state.generator.pose_branch.parameters(), 0.05)
@@ -89,7 +90,7 @@ def test_l_preg_pulls_the_pose_branch_to_the_labels():
 
 
 def test_coarse_poses_are_used_with_their_probability():
-    preset = shrunken(PRESETS["tiny"])
+    preset = shrunken(TINY)
     batch = random_batch(preset.model, 4)
     for probability in (0.0, 1.0):
         training = dataclasses.replace(preset.training, coarse_pose_probability=probability)
@@ -100,7 +101,7 @@ def test_coarse_poses_are_used_with_their_probability():
 
 def refining(name="tiny", **changes):
     """A state in which poses are refined, its memory filled with one pose."""
-    preset = shrunken(PRESETS[name])
+    preset = shrunken(ALL_PRESETS[name])
     training = dataclasses.replace(
         preset.training, pose_refine_kimg=0.001, coarse_pose_probability=1.0, pose_match_weight=1.0, **changes
     )
@@ -189,7 +190,7 @@ def test_empty_space_is_skipped_without_a_visible_difference(monkeypatch):
 
 
 def test_nothing_changes_when_a_loss_is_not_finite():
-    preset = shrunken(PRESETS["tiny"])
+    preset = shrunken(TINY)
     state = new_state(preset, 0, CPU)
     with torch.no_grad():
         state.discriminator.b4.out.bias.fill_(float("nan"))
@@ -212,7 +213,7 @@ def test_average_lerps_parameters_and_copies_buffers():
 
 def published(**changes):
     """A small original model in its own recipe."""
-    preset = shrunken(PRESETS["tiny-original"])
+    preset = shrunken(TINY_ORIGINAL)
     training = dataclasses.replace(original_recipe(preset.model), batch=4, **changes)
     return dataclasses.replace(preset, training=training)
 

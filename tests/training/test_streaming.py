@@ -17,9 +17,10 @@ from portrait360.training.loop import train
 from portrait360.training.streaming import MIXED_SHARDS, StreamingData
 from portrait360.types import DatasetError
 from support.fake_portraits import write_fake_dataset
+from support.presets import TINY
 
 CPU = torch.device("cpu")
-MODEL = PRESETS["tiny"].model
+MODEL = TINY.model
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from portrait360.data.labelled_images import LabelledPicture
 from portrait360.data.overlay import draw_body
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import yaw_pitch
-from portrait360.media.plots import SECOND, columns_of, labelled
+from portrait360.media.plots import SECOND
+from portrait360.media.sheets import captioned, tiled
 
 MOST_DRAWN = 24
 MOST_ROWS = 40
@@ -103,6 +104,6 @@ def overlay_sheet(
         tile = draw_body(tile, body, picture.camera, poses[index], _PREDICTED)
         yaw = yaw_pitch(picture.camera[None])[0].rad2deg().item()
         text = f"{PurePath(picture.name).stem}   yaw {round(yaw)}°   {legend}"
-        tiles.append(labelled(np.asarray(tile), _SIDE, text))
+        tiles.append(captioned(np.asarray(tile), _SIDE, text))
         advance(1)
-    return columns_of(tiles, min(_COLUMNS, len(tiles)))
+    return tiled(tiles, min(_COLUMNS, len(tiles)))

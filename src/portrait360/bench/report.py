@@ -17,12 +17,12 @@ from rich.table import Column, Table
 
 import portrait360
 from portrait360.bench.training import DEFAULT_PRESETS, FORMS, training_jobs
-from portrait360.config import PRESETS
+from portrait360.config import PRESETS, named_preset
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import check_place, write_json
 from portrait360.runtime.precision import convolution_seconds, processor_name
 from portrait360.runtime.progress import show_progress
-from portrait360.types import InputError, Portrait360Error
+from portrait360.types import Portrait360Error
 
 VIEWS = ("first view, posed", "further view, canonical", "further view, posed")
 
@@ -60,7 +60,7 @@ def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS
     """
     _check(presets)
     jobs = [(name, False) for name in presets]
-    originals = [name for name in presets if PRESETS[name].model.render.quadrature == "midpoint"]
+    originals = [name for name in presets if named_preset(name).model.render.quadrature == "midpoint"]
     jobs += [(name, True) for name in (originals[-1:] if quick else originals)]
     result: dict[str, Any] = {"machine": machine(), "quick": quick, "presets": {}}
     check_place(out)
@@ -105,9 +105,8 @@ def bench_training(
 
 
 def _check(presets: Sequence[str]) -> None:
-    unknown = [name for name in presets if name not in PRESETS]
-    if unknown:
-        raise InputError(f"there is no preset {unknown[0]!r}.", f"Known: {', '.join(PRESETS)}.")
+    for name in presets:
+        named_preset(name)
 
 
 def _run(job: dict[str, Any], worker: str = "worker") -> dict[str, Any]:

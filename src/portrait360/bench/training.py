@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from portrait360.config import PRESETS, ModelConfig, Preset, original_recipe
+from portrait360.config import ModelConfig, Preset, named_preset, original_recipe
 from portrait360.geometry.cameras import camera_label
 from portrait360.portrait.weights import DEFAULT_WEIGHTS
 from portrait360.poses.memory import CAPACITY
@@ -63,7 +63,7 @@ def time_training(
     settle_threads()
     keep_freed_memory()
     target = choose_device(device)
-    chosen = PRESETS[preset]
+    chosen = named_preset(preset)
     training = dataclasses.replace(chosen.training, cuda_graphs=graphs or chosen.training.cuda_graphs)
     if form == "original":
         training = dataclasses.replace(original_recipe(chosen.model), plain_renderer=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from portrait360.bench.scene import shape_like_body
-from portrait360.config import PRESETS
+from portrait360.config import named_preset
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
 from portrait360.geometry.deformation import deformation_field
@@ -59,7 +59,7 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     torch.manual_seed(0)
     settle_threads()
     keep_freed_memory()
-    model = PRESETS[preset].model
+    model = named_preset(preset).model
     generator = Generator(model).eval().requires_grad_(False)
     bf16 = worth_bf16(model) if bf16 is None else bf16
     z, camera = torch.randn(1, model.z_dim), camera_label(torch.tensor([YAW]))

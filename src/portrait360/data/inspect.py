@@ -19,7 +19,8 @@ from portrait360.data.sampling import YAW_BINS, yaw_histogram
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
-from portrait360.media.plots import FIRST, SECOND, Series, columns_of, histogram, labelled
+from portrait360.media.plots import FIRST, SECOND, Series, histogram
+from portrait360.media.sheets import captioned, tiled
 from portrait360.runtime.files import atomic_folder
 from portrait360.runtime.progress import show_progress
 from portrait360.types import DatasetError
@@ -107,8 +108,8 @@ def _yaw_degrees(dataset: PortraitDataset) -> Float[Tensor, " N"]:
 def _sheet(dataset: PortraitDataset) -> Image.Image:
     yaw = _yaw_degrees(dataset)
     chosen = _evenly(len(dataset), _SHEET)
-    tiles = [labelled(dataset.image(i), _SHEET_SIDE, f"yaw {round(yaw[i].item())}°") for i in chosen]
-    return columns_of(tiles, min(_SHEET_COLUMNS, len(tiles)))
+    tiles = [captioned(dataset.image(i), _SHEET_SIDE, f"yaw {round(yaw[i].item())}°") for i in chosen]
+    return tiled(tiles, min(_SHEET_COLUMNS, len(tiles)))
 
 
 def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
@@ -148,7 +149,7 @@ def _pose_plot(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> 
             counts, _ = np.histogram(inside, _POSE_BINS, (-limit, limit))
             series.append(Series(name, counts, (FIRST, SECOND)[number], filled=number == 0))
         panels.append(histogram((560, 360), title, series, (-limit, limit), ticks, "degrees"))
-    return columns_of(panels, 3)
+    return tiled(panels, 3)
 
 
 def _overlay(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> Image.Image:
@@ -167,8 +168,8 @@ def _overlay(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> Im
         for _, poses, colour in drawn:
             picture = draw_body(picture, body, dataset.cameras[index], poses[index], colour)
         text = f"{Path(dataset.name(index)).stem}   yaw {round(yaw[index].item())}°   {legend}"
-        tiles.append(labelled(np.asarray(picture), _OVERLAY_SIDE, text))
-    return columns_of(tiles, min(_OVERLAY_COLUMNS, len(tiles)))
+        tiles.append(captioned(np.asarray(picture), _OVERLAY_SIDE, text))
+    return tiled(tiles, min(_OVERLAY_COLUMNS, len(tiles)))
 
 
 def _summary(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None, masks: Tensor) -> dict[str, Any]:

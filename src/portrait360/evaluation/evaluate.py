@@ -33,7 +33,7 @@ from portrait360.evaluation.faces import (
     frontal_rows,
     generated_faces,
 )
-from portrait360.evaluation.geometry import MeshStatistics, against_bodies, portrait_geometry
+from portrait360.evaluation.geometry import MeshStatistics, against_bodies, geometry_measures, portrait_geometry
 from portrait360.evaluation.inception import load_inception
 from portrait360.evaluation.measures import MEASURES
 from portrait360.evaluation.pairs import generated_pairs, synthetic_pairs
@@ -49,6 +49,7 @@ from portrait360.evaluation.samples import (
     draw_people,
     least_side,
 )
+from portrait360.geometry.cameras import SECTORS
 from portrait360.portrait.portrait import Portrait, find_matter
 from portrait360.portrait.weights import Weights, load_weights
 from portrait360.runtime.cache import cache_folder
@@ -377,7 +378,7 @@ def _sectors(generated: list[SampleSet], real: SampleSet) -> dict[str, dict[str,
     per_seed = [measures.sector_errors(samples) for samples in generated]
     data = measures.sector_errors(real)
     out: dict[str, dict[str, Any]] = {}
-    for name in measures.SECTORS:
+    for name in SECTORS:
         entry: dict[str, Any] = {"pictures": sum(int(one[name]["pictures"] or 0) for one in per_seed)}
         for key in ("yaw_error", "pitch_error"):
             values = [float(v) for one in per_seed if (v := one[name][key]) is not None]
@@ -445,14 +446,3 @@ def _geometry(
         found.append(portrait_geometry(Portrait(generator, scene, find_matter(generator, scene)), COARSE_STEP))
         advance(1)
     return geometry_measures(against_bodies(found))
-
-
-def geometry_measures(summary: dict[str, Any]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """The numbers of geometry from the summary of `against_bodies`; mean and standard deviation of synthetic bodies."""
-    values: dict[str, float | None] = {"whole_meshes": summary["whole"], "floating_matter": summary["floating"]}
-    bodies = {}
-    for part, name in (("back", "back_of_head"), ("depth", "head_depth"), ("width", "head_width")):
-        record = summary["head"][part]
-        values[name] = record["mean"]
-        bodies[name] = (record["bodies"], record["bodies_std"])
-    return {name: value for name, value in values.items() if value is not None}, bodies

@@ -24,15 +24,12 @@ from portrait360.portrait.portrait import MESH_STEP, mesh_box
 from portrait360.types import BODY_POSE_SIZE, InputError
 
 BODY_STATISTICS = Path(__file__).parents[1] / "assets" / "body_statistics.json"
-
 SLAB = (0.10, 0.15)
 """Heights, world units, between which heads are measured: from above the ears and the bridge of the nose to nine
 tenths of the skull (top at 0.165). There the profile hardly changes with height, in front (brow, forehead) and
 behind, and no ear, nose or collar gets in the way."""
-
 MEDIAN = 0.03
 """|x| in world units within which front and back are measured: a third of the skull's width."""
-
 SMALLEST_SHARE = 0.02
 """Pieces below this share of the largest one's volume are crumbs: the default with which `extract_mesh` drops them."""
 
@@ -254,3 +251,14 @@ def against_bodies(portraits: Sequence[MeshStatistics], bodies: dict[str, Any] |
         "headless": sum(not math.isfinite(p.head.depth) for p in portraits),
         "head": head,
     }
+
+
+def geometry_measures(summary: dict[str, Any]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """The numbers of geometry from the summary of `against_bodies`; mean and standard deviation of synthetic bodies."""
+    values: dict[str, float | None] = {"whole_meshes": summary["whole"], "floating_matter": summary["floating"]}
+    bodies = {}
+    for part, name in (("back", "back_of_head"), ("depth", "head_depth"), ("width", "head_width")):
+        record = summary["head"][part]
+        values[name] = record["mean"]
+        bodies[name] = (record["bodies"], record["bodies_std"])
+    return {name: value for name, value in values.items() if value is not None}, bodies

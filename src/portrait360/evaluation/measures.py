@@ -25,14 +25,10 @@ from portrait360.evaluation.metrics import (
     wasserstein_1d,
 )
 from portrait360.evaluation.samples import SampleSet
-from portrait360.geometry import cameras
-from portrait360.geometry.cameras import yaw_pitch
+from portrait360.geometry.cameras import SECTORS, yaw_pitch, yaw_sector
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 
 Better = Literal["lower", "higher", "as data"]
-
-SECTORS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
-"""Eight sectors of 45 degrees, centred at yaw 0, 45, ... degrees (positive towards the subject's left)."""
 
 BEHIND = math.radians(135.0)
 """Pictures taken from beyond this yaw show the back of the head."""
@@ -156,11 +152,6 @@ def camera_truth(samples: SampleSet) -> dict[str, float]:
     if behind.any():
         values["back_faces"] = (samples.seen_yaw[behind].abs() < FRONTAL).float().mean().item()
     return values
-
-
-def yaw_sector(yaw: Float[Tensor, " N"]) -> Tensor:
-    """Index into SECTORS of each yaw, radians."""
-    return cameras.yaw_sector(yaw, len(SECTORS))
 
 
 def sector_errors(samples: SampleSet) -> dict[str, dict[str, float | int | None]]:

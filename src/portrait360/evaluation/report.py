@@ -9,10 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from portrait360.evaluation.measures import MEASURES, SECTORS, with_spread
+from portrait360.evaluation.measures import MEASURES, with_spread
 from portrait360.evaluation.samples import Drawn, SampleSet
-from portrait360.geometry.cameras import yaw_pitch
+from portrait360.geometry.cameras import SECTORS, yaw_pitch
 from portrait360.media.plots import FAINT, FIRST, INK, PAPER, SECOND, font
+from portrait360.media.sheets import tiled
 
 _ARROWS = {"lower": "lower is better", "higher": "higher is better", "as data": "like the data is best"}
 _COLUMNS, _ROWS = 12, 2
@@ -71,12 +72,9 @@ def sheet(real: SampleSet, generated: Drawn) -> Image.Image:
 
 
 def _grid(samples: SampleSet) -> Image.Image:
-    count = min(len(samples), _COLUMNS * _ROWS)
-    grid = Image.new("RGB", (_COLUMNS * _CELL, _ROWS * _CELL), PAPER)
-    for index, pixels in enumerate(samples.pictures[:count]):
-        cell = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())).resize((_CELL, _CELL))
-        grid.paste(cell, (index % _COLUMNS * _CELL, index // _COLUMNS * _CELL))
-    return grid
+    """The first images of a set, small."""
+    shown = samples.pictures[: _COLUMNS * _ROWS].permute(0, 2, 3, 1).numpy()
+    return tiled([Image.fromarray(pixels).resize((_CELL, _CELL)) for pixels in np.ascontiguousarray(shown)], _COLUMNS)
 
 
 def _scatter(

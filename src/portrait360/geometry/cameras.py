@@ -85,7 +85,11 @@ def yaw_pitch(label: Float[Tensor, "B 25"]) -> tuple[Float[Tensor, " B"], Float[
     return torch.atan2(x, z), torch.atan2(y, torch.hypot(x, z))
 
 
-def yaw_sector(yaw: Float[Tensor, " N"], count: int) -> Int[Tensor, " N"]:
+SECTORS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
+"""Eight sectors of 45 degrees, centred at yaw 0, 45, ... degrees (positive towards the subject's left)."""
+
+
+def yaw_sector(yaw: Float[Tensor, " N"], count: int = len(SECTORS)) -> Int[Tensor, " N"]:
     """Which of `count` equal sectors each yaw (radians) lies in; sector 0 is centred on the front, then to the left."""
     return torch.remainder(torch.round(yaw / (2.0 * math.pi / count)), count).long()
 

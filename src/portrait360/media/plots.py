@@ -1,4 +1,4 @@
-"""Plain histograms and picture grids, drawn with Pillow."""
+"""Plain histograms and curves, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,7 +19,8 @@ FAINT: Colour = (222, 225, 230)
 FIRST: Colour = (92, 128, 188)
 SECOND: Colour = (222, 120, 30)
 
-_TEXT = 15
+TEXT = 15
+"""Size of letters, pixels."""
 _TITLE = 18
 
 
@@ -72,19 +73,19 @@ def histogram(
     for count in range(0, full + 1, step):
         y = y_at(count)
         draw.line([(left, y), (right, y)], FAINT if count else INK)
-        draw.text((left - 8, y), str(count), INK, font(_TEXT), "rm")
+        draw.text((left - 8, y), str(count), INK, font(TEXT), "rm")
     for one in series:
         _draw_series(draw, one, limits, x_at, y_at)
     for tick in ticks:
         draw.line([(x_at(tick), bottom), (x_at(tick), bottom + 5)], INK)
-        draw.text((x_at(tick), bottom + 9), f"{tick:g}", INK, font(_TEXT), "mt")
-    draw.text(((left + right) / 2, size[1] - 6), unit, INK, font(_TEXT), "mb")
+        draw.text((x_at(tick), bottom + 9), f"{tick:g}", INK, font(TEXT), "mt")
+    draw.text(((left + right) / 2, size[1] - 6), unit, INK, font(TEXT), "mb")
     draw.text((left, 12), title, INK, font(_TITLE), "lt")
     if len(series) > 1:
         x = right
         for one in reversed(series):
-            x -= draw.textlength(one.name, font(_TEXT))
-            draw.text((x, 14), one.name, INK, font(_TEXT), "lt")
+            x -= draw.textlength(one.name, font(TEXT))
+            draw.text((x, 14), one.name, INK, font(TEXT), "lt")
             x -= 20
             draw.rectangle([x, 15, x + 13, 28], one.colour if one.filled else None, one.colour, width=2)
             x -= 16
@@ -110,17 +111,17 @@ def curves(
 
     for value in np.linspace(low, high, 5):
         draw.line([at(0, value), at(wide, value)], FAINT)
-        draw.text((left - 8, at(0, value)[1]), f"{value:.3g}", INK, font(_TEXT), "rm")
+        draw.text((left - 8, at(0, value)[1]), f"{value:.3g}", INK, font(TEXT), "rm")
     for value in np.linspace(0.0, wide, 6):
         draw.line([at(value, low), (at(value, low)[0], bottom + 5)], INK)
-        draw.text((at(value, low)[0], bottom + 9), f"{value:.3g}", INK, font(_TEXT), "mt")
+        draw.text((at(value, low)[0], bottom + 9), f"{value:.3g}", INK, font(TEXT), "mt")
     x_text = right
     for name, colour, x, y in reversed(lines):
         draw.line([at(a, b) for a, b in zip(x, y, strict=True)], colour, width=2)
-        x_text -= draw.textlength(name, font(_TEXT))
-        draw.text((x_text, 14), name, colour, font(_TEXT), "lt")
+        x_text -= draw.textlength(name, font(TEXT))
+        draw.text((x_text, 14), name, colour, font(TEXT), "lt")
         x_text -= 20
-    draw.text(((left + right) / 2, size[1] - 6), unit, INK, font(_TEXT), "mb")
+    draw.text(((left + right) / 2, size[1] - 6), unit, INK, font(TEXT), "mb")
     draw.text((left, 12), title, INK, font(_TITLE), "lt")
     return picture
 
@@ -148,22 +149,3 @@ def _round_step(peak: int) -> int:
             break
         step = int(step * factors[number % 3])
     return step
-
-
-def columns_of(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures of equal size side by side, row by row."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), PAPER)
-    for index, picture in enumerate(pictures):
-        sheet.paste(picture, (index % columns * width, index // columns * height))
-    return sheet
-
-
-def labelled(image: UInt8[ndarray, "H W 3"], side: int, text: str) -> Image.Image:
-    """A picture scaled to `side` with a line of text in a strip below."""
-    strip = max(20, side // 8)
-    tile = Image.new("RGB", (side, side + strip), PAPER)
-    tile.paste(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS), (0, 0))
-    ImageDraw.Draw(tile).text((side / 2, side + strip / 2), text, INK, font(min(_TEXT, strip - 6)), "mm")
-    return tile

@@ -1,4 +1,4 @@
-"""Pictures as bytes, and many of them on one sheet."""
+"""Contact sheets: many images on one, with captions or labels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from portrait360.media.plots import INK, PAPER, TEXT, font
 from portrait360.runtime.files import atomic_write
-
-PAPER = 255
-INK = (40, 40, 40)
 
 
 def grid(
@@ -37,8 +35,8 @@ def grid(
         raise ValueError(f"a sheet needs pictures and columns, not {count} and {columns}")
     rows = -(-count // columns)
     size = max(10, min(height, width) // 10)
-    font = ImageFont.load_default(size=size)
-    left = 8 + max((int(font.getlength(label)) for label in row_labels), default=-8)
+    letters = font(size)
+    left = 8 + max((int(letters.getlength(label)) for label in row_labels), default=-8)
     top = 2 * size if column_labels else 0
     sheet = np.full((top + rows * (height + gap) - gap, left + columns * (width + gap) - gap, 3), PAPER, dtype=np.uint8)
     for index, picture in enumerate(pictures):
@@ -50,10 +48,24 @@ def grid(
     image = Image.fromarray(sheet)
     draw = ImageDraw.Draw(image)
     for row, label in enumerate(row_labels):
-        draw.text((4, top + row * (height + gap) + height // 2), label, fill=INK, font=font, anchor="lm")
+        draw.text((4, top + row * (height + gap) + height // 2), label, fill=INK, font=letters, anchor="lm")
     for column, label in enumerate(column_labels):
-        draw.text((left + column * (width + gap) + width // 2, top // 2), label, fill=INK, font=font, anchor="mm")
+        draw.text((left + column * (width + gap) + width // 2, top // 2), label, fill=INK, font=letters, anchor="mm")
     return np.asarray(image).copy()
+
+
+def tiled(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """`grid` of images of equal size, all in RGB."""
+    return Image.fromarray(grid(np.stack([np.asarray(image) for image in images]), columns))
+
+
+def captioned(image: UInt8[ndarray, "H W 3"], side: int, text: str) -> Image.Image:
+    """A picture scaled to `side` with a line of text in a strip below."""
+    strip = max(20, side // 8)
+    tile = Image.new("RGB", (side, side + strip), PAPER)
+    tile.paste(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS), (0, 0))
+    ImageDraw.Draw(tile).text((side / 2, side + strip / 2), text, INK, font(min(TEXT, strip - 6)), "mm")
+    return tile
 
 
 def save_png(path: Path, picture: UInt8[ndarray, "H W 3"]) -> None:

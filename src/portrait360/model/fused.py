@@ -28,6 +28,12 @@ STOP_TRANSMITTANCE = 1e-3
 VISIBLE_DENSITY = 0.5
 """Density per world unit below which a cell counts as empty; across a cell of 13 mm it stops 0.6 % of the light."""
 
+TRAINING_CELLS = (20, 32, 24)
+"""Cells (nz, ny, nx) of the tri-grid box that training divides into occupied and empty ones: new ones in every step."""
+
+VIEWING_CELLS = (36, 54, 48)
+"""The same for a portrait that is rendered many times: finer, as the cells are computed once."""
+
 
 def read_density_plain(
     tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig

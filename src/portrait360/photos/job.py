@@ -32,10 +32,10 @@ from portrait360.data.writer import DatasetWriter, open_writer
 from portrait360.geometry.body import load_body
 from portrait360.photos.dedup import decide
 from portrait360.photos.detect import no_mediapipe
+from portrait360.photos.folder import find_photos
 from portrait360.photos.gates import PhotoLimits
 from portrait360.photos.local_engine import read_locally
 from portrait360.photos.ray_engine import check_ray, read_with_ray
-from portrait360.photos.reading import find_photos
 from portrait360.photos.records import (
     LONGEST_READING,
     KeptPhoto,

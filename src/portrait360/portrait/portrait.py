@@ -14,7 +14,7 @@ from torch import Tensor
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
 from portrait360.media.images import to_bytes
-from portrait360.model.fused import can_fuse, occupied_cells
+from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
 from portrait360.model.rendering import Occupancy
@@ -23,8 +23,6 @@ from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
 """Rays per side of pictures from models without super-resolution: the field is sampled finer than in training."""
-OCCUPANCY_SHAPE = (36, 54, 48)
-"""Cells (nz, ny, nx) of the grid that says where a portrait has matter."""
 MESH_STEP = 0.0023
 """World units between the points where the mesh reads the density: about 3 mm."""
 _BATCH = 8
@@ -38,7 +36,7 @@ def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx
     if can_render_midpoints(scene.tri_grid, generator.decoder, render):
         return cells_for_midpoints(scene.tri_grid, generator.decoder, render)
     if render.quadrature == "point" and can_fuse(scene.tri_grid, None):
-        return occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE)
+        return occupied_cells(scene.tri_grid, generator.decoder, render, VIEWING_CELLS)
     return None
 
 

@@ -15,14 +15,14 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from portrait360.config import PRESETS, ModelConfig
+from portrait360.config import ModelConfig, named_preset
 from portrait360.model.discriminator import Discriminator
 from portrait360.portrait.weights import Weights, load_weights, save_weights
 from portrait360.poses.calibration import PoseCalibration, fit_calibration
 from portrait360.poses.windows import window_poses
 from portrait360.runtime.script import run_script
 from portrait360.training.data import TrainingData
-from portrait360.types import CheckpointError, DatasetError
+from portrait360.types import CheckpointError, DatasetError, InputError
 
 PICTURES, LEAST_PICTURES = 2048, 512
 """Pictures that a calibration is fitted to, and how many it takes at least."""
@@ -80,8 +80,12 @@ def load_preset_weights(path: Path) -> Weights:
     """
     given = load_weights(path)
     model = given.generator.config
-    if model.name not in PRESETS or model.original_bugs.camera_unmirrored:
-        raise CheckpointError(f"{path} is not of one of the presets.", f"Known presets: {', '.join(PRESETS)}.")
+    try:
+        named_preset(model.name)
+    except InputError as error:
+        raise CheckpointError(f"{path} is not of one of the presets.", error.hint) from error
+    if model.original_bugs.camera_unmirrored:
+        raise CheckpointError(f"{path} is not of one of the presets.", "Weights of the original keep their poses.")
     return given
 
 
@@ -99,7 +103,7 @@ def main(
     """
     given = load_preset_weights(weights)
     model = given.generator.config
-    content = TrainingData(data, model, PRESETS[model.name].training, 0, progress=True)
+    content = TrainingData(data, model, named_preset(model.name).training, 0, progress=True)
     found = calibrate(given.discriminator, model, content)
     if found is None:
         raise DatasetError(f"{data} holds too few pictures.", f"It takes {LEAST_PICTURES}.")

@@ -28,7 +28,7 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from portrait360.config import PRESETS, ModelConfig
+from portrait360.config import ModelConfig, named_preset
 from portrait360.encoder.augment import PhotoRanges, other_crops_and_colours
 from portrait360.geometry.cameras import zoom_camera
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate, with_pose_path
@@ -276,7 +276,7 @@ def main(
     keep_freed_memory()
     lessons = []
     for path in data:
-        content = TrainingData(path, model, PRESETS[model.name].training, 0, device=target, progress=True)
+        content = TrainingData(path, model, named_preset(model.name).training, 0, device=target, progress=True)
         lessons.append(prepare(student.to(target), model, content, path))
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     taught = teach(student, model, lessons, recipe, checkpoint, device=target, bf16=bf16).cpu()

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image
 
 from portrait360.geometry.cameras import camera_label
 from portrait360.media.images import to_bytes
+from portrait360.media.sheets import grid, save_png
 from portrait360.model.generator import Generator
 from portrait360.model.mapping import latent
 from portrait360.runtime.files import atomic_write
@@ -61,8 +61,7 @@ class RunLog:
 
     def sheet(self, images: int, name: str, pixels: np.ndarray) -> None:
         """Save a picture sheet as PNG and in TensorBoard."""
-        with atomic_write(self.sheets / f"{name}-{images:010d}.png") as temporary:
-            Image.fromarray(pixels).save(temporary)
+        save_png(self.sheets / f"{name}-{images:010d}.png", pixels)
         self._board.add_image(name, pixels, images, dataformats="HWC")
 
     def close(self) -> None:
@@ -78,10 +77,6 @@ SHEET_POSES_DEGREES = (
 """Neck then head: rest, neck nods down and up, turns, tilts; head nods down and up, turns."""
 
 
-def _grid(rows: list[ndarray]) -> UInt8[ndarray, "H W 3"]:
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-
-
 @torch.no_grad()
 def turn_sheet(generator: Generator, seeds: range, psi: float = 0.7) -> UInt8[ndarray, "H W 3"]:
     """One row per seed, eight yaws of 45 degrees from the front."""
@@ -91,7 +86,7 @@ def turn_sheet(generator: Generator, seeds: range, psi: float = 0.7) -> UInt8[nd
     for seed in seeds:
         scene = generator.scene(generator.map(latent(seed, generator.config.z_dim), front, None, psi))
         rows.append(to_bytes(generator.render(scene, cameras).image))
-    return _grid(rows)
+    return grid(np.concatenate(rows), len(rows[0]))
 
 
 @torch.no_grad()
@@ -105,4 +100,4 @@ def pose_sheet(generator: Generator, seeds: range, psi: float = 0.7) -> UInt8[nd
         for yaw in (0.0, math.pi / 4):
             camera = camera_label(yaw).expand(len(poses), -1).contiguous()
             rows.append(to_bytes(generator.render(scene, camera, poses).image))
-    return _grid(rows)
+    return grid(np.concatenate(rows), len(rows[0]))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portrait360.config import PRESETS, ModelConfig, Preset, original_recipe
+from portrait360.config import ModelConfig, Preset, named_preset, original_recipe
 from portrait360.data.shards import is_shards
 from portrait360.portrait.weights import save_weights
 from portrait360.poses.calibration import PoseCalibration
@@ -223,9 +223,7 @@ RECIPES = ("preset", "original")
 
 def _preset(preset: str | Preset, recipe: str, kimg: float | None) -> Preset:
     if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise InputError(f"there is no preset {preset!r}.", f"Known presets: {', '.join(PRESETS)}.")
-        preset = PRESETS[preset]
+        preset = named_preset(preset)
     if recipe not in RECIPES:
         raise InputError(f"there is no recipe {recipe!r}.", f"Known recipes: {', '.join(RECIPES)}.")
     if recipe == "original":

@@ -18,7 +18,7 @@ from torch import Tensor
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.media.images import blur
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate
-from portrait360.model.fused import can_fuse, occupied_cells
+from portrait360.model.fused import TRAINING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.layers import resize
 from portrait360.model.rendering import Occupancy
@@ -27,9 +27,6 @@ from portrait360.poses.memory import PoseMemory, mismatch
 from portrait360.training import schedules
 from portrait360.training.augment import swap_some
 from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
-
-OCCUPANCY_SHAPE = (20, 32, 24)
-"""Cells (nz, ny, nx) of the tri-grid box; rays skip the empty ones."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = 
         occupancy = None
         if config.occupancy and can_fuse(scene.tri_grid, None) and not config.plain_renderer:
             render = state.model.render
-            cells = occupied_cells(scene.tri_grid, generator.decoder, render, OCCUPANCY_SHAPE)
+            cells = occupied_cells(scene.tri_grid, generator.decoder, render, TRAINING_CELLS)
             occupancy = Occupancy(cells, given.seed)
         draws = RenderDraws(
             torch.rand(n, side * side, device=device),

@@ -1,0 +1,440 @@
+"""The commands: each is a frozen dataclass, its fields are the flags, `run` does the work.
+
+Heavy imports stand inside `run`, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import tyro
+
+_Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
+_PLAIN = tyro.conf.arg(help_behavior_hint="")
+
+
+class Command(Protocol):
+    """What every command of the command line has."""
+
+    def run(self) -> None:
+        """Do the work. Raises Portrait360Error for what the user can mend."""
+
+    def resume_hint(self) -> str:
+        """How to go on after Ctrl-C."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Make portraits in 3D from seeds: eight views, a turntable video, a mesh and a record of each.
+
+    Writes DIR/seed0000/ with views.png (eight yaws, 45 degrees apart, from the front), turntable.mp4,
+    portrait.glb and portrait.json. The same seed always gives the same person.
+
+    Example: portrait360 generate --seeds 0-3 --out out/demo
+    """
+
+    seeds: Annotated[str, tyro.conf.arg(metavar="LIST")]
+    """Seeds and ranges of seeds, for instance 7 or 0-3 or 0,5,7-9."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the portraits."""
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights (.safetensors). Default: those that come with the package."""
+    truncation_psi: Annotated[float, tyro.conf.arg(metavar="PSI")] = 0.7
+    """0 gives the average person, 1 the full variety with more failures."""
+    neck: _Angles = (0.0, 0.0, 0.0)
+    """Turn the neck, degrees: X nods down, Y turns to the person's left, Z tilts to their right."""
+    head: _Angles = (0.0, 0.0, 0.0)
+    """Turn the head against the neck, in the same way."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="S", help_behavior_hint="")] = None
+    """Side of each view in pixels; the video has half of it. Default: 512, or the model's own side if it has one."""
+    video: Annotated[bool, _PLAIN] = True
+    """Leave out turntable.mp4."""
+    mesh: Annotated[bool, _PLAIN] = True
+    """Leave out portrait.glb."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "cpu"
+    """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
+
+    def run(self) -> None:
+        from portrait360.apps.generate import generate, parse_seeds
+
+        generate(
+            parse_seeds(self.seeds),
+            self.out,
+            weights=self.weights,
+            truncation_psi=self.truncation_psi,
+            neck=self.neck,
+            head=self.head,
+            size=self.size,
+            video=self.video,
+            mesh=self.mesh,
+            device=self.device,
+        )
+
+    def resume_hint(self) -> str:
+        return f"finished portraits are in {self.out}"
+
+
+@dataclass(frozen=True)
+class DatasetSynth:
+    """Draw synthetic portraits with exact camera, body pose and mask each.
+
+    The same seed gives the same bytes whatever the number of workers, and a run that was stopped continues
+    when the same command is given again. The first run fetches the parts (hair, clothes, skins; 89 MB) with npm.
+
+    Example: portrait360 dataset synth --count 20000 --resolution 128 --seed 1 --out train.zip --label-noise 4
+    """
+
+    count: Annotated[int, tyro.conf.arg(metavar="N")]
+    """Number of portraits."""
+    resolution: Annotated[int, tyro.conf.arg(metavar="R")]
+    """Side of the square pictures in pixels."""
+    seed: Annotated[int, tyro.conf.arg(metavar="S")]
+    """Which people, cameras and poses."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset to write."""
+    label_noise: Annotated[float | None, tyro.conf.arg(metavar="DEG", help_behavior_hint="")] = None
+    """Also write coarse body poses, as estimators would give them, with noise of so many degrees. Training
+    reads these, measuring the exact ones."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Processes that draw. Default: one per core."""
+    depth: Annotated[bool, _PLAIN] = False
+    """Also write depth pictures."""
+    views: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Pictures of each person, each with a camera, pose, expression and light of its own."""
+
+    def run(self) -> None:
+        from functools import partial
+
+        from portrait360.synthetic.job import draw_dataset
+        from portrait360.synthetic.source import PortraitSource
+
+        draw_dataset(
+            self.out,
+            count=self.count,
+            resolution=self.resolution,
+            seed=self.seed,
+            label_noise=self.label_noise,
+            workers=self.workers,
+            depth=self.depth,
+            views=self.views,
+            source_factory=PortraitSource if self.views == 1 else partial(PortraitSource, views=self.views),
+        )
+
+    def resume_hint(self) -> str:
+        return "the same command continues"
+
+
+@dataclass(frozen=True)
+class DatasetPhotos:
+    """Make a dataset of a folder of photos: find each person, estimate camera and body pose, crop and mask.
+
+    Writes FILE.zip, and FILE.report.json and FILE.report.html with what became of every photo and why. A run that was
+    stopped continues when the same command is given again.
+
+    Example: portrait360 dataset photos pictures --resolution 512 --out photos.zip --balance 4
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """The photos; folders below are looked into as well."""
+    resolution: Annotated[int, tyro.conf.arg(metavar="R")]
+    """Side of the square pictures in pixels."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset to write."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Processes that read photos. Default: one per core."""
+    balance: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Repeat people seen from rare sides, such as from behind, up to N times. Default: nobody is repeated."""
+    engine: Annotated[str, tyro.conf.arg(metavar="NAME")] = "local"
+    """local: processes on this machine; ray: a Ray cluster, whose machines must all see the folder."""
+    shards: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Also pack the dataset into WebDataset shards in this folder."""
+    limits: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
+    """When to reject, for instance {"smallest_side": 200}; docs/photos.md lists all limits. Others keep their
+    defaults."""
+    quality: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Your quality network (.safetensors or .onnx). Its marks are in the report; they reject nobody unless --limits has
+    a least_quality."""
+    matting: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx", help_behavior_hint="")] = None
+    """Your matting network in place of mediapipe's segmentation."""
+    body: Annotated[Path | None, tyro.conf.arg(metavar="SMPL.pkl|.npz", help_behavior_hint="")] = None
+    """Your SMPL file, read as data: body poses are then turns about its joints. Default: the packaged body."""
+
+    def run(self) -> None:
+        from portrait360.photos.gates import read_limits
+        from portrait360.photos.job import process_folder
+
+        report = process_folder(
+            self.folder,
+            self.out,
+            resolution=self.resolution,
+            limits=None if self.limits is None else read_limits(self.limits),
+            workers=self.workers,
+            balance=self.balance,
+            matting=self.matting,
+            quality=self.quality,
+            body=self.body,
+            engine=self.engine,
+            shards=self.shards,
+        )
+        print(f"{self.out}  {report.pictures} pictures: {report.sentence()}")
+
+    def resume_hint(self) -> str:
+        return "the same command continues"
+
+
+@dataclass(frozen=True)
+class DatasetShard:
+    """Pack a dataset into WebDataset shards, for training on more than memory holds or on many machines.
+
+    `train --data DIR` reads them: each process its own shards, a few at a time.
+
+    Example: portrait360 dataset shard train.zip --out shards
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset: a zip or a folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the shards."""
+    per_shard: Annotated[int, tyro.conf.arg(metavar="N")] = 1000
+    """Most pictures in a shard."""
+
+    def run(self) -> None:
+        from portrait360.data.shards import write_shards
+
+        write_shards(self.file, self.out, self.per_shard)
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
+class DatasetInspect:
+    """Look at a dataset: a contact sheet, histograms of its labels, and bodies outlined over pictures.
+
+    Writes DIR/sheet.png, the yaw and pose histograms, the body overlay and summary.json.
+
+    Example: portrait360 dataset inspect train.zip --out out/inspect
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset: a zip or a folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the pictures."""
+
+    def run(self) -> None:
+        from portrait360.data.inspect import inspect_dataset
+
+        inspect_dataset(self.file, self.out)
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model on a dataset.
+
+    Ctrl-C, SIGTERM and --max-minutes save a checkpoint; --resume continues exactly where it was.
+
+    Example: portrait360 train --data train.zip --preset cpu-64 --out runs/first --max-minutes 60
+    """
+
+    data: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
+    """The dataset: a zip, a folder, or a folder of shards."""
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME")]
+    """Size of the model: cpu-64 trains on two cores; portrait-128 and portrait-256 want a GPU."""
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run: checkpoints, logs and sheets."""
+    resume: Annotated[bool, _PLAIN] = False
+    """Continue the run in --out."""
+    max_minutes: Annotated[float | None, tyro.conf.arg(metavar="M", help_behavior_hint="")] = None
+    """Save and stop after so many minutes."""
+    kimg: Annotated[float | None, tyro.conf.arg(metavar="K", help_behavior_hint="")] = None
+    """Train on so many thousand pictures in all. Default: as the preset says."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
+    """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
+    """Start from these weights instead of random ones, for instance on pictures of your own. They must be of the
+    same preset, or of one that it can grow from (cpu-64 into portrait-128)."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "preset"
+    """How to train: as the preset says, or `original`, the published recipe."""
+
+    def run(self) -> None:
+        from portrait360.training.loop import train
+        from portrait360.types import InputError
+
+        if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
+            raise InputError(f"--max-minutes must be above 0, not {self.max_minutes:g}.", "Try --max-minutes 60.")
+        train(
+            self.data,
+            self.preset,
+            self.out,
+            resume=self.resume,
+            max_minutes=self.max_minutes,
+            kimg=self.kimg,
+            device=self.device,
+            init=self.init,
+            recipe=self.recipe,
+        )
+
+    def resume_hint(self) -> str:
+        return "the same command with --resume continues from the last checkpoint"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a model: fidelity, faces, cameras, body poses, consistency and geometry, beside the data's own.
+
+    Prints a table, writes the numbers and, beside them, a sheet of pictures. docs/evaluation.md explains every number.
+    What the portrait encoder sees in the data is kept in the user's cache, so that the next time is shorter.
+
+    Example: portrait360 evaluate --data heldout.zip --out metrics.json --quick
+    """
+
+    data: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
+    """Pictures that training has not seen, with masks; exact body poses if they are to be measured."""
+    out: Annotated[Path, tyro.conf.arg(metavar="metrics.json")]
+    """The numbers; the sheet goes to metrics.png."""
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
+    """Weights (.safetensors). Default: those that come with the package."""
+    quick: Annotated[bool, _PLAIN] = False
+    """Some minutes instead of the better part of an hour, with 750 generated persons instead of 10,500."""
+    inception: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Your file of the Inception network (pt_inception-2015-12-05 as .pth or .safetensors), for FID and KID as papers
+    have them."""
+    encoder: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
+    """Another portrait encoder than the one that comes with the package."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
+    """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
+
+    def run(self) -> None:
+        from portrait360.evaluation.evaluate import evaluate
+
+        evaluate(
+            self.data,
+            self.out,
+            weights=self.weights,
+            quick=self.quick,
+            inception=self.inception,
+            encoder=self.encoder,
+            device=self.device,
+        )
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Camera and body pose of pictures: of photos, both are fitted to what is seen; of pictures with a camera and a
+    mask, the body pose is predicted by a model's discriminator.
+
+    The latter are pictures of a dataset, the original's test data (aligned_images/, mask/, result.json), or any with
+    {"camera": [25 numbers]} in NAME.json and its mask in NAME.mask.png or its alpha channel. Of a folder or zip all
+    pictures are taken. Writes FILE.json and FILE.overlay.png, the posed body outlined over the pictures.
+
+    Example: portrait360 pose photo.jpg out/train.zip --out out/poses.json
+    """
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")]
+    """Pictures, folders and datasets."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
+    """The poses to write. Default: they are printed, and no overlay is drawn."""
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
+    """Weights (.safetensors), converted ones too. Default: those that come with the package."""
+
+    def run(self) -> None:
+        from portrait360.apps.pose import estimate_poses
+
+        estimate_poses(self.images, weights=self.weights, out=self.out)
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert weights of the original 3DPortraitGAN to this project's format.
+
+    Reads a snapshot of the original training code (.pkl, also .pkl.xz) as data: nothing in it is run. Body-model
+    data in it are left out; the packaged body drives the deformation, or your own SMPL file with --body.
+
+    Example: portrait360 convert 3DPortraitGAN512-128.pkl --out original.safetensors
+    """
+
+    snapshot: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OFFICIAL.pkl")]
+    """The snapshot."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.safetensors")]
+    """The weights file to write."""
+    body: Annotated[Path | None, tyro.conf.arg(metavar="SMPL.pkl|.npz", help_behavior_hint="")] = None
+    """Your SMPL file, read in the same safe way and stored with the weights. SMPL data fall under the SMPL licence, so
+    that a weights file made with this flag must not be passed on."""
+
+    def run(self) -> None:
+        from portrait360.official.convert import convert_snapshot
+
+        model = convert_snapshot(self.snapshot, self.out, self.body)
+        print(f"{self.out}  {model.resolution}x{model.resolution} pixels, rendered at {model.raw_resolution}")
+        if self.body is not None:
+            print("note: this file holds SMPL data, which fall under the SMPL licence; do not pass it on.")
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time every stage of every preset on this machine, and how much memory it takes.
+
+    Weights are random, with a density shaped like a head. Original presets are also drawn by the exact renderer, as
+    the baseline, and the fast pictures are compared with its own. All presets take some minutes.
+
+    Example: portrait360 bench --out bench.json --quick
+    """
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.json")]
+    """The numbers."""
+    quick: Annotated[bool, _PLAIN] = False
+    """Time everything once, and only one preset by the exact renderer."""
+    presets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """Only these presets. Default: all; with --training cpu-64, portrait-128 and portrait-256."""
+    training: Annotated[bool, _PLAIN] = False
+    """Time training instead: images per second, beside the published recipe in plain PyTorch."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "cpu"
+    """Where to train: cpu, cuda, cuda:1, or auto. Views are timed on the CPU."""
+
+    def run(self) -> None:
+        from portrait360.bench.report import bench, bench_training
+        from portrait360.bench.training import DEFAULT_PRESETS
+        from portrait360.config import PRESETS
+
+        if self.training:
+            bench_training(self.out, self.quick, self.presets or DEFAULT_PRESETS, self.device)
+            return
+        bench(self.out, self.quick, self.presets or tuple(PRESETS))
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+_Dataset = (
+    Annotated[DatasetSynth, tyro.conf.subcommand("synth")]
+    | Annotated[DatasetPhotos, tyro.conf.subcommand("photos")]
+    | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
+    | Annotated[DatasetShard, tyro.conf.subcommand("shard")]
+)
+COMMANDS = (
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[
+        _Dataset,
+        tyro.conf.subcommand("dataset", description="Make a dataset, synthetic or of photos, look at one, or pack it."),
+    ]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Pose, tyro.conf.subcommand("pose")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+)

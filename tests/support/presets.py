@@ -1,0 +1,69 @@
+"""Presets that are small enough for tests to train. `register` lets commands find them by name, as users' presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from portrait360.config import (
+    PRESETS,
+    DiscriminatorConfig,
+    Preset,
+    RenderConfig,
+    SuperResolutionConfig,
+    SynthesisConfig,
+    register_preset,
+)
+
+
+def _tiny(name: str, **changes: Any) -> Preset:
+    """The shape of `cpu-64` with every optional part."""
+    base = PRESETS["cpu-64"]
+    model = dataclasses.replace(
+        base.model,
+        name=name,
+        resolution=32,
+        raw_resolution=16,
+        z_dim=16,
+        w_dim=32,
+        conditioning_scale=1.0,
+        synthesis=SynthesisConfig((16, 16, 16, 16), "box", noise=True, first_output=4),
+        background=SynthesisConfig((16, 16, 8), "box", noise=True),
+        plane_features=8,
+        symmetric_features=4,
+        decoder_hidden=16,
+        features=8,
+        render=dataclasses.replace(base.model.render, feature_activation="none", samples=12, inference_samples=None),
+        superresolution=SuperResolutionConfig(16, (8, 8), clamp=None, resample="box"),
+        discriminator=DiscriminatorConfig(
+            (8, 16, 16, 16), "box", mapping_layers=2, pose_hidden=(16,), clamp=None, mirror_once=True
+        ),
+        pose_hidden=(16,),
+    )
+    training = dataclasses.replace(
+        base.training, total_kimg=1.0, batch=4, lr_decay_kimg=0.0, density_noise=1.0, bf16=False
+    )
+    return Preset(dataclasses.replace(model, **changes), training)
+
+
+TINY = _tiny("tiny")
+TINY_ORIGINAL = _tiny(
+    "tiny-original",
+    render=RenderConfig(samples=6, importance_samples=6),
+    synthesis=SynthesisConfig((16, 16, 16)),
+    background=SynthesisConfig((16, 16, 8)),
+    decoder_activation="softplus",
+    symmetric_features=0,
+    superresolution=SuperResolutionConfig(16, (8, 8), filter_buffer=True),
+    discriminator=DiscriminatorConfig((8, 16, 16, 16), mapping_layers=2, pose_hidden=(16,)),
+    deformation="exact",
+)
+"""The published networks' parts, in small."""
+ALL_PRESETS = {**PRESETS, "tiny": TINY, "tiny-original": TINY_ORIGINAL}
+"""Those that users can name, and these."""
+
+
+def register() -> None:
+    """For this process, as conftest does for the tests' own."""
+    for preset in (TINY, TINY_ORIGINAL):
+        register_preset(preset)
