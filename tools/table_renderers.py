@@ -1,7 +1,7 @@
 """The tables of docs/results.md and README.md: a renderer makes lines of Markdown from a parsed JSON file.
 
 To add one, write a function from the parsed JSON to lines (`table` draws them) and name it in `RENDERERS`. It need not
-check its input: what it raises when something is missing or of another type becomes a sentence (`results.render`).
+check its input: what it raises when something is missing or of another type becomes a sentence (`tables.render`).
 """
 
 from __future__ import annotations
