@@ -22,6 +22,7 @@ from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import check_place, write_json
 from portrait360.runtime.precision import convolution_seconds, processor_name
 from portrait360.runtime.progress import show_progress
+from portrait360.runtime.tensors import to_json
 from portrait360.types import Portrait360Error
 
 VIEWS = ("first view, posed", "further view, canonical", "further view, posed")
@@ -111,11 +112,13 @@ def _check(presets: Sequence[str]) -> None:
 
 def _run(job: dict[str, Any], worker: str = "worker") -> dict[str, Any]:
     """The worker's result, from a process of its own."""
-    command = [sys.executable, "-m", f"portrait360.bench.{worker}", json.dumps(job)]
+    name = job["preset"]
+    own = [] if name in PRESETS else [to_json(named_preset(name))]  # the other process has not registered it
+    command = [sys.executable, "-m", f"portrait360.bench.{worker}", json.dumps(job), *own]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise Portrait360Error(f"{job['preset']} could not be timed: {last}.", "Is there enough memory for it?")
+        raise Portrait360Error(f"{name} could not be timed: {last}.", "Is there enough memory for it?")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -1,7 +1,8 @@
 """Images per second of training, ours against the published recipe in plain PyTorch, each in a process of its own:
-`python -m portrait360.bench.training JOB`.
+`python -m portrait360.bench.training JOB [PRESET]`.
 
-JOB is JSON: the arguments of `time_training`. The result is one line of JSON on the standard output.
+JOB is JSON: the arguments of `time_training`; PRESET is one that the package does not have, as JSON too.
+The result is one line of JSON on the standard output.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from portrait360.config import ModelConfig, Preset, named_preset, original_recipe
+from portrait360.config import ModelConfig, Preset, named_preset, original_recipe, register_preset
 from portrait360.geometry.cameras import camera_label
 from portrait360.portrait.weights import DEFAULT_WEIGHTS
 from portrait360.poses.memory import CAPACITY
@@ -23,6 +24,7 @@ from portrait360.runtime.device import choose_device
 from portrait360.runtime.distributed import Ranks
 from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, restart_peak
 from portrait360.runtime.precision import choose_bf16
+from portrait360.runtime.tensors import from_json
 from portrait360.runtime.threads import denormals_flushed, settle_threads
 from portrait360.training.graphs import WARM_UP, record_steps
 from portrait360.training.passes import Batch, Labels, TrainingState
@@ -134,4 +136,6 @@ def _wait(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
+    for own in sys.argv[2:]:
+        register_preset(from_json(Preset, own))
     print(json.dumps(time_training(**json.loads(sys.argv[1]))))

@@ -1,6 +1,7 @@
-"""Times one preset in a process of its own, so that its peak of memory is its own: `python -m ...bench.worker JOB`.
+"""Times one preset in a process of its own, so that its peak of memory is its own: `... bench.worker JOB [PRESET]`.
 
-JOB is JSON: {"preset", "repeats", "exact"}. The result is one line of JSON on the standard output.
+JOB is JSON: {"preset", "repeats", "exact"}; PRESET is one that the package does not have, as JSON too.
+The result is one line of JSON on the standard output.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from portrait360.bench.scene import shape_like_body
-from portrait360.config import named_preset
+from portrait360.config import Preset, named_preset, register_preset
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
 from portrait360.geometry.deformation import deformation_field
@@ -25,6 +26,7 @@ from portrait360.model.rendering import Occupancy
 from portrait360.portrait.portrait import Portrait, find_matter
 from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
 from portrait360.runtime.precision import worth_bf16
+from portrait360.runtime.tensors import from_json
 from portrait360.runtime.threads import settle_threads
 from portrait360.types import RenderOutput
 
@@ -154,4 +156,6 @@ def _exact(portrait: Portrait, scene: Scene, camera: Any, pose: Any, side: int) 
 
 
 if __name__ == "__main__":
+    for own in sys.argv[2:]:
+        register_preset(from_json(Preset, own))
     print(json.dumps(time_preset(**json.loads(sys.argv[1]))))
