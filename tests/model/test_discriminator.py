@@ -32,7 +32,7 @@ def test_judgement_is_mirror_symmetric(discriminator):
 
 
 def test_one_pass_and_two_pass_pose_agree_on_right_views():
-    """The original form (8.8, 8.9) and the one-pass form differ only for left views."""
+    """The original form (equations 8.8, 8.9) and the one-pass form differ only for left views."""
     torch.manual_seed(0)
     two = Discriminator(TINY_ORIGINAL.model)
     x, camera = pictures(4), camera_label(torch.tensor([-0.5, -1.0, -2.0, -2.5]))
@@ -57,7 +57,7 @@ def test_condition_matters_and_predicted_pose_is_detached(discriminator):
 
 
 def test_minibatch_std_groups_by_stride():
-    """8.4: sample s belongs to group s mod (N / G)."""
+    """Equations 8.4: sample s belongs to group s mod (N / G)."""
     x = torch.randn(8, 3, 4, 4)
     y = minibatch_std(x, 4)
     assert y.shape == (8, 4, 4, 4)
@@ -102,7 +102,7 @@ def test_parts_of_a_batch_have_deviations_of_their_own(parts, size):
 
 
 def test_tensor_names_follow_the_original():
-    """12.7: 71 learnable tensors with 49,312,422 values for the 512 network."""
+    """Equations 12.7: 71 learnable tensors with 49,312,422 values for the 512 network."""
     with torch.device("meta"):
         module = Discriminator(PRESETS["original-512"].model)
     parameters = dict(module.named_parameters())

@@ -134,7 +134,7 @@ def test_every_preset_renders_when_shrunken(name):
 
 
 def test_tensor_names_follow_the_original():
-    """12.6: names and shapes of the published 512 generator, without its buffers and body model."""
+    """Equations 12.6: names and shapes of the published 512 generator, without its buffers and body model."""
     with torch.device("meta"):
         state = Generator(PRESETS["original-512"].model).state_dict()
     assert state["backbone.synthesis.b4.const"].shape == (512, 4, 4)

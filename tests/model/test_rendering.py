@@ -154,7 +154,7 @@ def test_density_zero_is_transparent_and_high_density_is_a_wall():
 
 
 def test_compositing_against_a_loop():
-    """5.6 written ray by ray, sample by sample."""
+    """Equations 5.6 written ray by ray, sample by sample."""
     config = RenderConfig()
     features, densities = torch.rand(1, 2, 6, 3), torch.randn(1, 2, 6, 1) * 3
     depths = torch.rand(1, 2, 6, 1).sort(dim=2).values + 2

@@ -284,7 +284,7 @@ def draw_people(
 ) -> People:
     """New persons as training draws them, conditioned on a camera of the data and a pose of the branch.
 
-    The pose belongs to the camera and a latent of its own (official_model 10.15, `G_predict`).
+    The pose belongs to the camera and a latent of its own (equations 10.15, `G_predict`).
     """
     camera = cameras[torch.randint(len(cameras), (count,), generator=draws)]
     z, other = torch.randn(2, count, generator.config.z_dim, generator=draws)

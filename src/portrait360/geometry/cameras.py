@@ -131,7 +131,7 @@ def rays(label: Float[Tensor, "B 25"], side: int) -> tuple[Float[Tensor, "B M 3"
     y = (v - k[:, 1, 2, None]) / k[:, 1, 1, None]
     x = (u - k[:, 0, 2, None] - k[:, 0, 1, None] * y) / k[:, 0, 0, None]
     one = torch.ones_like(x)
-    # by way of points in the world, as the original: its rounding is part of its pictures (official_model 5.1)
+    # by way of points in the world, as the original: its rounding is part of its pictures (equations 5.1)
     points = (torch.stack([x, y, one, one], dim=-1) @ matrix.transpose(1, 2))[..., :3]
     origins = matrix[:, None, :3, 3].expand_as(points)
     return origins, F.normalize(points - origins, dim=-1)

@@ -46,7 +46,7 @@ def deform_exact(
     """Canonical positions of posed points, by the rigid frame of the nearest triangle of the posed body.
 
     Points at `thickness` or farther from the body stay. Gradients reach the pose and the points through the
-    frames, not through the choice of triangle. Source: official_model 6. `first_axis_of_three`: see `carry`.
+    frames, not through the choice of triangle. Source: equations 6. `first_axis_of_three`: see `carry`.
     """
     faces = body.faces[kept_faces(body.vertices, body.faces)]
     rest, posed = body.vertices.to(points)[faces], posed_vertices(body, pose)[:, faces]
@@ -54,7 +54,7 @@ def deform_exact(
 
 
 def kept_faces(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "T 3"]) -> Bool[Tensor, " T"]:
-    """Which triangles take part in the exact transfer: all corners inside the cube (official_model 6.3)."""
+    """Which triangles take part in the exact transfer: all corners inside the cube (equations 6.3)."""
     return (vertices.abs() < HALF_BOX).all(-1)[faces].all(-1)
 
 
@@ -85,10 +85,10 @@ def carry(
     *,
     first_axis_of_three: bool = False,
 ) -> Float[Tensor, "B N 3"]:
-    """Points moved rigidly with triangle `indices` from `posed` to `rest`, those nearer than `thickness` (6.5, 6.6).
+    """Points moved rigidly with triangles `indices` from `posed` to `rest` within `thickness` (equations 6.5, 6.6).
 
     `first_axis_of_three` reproduces a fault of the original: its cross products run along the first axis of size 3,
-    which is not the last one for three clouds or three points (6.7).
+    which is not the last one for three clouds or three points (equations 6.7).
     """
     axis = points.shape.index(3) if first_axis_of_three else -1
     origin, axes = triangle_frames(torch.stack([t[i] for t, i in zip(posed, indices, strict=True)]), axis)

@@ -1,4 +1,4 @@
-"""[1, 3, 3, 1] smoothing of channels-last feature maps in one pass (official_model 3.3, 3.5).
+"""[1, 3, 3, 1] smoothing of channels-last feature maps in one pass (equations 3.3, 3.5).
 
 Feature maps arrive as (H, W, C). `portrait360.model.layers.fir` and `upsample_fir` are the readable twins.
 """

@@ -32,14 +32,14 @@ from portrait360.kernels.render import TILE
 from portrait360.kernels.simd import FASTMATH, axpy8, load8, softplus1, splat8, store8
 
 EMPTY = np.float32(-1000)
-"""Raw density of samples that are not taken (official_model 5.5)."""
+"""Raw density of samples that are not taken (equations 5.5)."""
 LEAST_WEIGHT = np.float32(1e-6)
 """Intervals that weigh less add no features."""
 
 
 @numba.njit(fastmath=FASTMATH, forceinline=True)
 def _importance(t: Any, weights: Any, coarse: int, fine: int, cdf: Any, found: Any):
-    """Inverse-transform samples of the smoothed coarse weights into found[:fine], ascending (official_model 5.7).
+    """Inverse-transform samples of the smoothed coarse weights into found[:fine], ascending (equations 5.7).
 
     `weights` holds the coarse - 1 interval weights; u runs evenly from 0 to 1.
     """

@@ -1,4 +1,4 @@
-"""The discriminator: judges image, raw image and mask given camera and body pose, and predicts the pose (8)."""
+"""The discriminator: logits for image, raw image and mask under camera and body pose, and the pose (equations 8)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def concatenate(*parts: Pictures) -> Pictures:
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block that halves the side (official_model 8.3)."""
+    """Residual block that halves the side (equations 8.3)."""
 
     def __init__(self, image_channels: int, width: int, out: int, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 def minibatch_std(x: Float[Tensor, "B C H W"], group_size: int, parts: int = 1) -> Float[Tensor, "B C1 H W"]:
-    """Append the mean standard deviation over interleaved groups of samples as one channel (8.4).
+    """Append the mean standard deviation over interleaved groups of samples as one channel (equations 8.4).
 
     A part of the batch that the group size does not divide falls back to the largest divisor.
     """
@@ -112,7 +112,7 @@ class Epilogue(FlatFeatures):
 
 
 class PoseBranch(nn.Module):
-    """Body pose from the trunk's flat features and the camera (8.7)."""
+    """Body pose from the trunk's flat features and the camera (equations 8.7)."""
 
     def __init__(self, in_features: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class PosePath(FlatFeatures):
 
 
 class Discriminator(nn.Module):
-    """forward(pictures, camera) -> (logits [B, 1], predicted body pose [B, 6]). Names follow official_model 12.7."""
+    """forward(pictures, camera) -> (logits [B, 1], predicted body pose [B, 6]). Names follow equations 12.7."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Discriminator(nn.Module):
         self.pose_branch = PoseBranch(width * 16, config.pose_hidden)
 
     def trunk(self, pictures: Pictures, parts: int = 1) -> Float[Tensor, "B F"]:
-        """Flat features of image, raw image and mask at the image's side (8.1), for verdicts.
+        """Flat features of image, raw image and mask at the image's side (equations 8.1), for verdicts.
 
         The batch consists of `parts` equal parts (real, generated) whose minibatch statistics are kept apart.
         """
@@ -186,14 +186,14 @@ class Discriminator(nn.Module):
         return self._for_verdicts(x, parts) if self.pose_path is None else self.pose_path(x, parts)
 
     def predict_pose(self, pictures: Pictures, camera: Float[Tensor, "B 25"], parts: int = 1) -> Float[Tensor, "B 6"]:
-        """Body pose seen in the pictures: left views are mirrored, predicted, mirrored back (8.8)."""
+        """Body pose seen in the pictures: left views are mirrored, predicted, mirrored back (equations 8.8)."""
         left = is_left(camera)
         flat = self._for_poses(self.early(pictures.map(lambda t: select(left, t.flip(3), t))), parts)
         pose = self.pose_branch(flat, self._branch_camera(camera, left))
         return select(left, mirror_body_pose(pose), pose)
 
     def _branch_camera(self, camera: Tensor, left: Tensor) -> Tensor:
-        """The camera that belongs to mirrored pictures is mirrored too; the original leaves it as it was (8.8)."""
+        """Mirrored images come with a mirrored camera; the original leaves it as it was (equations 8.8)."""
         return camera if self.bugs.camera_unmirrored else select(left, mirror_camera(camera), camera)
 
     def forward(
@@ -203,7 +203,7 @@ class Discriminator(nn.Module):
         body_pose: Float[Tensor, "B 6"] | None = None,
         parts: int = 1,
     ):
-        """Conditioned on `body_pose` if given, else on the detached prediction (8.9). `parts`: see `trunk`."""
+        """Conditioned on `body_pose`, or else on the detached prediction (equations 8.9). `parts`: see `trunk`."""
         if not self.config.mirror_once:
             predicted = self.predict_pose(pictures, camera, parts)
             condition = self.mapping(None, camera, predicted.detach() if body_pose is None else body_pose)

@@ -1,7 +1,7 @@
 """Style-modulated layers at inference on a CPU: one sample at a time, everything linear folded into the convolution.
 
 The twins of `SynthesisLayer.forward` and of the skip connection in `SynthesisBlock` for [1, 3, 3, 1] networks
-(official_model 3.1-3.5). Style, demodulation and gain go into the weights of the one sample where these are smaller
+(equations 3.1-3.5). Style, demodulation and gain go into the weights of the one sample where these are smaller
 than the maps. An up-sampling layer is four small convolutions, one for each parity of row and column, and one compiled
 pass that smooths and activates.
 """

@@ -1,4 +1,4 @@
-"""The generator: z, camera and body pose to a canonical tri-grid, rendered posed (official_model 2-7, 9)."""
+"""The generator: z, camera and body pose to a canonical tri-grid, rendered posed (equations 2-7, 9)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
 
 
 class GeneratorPoseBranch(nn.Module):
-    """Predicts the body pose that goes with a latent and a camera, mirror-symmetric (official_model 9)."""
+    """Predicts the body pose that goes with a latent and a camera, mirror-symmetric (equations 9)."""
 
     def __init__(self, z_dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class RenderDraws:
 
 
 class Generator(nn.Module):
-    """Tensor names follow the original networks (official_model 12.6)."""
+    """Tensor names follow the original networks (equations 12.6)."""
 
     def __init__(self, config: ModelConfig, body: BodyTemplate | None = None) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class Generator(nn.Module):
         return self.compose(scene, rendered, side)
 
     def compose(self, scene: Scene, rendered: Rendered, side: int) -> RenderOutput:
-        """Pictures of rays that were cast: put over the background, coloured, super-resolved (5.9, 7)."""
+        """Pictures of rays that were cast: put over the background, coloured, super-resolved (equations 5.9, 7)."""
         n = rendered.features.shape[0]
         views = n // scene.w.shape[0]
 

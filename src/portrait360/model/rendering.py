@@ -1,4 +1,4 @@
-"""Volume rendering of the tri-grid (official_model 5): the plain renderers, and the fused one's twin.
+"""Volume rendering of the tri-grid (equations 5): the plain renderers, and the fused one's twin.
 
 `render_original` is the published two-pass renderer. `render_plain` is the one-pass renderer of this project's own
 presets; `render_fused` computes the same in one compiled pass and is its fast twin. `render` chooses.
@@ -22,7 +22,7 @@ from portrait360.kernels.render import EXPLORE_MASK, explore_hash
 from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
 
 EMPTY_DENSITY = -1000.0
-"""Raw density of cropped space, before shift and softplus (official_model 5.5)."""
+"""Raw density of cropped space, before shift and softplus (equations 5.5)."""
 
 Deform = Callable[[Tensor], Tensor]
 
@@ -71,7 +71,7 @@ def bound_rays(origins: Float[Tensor, "B M 3"], directions: Float[Tensor, "B M 3
 
 
 def coarse_depths(near: float, far: float, samples: int, jitter: Float[Tensor, "B M S 1"]) -> Float[Tensor, "B M S 1"]:
-    """linspace plus jitter times the spacing; the last sample may lie past `far` (official_model 5.2)."""
+    """linspace plus jitter times the spacing; the last sample may lie past `far` (equations 5.2)."""
     step = (far - near) / (samples - 1)
     return torch.linspace(near, far, samples, device=jitter.device).reshape(1, 1, samples, 1) + jitter * step
 
@@ -80,7 +80,7 @@ def coarse_depths(near: float, far: float, samples: int, jitter: Float[Tensor, "
 def importance_depths(
     depths: Float[Tensor, "B M S 1"], weights: Float[Tensor, "B M S1 1"], u: Float[Tensor, "B M I"]
 ) -> Float[Tensor, "B M I 1"]:
-    """Inverse-transform samples of the smoothed coarse weights (official_model 5.7)."""
+    """Inverse-transform samples of the smoothed coarse weights (equations 5.7)."""
     n, m, s, _ = depths.shape
     t = depths.reshape(n * m, s)
     w = weights.reshape(n * m, 1, s - 1)
@@ -102,7 +102,7 @@ def march_midpoints(
     features: Float[Tensor, "B M K F"], densities: Float[Tensor, "B M K 1"], depths: Float[Tensor, "B M K 1"],
     config: RenderConfig,
 ):  # fmt: skip
-    """Composite neighbours' averages (official_model 5.6). Returns feature, distance, weights [B, M, K-1, 1]."""
+    """Composite neighbours' averages (equations 5.6). Returns feature, distance, weights [B, M, K-1, 1]."""
 
     def middle(v: Tensor) -> Tensor:
         return 0.5 * (v[:, :, 1:] + v[:, :, :-1])
@@ -155,7 +155,7 @@ def render_original(
     density_noise: float = 0.0,
     trace: dict[str, Tensor] | None = None,
 ) -> Rendered:
-    """Coarse pass, importance samples, merge, composite (official_model 5.2-5.8). No jitter means 0.5 everywhere.
+    """Coarse pass, importance samples, merge, composite (equations 5.2-5.8). No jitter means 0.5 everywhere.
 
     `trace` is filled with `depths_coarse` [B, M, S, 1], `weights_coarse` [B, M, S-1, 1] and `depths_fine` [B, M, I, 1].
     """

@@ -1,4 +1,4 @@
-"""Super-resolution: two modulated blocks on rendered features (official_model 7)."""
+"""Super-resolution: two modulated blocks on rendered features (equations 7)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SuperResolution(nn.Module):
         w: Float[Tensor, "B S"],
         noise_mode: str = "none",
     ) -> Float[Tensor, "B 3 H H"]:
-        """The final picture. `raw` is never changed, unlike the original at equal resolutions (7.5)."""
+        """The final picture. `raw` is never changed, unlike the original at equal resolutions (equations 7.5)."""
         if self._resizes(features):
             wanted = self.config.input_resolution
             raw, features = resize(raw, wanted), resize(features, wanted)
@@ -57,7 +57,7 @@ class SuperResolution(nn.Module):
         w: Float[Tensor, "B S"],
         noise_mode: str = "none",
     ) -> Float[Tensor, "B 3 R R"]:
-        """The raw picture as the original leaves it: with its first block's colours, if the sides are equal (7.5)."""
+        """The original's raw image: with the first block's colours added, if the sides are equal (equations 7.5)."""
         if self.config.up_first or self._resizes(features):
             return raw
         _, image = self.block0(features, raw, [w, w, w], noise_mode)

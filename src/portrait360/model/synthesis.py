@@ -1,4 +1,4 @@
-"""Skip-architecture StyleGAN2 synthesis, used for the tri-grid and for the background (official_model 3, 4)."""
+"""Skip-architecture StyleGAN2 synthesis, used for the tri-grid and for the background (equations 3, 4)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def render_midpoints(
     """What `render_original` computes at inference (jitter 0.5, even u), in occupied cells of the tri-grid box.
 
     Samples in other cells, or outside of the box, count as cropped. With everything occupied and `stop` 0 the two
-    agree to rounding inside of the box. Rays that meet nothing get the largest distance, as there (official_model
+    agree to rounding inside of the box. Rays that meet nothing get the largest distance, as there (equations
     5.2-5.8).
     """
     planes, weights, sizes = kernel_inputs(tri_grid, decoder)
