@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from portrait360.kernels import raster, shading, shapes
+from portrait360.kernels import raster, shading, shapes, surroundings
 from portrait360.synthetic.textures import encode, linear_table
 from support import raster_twin as twin
 
@@ -239,7 +239,7 @@ def test_light_of_a_direction_matches_its_twin() -> None:
     depth = rng.uniform(-0.3, 0.3, 16 * 16).astype(np.float32)
     rest = (axes, 16 / 0.5, depth, 16, np.float32(0.01))
     places = scene["points"], scene["normals"], soft, direction
-    shading.add_direction(*places, radiance, *rest, total, seen, irradiance)
+    surroundings.add_direction(*places, radiance, *rest, total, seen, irradiance)
     weight, share = twin.direction_visibility(*places, *rest)
     assert np.allclose(total, weight, atol=1e-5)
     assert np.allclose(seen, weight * share, atol=2e-3)

@@ -295,9 +295,10 @@ def draw_people(
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
         torch.manual_seed(seed)  # of the noise in synthesis layers
         w = generator.map(z, camera, pose, truncation_psi)
-        scene = generator.scene(w, noise_mode="random")
+        scene = generator.scene(w, noise_mode="random", gradients=False)
     matter = find_matter(generator, scene)
-    return People(scene, camera, pose, RenderDraws(occupancy=None if matter is None else Occupancy(matter)))
+    occupancy = None if matter is None else Occupancy(matter)
+    return People(scene, camera, pose, RenderDraws(occupancy=occupancy, gradients=False))
 
 
 def closer_camera(camera: Float[Tensor, "B 25"], window: str) -> Float[Tensor, "B 25"]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from portrait360.kernels.render import EXPLORE_MASK
+from portrait360.kernels.rays import EXPLORE_MASK
 
 TILE = 8
 """Side of a program's square of rays."""
@@ -57,7 +57,7 @@ def _corner_weight(m, fx, fy, fz):
 
 @triton.jit
 def _is_explored(seed, ray, sample):
-    """`portrait360.kernels.render.explore_hash` in 32 bits: one in 32 unoccupied samples is taken all the same."""
+    """`portrait360.kernels.rays.explore_hash` in 32 bits: one in 32 unoccupied samples is taken all the same."""
     x = ray.to(tl.uint32) * 0x85EBCA6B + seed.to(tl.uint32) * 0x9E3779B1 + sample.to(tl.uint32) * 0xC2B2AE35
     x ^= x >> 16
     x *= 0x7FEB352D

@@ -24,16 +24,16 @@ Precision = torch.dtype | None
 """Type of the numbers in folded convolutions; None stands for the plain layers."""
 
 
-def fold_precision(x: Tensor) -> Precision:
-    """float32 where the folded forms can stand in (inference on the CPU), bf16 there inside of `torch.autocast`."""
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+def fold_precision(x: Tensor, gradients: bool) -> Precision:
+    """float32 where the folded forms can stand in (no gradients, on the CPU), bf16 there inside of `torch.autocast`."""
+    if gradients or x.device.type != "cpu":
         return None
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def one_by_one(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """`function` of every sample of the batches on its own, joined; types of numbers are as the function says."""
-    with torch.autocast("cpu", enabled=False):
+    """`function` of every sample of the batches on its own, joined; no gradients, types are the function's own."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         samples = [function(*(b[i : i + 1].float() for b in batches)) for i in range(len(batches[0]))]
     return samples[0] if len(samples) == 1 else torch.cat(samples)
 

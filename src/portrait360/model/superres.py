@@ -36,12 +36,17 @@ class SuperResolution(nn.Module):
         features: Float[Tensor, "B F R R"],
         w: Float[Tensor, "B S"],
         noise_mode: str = "none",
+        *,
+        gradients: bool = True,
     ) -> Float[Tensor, "B 3 H H"]:
-        """The final picture. `raw` is never changed, unlike the original at equal resolutions (equations 7.5)."""
+        """The final image. `raw` is never changed, unlike the original at equal resolutions (equations 7.5).
+
+        `gradients` False permits the folded layers of inference, which have none.
+        """
         if self._resizes(features):
             wanted = self.config.input_resolution
             raw, features = resize(raw, wanted), resize(features, wanted)
-        precision = fold_precision(features) if self.config.resample == "fir" else None
+        precision = fold_precision(features, gradients) if self.config.resample == "fir" else None
         if precision is None:
             return self._blocks(raw, features, w, noise_mode, None)
         return one_by_one(partial(self._blocks, noise_mode=noise_mode, precision=precision), raw, features, w)

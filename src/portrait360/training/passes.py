@@ -134,11 +134,13 @@ def decide(state: TrainingState, batch: Batch | Labels) -> Given:
     )
 
 
-def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = None) -> Generated:
+def generate(
+    state: TrainingState, batch: Batch | Labels, given: Given | None = None, *, gradients: bool = True
+) -> Generated:
     """Pictures of new latents seen with the labels' cameras, with the pose branch's body poses (equations 10.1, 10.2).
 
     With `given`, what the CPU has decided, nothing waits for the device, and the same work is done whatever numbers
-    the tensors hold.
+    the tensors hold. `gradients`: whether the generator will learn from them.
     """
     given = given or decide(state, batch)
     config, generator, moment = state.config, state.generator, given.moment
@@ -161,7 +163,7 @@ def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = 
     (w_background,) = swap_some(behind, w)
 
     with autocast(config, device):
-        scene = generator.scene(w, w_background, noise_mode="random")
+        scene = generator.scene(w, w_background, noise_mode="random", gradients=gradients)
         side = moment.raw_resolution
         occupancy = None
         if config.occupancy and can_fuse(scene.tri_grid, None) and not config.plain_renderer:
@@ -172,6 +174,7 @@ def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = 
             torch.rand(n, side * side, device=device),
             moment.density_noise,
             occupancy,
+            gradients,
         )
         out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws, plain=config.plain_renderer)
     raw = None if state.model.superresolution is None else out.raw

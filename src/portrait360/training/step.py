@@ -109,7 +109,7 @@ def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[st
 
     state.d_optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        shown = generate(state, for_discriminator)
+        shown = generate(state, for_discriminator, gradients=False)
     fake = blurred(shown.pictures, sigma, raw=False)
     real = blurred(real_pictures(state, batch), sigma, raw=True)
     fake_logits, fake_poses = judge(fake, for_discriminator.camera)
