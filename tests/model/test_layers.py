@@ -25,6 +25,7 @@ from portrait360.model.layers import (
 
 def per_sample_kernels(layer: SynthesisLayer, x, w):
     """Equations 3.1 and 3.2: one modulated, demodulated kernel per sample, each applied on its own."""
+    # Convolve each sample with its own kernel.
     style = layer.affine(w)
     rows = []
     for i in range(len(x)):
@@ -43,6 +44,8 @@ def per_sample_kernels(layer: SynthesisLayer, x, w):
         else:
             y = F.conv2d(sample, kernel, padding=1)
         rows.append(y)
+
+    # Noise, bias and activation.
     y = torch.cat(rows)
     if layer.noise:
         y = y + layer.noise_const * layer.noise_strength

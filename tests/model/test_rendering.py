@@ -31,8 +31,8 @@ from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
 CONFIG = PRESETS["cpu-64"].model.render
 
 
-def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=True, seed=0, nodes=FIELD_SHAPE):
-    torch.manual_seed(seed)
+def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=True, nodes=FIELD_SHAPE):
+    torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, feature_activation="sigmoid" if sigmoid else "none")
     decoder = Decoder(8, 16, features, activation)
     decoder.net[2].bias.data[0] = 0.5

@@ -41,8 +41,8 @@ def test_a_small_case_agrees_in_values_and_gradients():
     ("views", "activation", "sigmoid", "seed", "with_field"),
     [(1, "softplus", False, 7, True), (2, "lrelu", True, None, False)],
 )
-def test_pictures_of_several_tri_grids_skip_empty_cells(views, activation, sigmoid, seed, with_field):
-    """Views of two tri-grids, pictures that tiles do not divide, channels that no power of two holds."""
+def test_images_of_several_tri_grids_skip_empty_cells(views, activation, sigmoid, seed, with_field):
+    """Views of two tri-grids, images that tiles do not divide, channels that no power of two holds."""
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, feature_activation="sigmoid" if sigmoid else "none")
     decoder = Decoder(24, 20, 5, activation)
@@ -162,13 +162,13 @@ def build(kernel, kinds, values):
 
 flags = constants(Form(16, 32, 4, 3, False), PRESETS["cpu-64"].model.render)
 flags |= {"HAS_FIELD": True, "HAS_NOISE": True, "HAS_OCCUPANCY": True, "EXPLORES": True}
-whole = "rays width samples views resolution nx ny nz cx cy cz".split()
-real = "x0 y0 z0 px py pz bx by bz hx hy hz scale shift stop".split()
-kinds = dict.fromkeys(whole, "i32") | dict.fromkeys(real, "fp32") | {"occupied": "*u8", "seed": "*i32"}
+kinds = dict.fromkeys("rays width samples views resolution".split(), "i32") | {"occupied": "*u8", "seed": "*i32"}
+kinds |= {"frame": ("fp32",) * 6, "counts": ("i32",) * 3, "box": ("fp32",) * 6, "cells": ("i32",) * 3}
+kinds |= {"light": ("fp32",) * 3}
 for kernel, more in ((triton_render.forward, {}), (triton_render.backward, {"WANTS_FIELD": True})):
     build(kernel, kinds, flags | more)
 for kernel in (triton_deformation.forward, triton_deformation.backward):
-    kinds = dict.fromkeys("nx ny nz wx wy wz".split(), "i32") | dict.fromkeys(real, "fp32")
+    kinds = dict.fromkeys("nx ny nz wx wy wz".split(), "i32")
     kinds |= dict.fromkeys("low_x low_y low_z inverse_spacing".split(), "fp32")
     build(kernel, {name: kind for name, kind in kinds.items() if name in kernel.arg_names}, {"BLOCK": 128})
 kinds = dict.fromkeys(("points", "triangles", "boxes"), "*fp64") | dict.fromkeys(("numbers", "index"), "*i32")

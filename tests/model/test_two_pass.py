@@ -35,7 +35,7 @@ def everywhere(latents: int) -> torch.Tensor:
     return torch.ones(latents, 3, 4, 5, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("nodes", [None, FIELD_SHAPE, (9, 5, 12)])
 @pytest.mark.parametrize(
     ("config", "case"),
     [
@@ -47,9 +47,9 @@ def everywhere(latents: int) -> torch.Tensor:
         (dataclasses.replace(CONFIG, density_scale=3.0, density_shift=0.5, near=2.4, far=3.1), {}),
     ],
 )
-def test_equals_the_published_renderer(config, case, bent):
+def test_equals_the_published_renderer(config, case, nodes):
     decoder, tri_grid, bounded = scene(config, **case)
-    field = torch.randn(len(bounded.origins), *FIELD_SHAPE, 3) * 0.02 if bent else None
+    field = None if nodes is None else torch.randn(len(bounded.origins), *nodes, 3) * 0.02
     images = len(bounded.origins)
     expected = render_original(
         tri_grid.repeat_interleave(images // len(tri_grid), dim=0), decoder, bounded, config,

@@ -21,7 +21,7 @@ from portrait360.kernels.simd import FASTMATH
 _device = numba.njit(fastmath=FASTMATH, forceinline=True)
 
 EXPLORE_MASK = 31
-"""One in 32 samples in unoccupied cells is taken all the same, so that new matter is found."""
+"""One in 32 samples in unoccupied cells is taken all the same, so that new density is found."""
 TILE = 8
 
 
@@ -112,11 +112,15 @@ def next_sample(s: int, count: int, ray: Any, space: Any, shapes: Any, frames: A
     has_field, has_cells, prunes = space.field.size > 0, space.occupied.size > 0, space.gaps.size > 0
     while s < count:
         t = ray.near + (np.float32(s) + ray.jitter) * ray.step
+
+        # Leap over voxels from which nothing is reached.
         if prunes:
             over = leap(space.gaps, shapes[2], ray.image, ray.voxels, ray.pace, t, space.seed, ray.number, s)
             if over > 0:
                 s += over
                 continue
+
+        # Take it if it lies in the box, and in an occupied cell or explores.
         inside, corner, fx, fy, fz = canonical(
             space.field, has_field, ray.image, shapes[0], frames[0], frames[1], ray.line, t, q
         )

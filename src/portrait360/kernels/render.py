@@ -114,6 +114,8 @@ def march(form: Any, planes: Any, base: int, resolution: int, decoder: Any, ligh
     """Composite a ray's samples from the camera on, and write its row of `rendered`."""
     f, h, out, q, total = scratch
     features = form.outputs - 1
+
+    # Sample by sample, until no light is left.
     has_noise = samples.noise.size > 0
     through, opacity, distance = ONE, ZERO, ZERO
     total[:] = ZERO
@@ -139,6 +141,8 @@ def march(form: Any, planes: Any, base: int, resolution: int, decoder: Any, ligh
         if through < light.stop:
             break
         s += 1
+
+    # The ray's row.
     for k in range(features):
         rendered[ray.image, ray.index, k] = total[k]
     rendered[ray.image, ray.index, features] = opacity
@@ -179,6 +183,8 @@ def retrace(form: Any, planes: Any, base: int, resolution: int, decoder: Any, li
         s, _, corner, fx, fy, fz = next_sample(s, samples.count, ray, space, shapes, frames, cells, record.q[count])
         if s == samples.count:
             break
+
+        # Look up and decode.
         record.corners[count] = corner
         record.fractions[count, 0], record.fractions[count, 1], record.fractions[count, 2] = fx, fy, fz
         gather(planes, base, resolution, record.q[count], record.f, count * C, C, form.depth)
@@ -189,6 +195,8 @@ def retrace(form: Any, planes: Any, base: int, resolution: int, decoder: Any, li
         if has_noise:
             raw += samples.noise[ray.image, ray.index, s]
         alpha = ONE - exp_of_negative1(-softplus1(raw) * light.scale * ray.step)
+
+        # The light that it adds, and what passes.
         gain = grad[ray.image, ray.index, features]
         for k in range(1, K):
             if light.sigmoid:
@@ -365,6 +373,8 @@ def backward_kernel(form: Form) -> Callable[..., None]:
                     ray = make_ray(lines, samples, gap_frame, image, index)
                     if ray.step <= ZERO:
                         continue
+
+                    # Follow the ray once more, then go back along it.
                     count = retrace(form, planes, base, resolution, decoder, light, ray, samples, space,
                                     (field_shape, cell_shape, gap_shape), (frame, unit), latent * cell_count,
                                     record, grad)  # fmt: skip

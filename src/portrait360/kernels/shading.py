@@ -113,6 +113,7 @@ class Surroundings(NamedTuple):
 @_jit
 def _sample(atlas, linear, slot, level, u, v, out):
     """Bilinear lookup of a texture at (u, v): linear colour and alpha into `out` (4,)."""
+    # Texels and fractions.
     side = 512 >> level
     offset = LEVEL_OFFSETS[level]
     x = (u - math.floor(u)) * side - 0.5
@@ -129,6 +130,8 @@ def _sample(atlas, linear, slot, level, u, v, out):
     w01 = fx * (1 - fy)
     w10 = (1 - fx) * fy
     w11 = fx * fy
+
+    # Colour is interpolated after decoding, alpha as it is.
     for k in range(3):
         out[k] = (
             linear[atlas[slot, ya + xa, k]] * w00
@@ -177,6 +180,8 @@ def _albedo(surface, f, m, b0, b1, b2, texel, out):
     """Reflected share of light, linear, into `out` (3,). Returns how much of skin is painted hair."""
     kind, fields = surface.kind[m], surface.fields
     i0, i1, i2 = surface.triangles[f, 0], surface.triangles[f, 1], surface.triangles[f, 2]
+
+    # Hair, patterned cloth and eyes have formulas of their own.
     if kind in (HAIR, FRINGE):
         detail = max(texel[0] * fields[m, 4], 0.02) ** fields[m, 3]
         for q in range(3):
@@ -195,6 +200,8 @@ def _albedo(surface, f, m, b0, b1, b2, texel, out):
         for q in range(3):
             out[q] = min((fields[m, q] * texel[1] + fields[m, 5 + q] * (1 - texel[1])) * texel[0] * 4.0, 0.9)
         return 0.0
+
+    # Other materials are textured; skin has a tone and may be painted.
     for q in range(3):
         out[q] = min(texel[q] * fields[m, q], 0.95)
     if kind != SKIN:
@@ -212,6 +219,7 @@ def _albedo(surface, f, m, b0, b1, b2, texel, out):
 @_jit
 def _lit_share(key, x, y, z):
     """Share of the key light that reaches a point: a 3 x 3 box of depth comparisons at fractional position."""
+    # The point in the shadow map.
     hx = (
         (key.axes[0, 0] * x + key.axes[0, 1] * y + key.axes[0, 2] * z) * key.scale + 0.5 * key.side - 0.5
     ) / key.stride
@@ -219,6 +227,8 @@ def _lit_share(key, x, y, z):
         (key.axes[1, 0] * x + key.axes[1, 1] * y + key.axes[1, 2] * z) * key.scale + 0.5 * key.side - 0.5
     ) / key.stride
     hz = key.axes[2, 0] * x + key.axes[2, 1] * y + key.axes[2, 2] * z - key.bias
+
+    # Share of a box of 3 x 3 taps, the outer ones by fractions.
     ix = int(math.floor(hx))
     iy = int(math.floor(hy))
     fx = hx - ix
@@ -257,6 +267,7 @@ def _light(kind, gloss, covered, albedo, normal, view, key, lit, open_sky, irrad
 
     `view` (3,) points from the camera to the surface. `reflection` (3,) is what a mirror there would show.
     """
+    # Cosines: to the light, to the camera, and of the half vector.
     nl = normal[0] * key.direction[0] + normal[1] * key.direction[1] + normal[2] * key.direction[2]
     nv = min(max(-(normal[0] * view[0] + normal[1] * view[1] + normal[2] * view[2]), 0.0), 1.0)
     mx = key.direction[0] - view[0]
@@ -264,6 +275,8 @@ def _light(kind, gloss, covered, albedo, normal, view, key, lit, open_sky, irrad
     mz = key.direction[2] - view[2]
     length = math.sqrt(mx * mx + my * my + mz * mz + 1e-9)
     nh = min(max((normal[0] * mx + normal[1] * my + normal[2] * mz) / length, 0.0), 1.0)
+
+    # Each material's diffuse and reflected parts.
     if kind == SKIN:
         # light bounced between skin surfaces: occluded places turn warm rather than grey
         grazing = (1.0 - nv) * (1.0 - nv)

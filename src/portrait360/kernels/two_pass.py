@@ -46,6 +46,7 @@ def _importance(t: Any, weights: Any, coarse: int, fine: int, cdf: Any, found: A
 
     `weights` holds the coarse - 1 interval weights; u runs evenly from 0 to 1.
     """
+    # Smoothed weights, summed up and normalised.
     last = coarse - 2  # of the interval weights, and of the midpoints that are the edges of the bins
     total = ZERO
     cdf[0] = ZERO
@@ -56,6 +57,8 @@ def _importance(t: Any, weights: Any, coarse: int, fine: int, cdf: Any, found: A
         cdf[k] = total
     for k in range(1, last):
         cdf[k] /= total
+
+    # Invert the sums at evenly spaced u.
     index = 0
     for i in range(fine):
         u = np.float32(i) / np.float32(fine - 1) if fine > 1 else ZERO
@@ -218,6 +221,8 @@ def two_pass_kernel(form: Form) -> Callable[..., None]:
             raws, known = np.empty(coarse, np.float32), np.empty(coarse, np.uint8)
             cdf, found = np.empty(coarse, np.float32), np.empty(max(fine, 1), np.float32)
             scratch = Scratch(t, weights, q, known, raws, f, h, cdf, found, total)
+
+            # Ray by ray: coarse pass, importance samples, both together.
             for s in range(coarse):
                 t[s] = passes.near + (np.float32(s) + HALF) * step
             for inner in range(TILE * TILE):
@@ -237,6 +242,8 @@ def two_pass_kernel(form: Form) -> Callable[..., None]:
                     form, planes, base, resolution, decoder, light, image, line, space, shapes, frames, cells, passes,
                     scratch,
                 )  # fmt: skip
+
+                # The composited hidden layer to features; the bias counts as often as light arrived.
                 for k in range(features):
                     bias = decoder.b2[1 + k]
                     value = output(total, 0, decoder.w2, decoder.b2, 1 + k, H)

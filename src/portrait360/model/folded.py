@@ -51,17 +51,22 @@ def folded_layer(
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "1 O H2 W2"]:
     """`layer(x, w, noise_mode)` for one sample; x and the result are channels-last. `dtype`: of the convolution."""
+    # Style and demodulation.
     style = layer.affine(w)[0]
     kernel = layer.weight.permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I): what follows runs along the channels
     styled = kernel * style
     gain = torch.rsqrt(torch.linalg.vector_norm(styled.flatten(1), dim=1).square() + 1e-8) * SQRT2
     bias = layer.bias * SQRT2
+
+    # Scale whichever is smaller: the map, or the kernel.
     scale_maps = x.numel() < kernel.numel()
     if scale_maps:
         x = x * style[:, None, None]
     else:
         kernel = styled.mul_(gain[:, None, None, None])
         gain = torch.ones_like(gain)
+
+    # Noise.
     clamp = math.inf if layer.clamp is None else layer.clamp
     side = x.shape[-1] * (2 if layer.up else 1)
     noise = None
@@ -69,6 +74,8 @@ def folded_layer(
         noise = torch.randn(side, side) * (layer.noise_strength * SQRT2)
     elif layer.noise and noise_mode == "const":
         noise = layer.noise_const * (layer.noise_strength * SQRT2)
+
+    # Convolve and activate.
     if layer.up:
         return _up(x.to(dtype), kernel.to(dtype), gain, bias, noise, clamp)
     x, weight = x.to(dtype), kernel.permute(0, 3, 1, 2).to(dtype)
@@ -123,6 +130,8 @@ def run_block(
     """
     if precision is None:
         return block(x, image, styles, noise_mode)
+
+    # Features.
     if x is None:
         x = folded_layer(block.conv1, _channels_last(block.const[None]), styles[-2], noise_mode, precision)
     elif last and block.up and noise_mode == "none" and x.shape[-1] >= 2 * BAND:
@@ -130,6 +139,8 @@ def run_block(
     else:
         x = folded_layer(block.conv0, _channels_last(x), styles[0], noise_mode, precision)
         x = folded_layer(block.conv1, x, styles[-2], noise_mode, precision)
+
+    # Colours, added to those so far.
     if not hasattr(block, "torgb"):
         return x, image
     rgb = block.torgb(x.float(), styles[-1])
@@ -151,7 +162,7 @@ _HALO = 2
 def _run_in_bands(block: SynthesisBlock, x: Tensor, image: Tensor | None, styles: list[Tensor], dtype: torch.dtype):
     """The block by bands of rows, which keeps its feature maps small; they are not returned.
 
-    At a band's edges zero padding is wrong, unless it is the picture's edge: those rows are computed and dropped.
+    At a band's edges zero padding is wrong, unless it is the image's edge: those rows are computed and dropped.
     """
     height = x.shape[-2]
     parts = []

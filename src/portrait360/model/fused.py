@@ -133,7 +133,7 @@ _NO_NODES, _NO_CELLS = (2, 2, 2), (1, 1, 1)
 """Shapes of fields and occupancy grids that are missing."""
 
 FARTHEST_GAP = 8
-"""Voxels up to which distances to the nearest occupied one are told apart."""
+"""Largest distance to an occupied voxel that is stored, in voxels."""
 
 
 def _with_gaps(

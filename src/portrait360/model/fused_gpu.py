@@ -86,8 +86,8 @@ class _FusedGpu(torch.autograd.Function):
         # Numbers, what the kernels are compiled for, and the grid of programs: tiles of rays.
         numbers = (
             count, width, sampling.count, images // planes.shape[0], planes.shape[2],
-            *frame, *reversed(shape), *config.box_centre, *config.box_half, *reversed(cells),
-            config.density_scale, config.density_shift, cast.stop,
+            tuple(frame), tuple(reversed(shape)), (*config.box_centre, *config.box_half), tuple(reversed(cells)),
+            (config.density_scale, config.density_shift, cast.stop),
         )  # fmt: skip
         flags = {
             **constants(cast.form, config), "HAS_FIELD": field is not None, "HAS_NOISE": noise is not None,
@@ -192,5 +192,5 @@ def disagreement(device: torch.device | str) -> float:
 
 @lru_cache(maxsize=8)
 def triton_works(device: torch.device) -> bool:
-    """Whether the kernels run on this GPU and agree with `render_plain` there; looked at once."""
+    """Whether the kernels run on this GPU and agree with `render_plain` there; compared once."""
     return agrees("renderer", device, disagreement)

@@ -51,7 +51,7 @@ class Rendered:
 @dataclass(frozen=True)
 class Occupancy:
     """Which cells of the tri-grid box rays visit, portrait by portrait. `seed` picks samples of the others that are
-    taken all the same, to find new matter in training; None takes none. As a tensor (int32) it may stay on a GPU."""
+    taken all the same, to find new density in training; None takes none. As a tensor (int32) it may stay on a GPU."""
 
     occupied: UInt8[Tensor, "L nz ny nx"]
     seed: int | Int[Tensor, ""] | None = None

@@ -13,7 +13,7 @@ from portrait360.model.layers import SynthesisBlock, fir_kernel, resize
 
 
 class SuperResolution(nn.Module):
-    """Raw picture and features at ray resolution to the final picture; one style row for all layers."""
+    """Raw image and features at ray resolution to the final image; one style row for all layers."""
 
     def __init__(self, config: SuperResolutionConfig, features: int, w_dim: int) -> None:
         super().__init__()

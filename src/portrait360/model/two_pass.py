@@ -1,4 +1,4 @@
-"""The fast form of the original renderer: the CPU, no gradients, and only where a portrait has matter."""
+"""The fast form of the original renderer: on the CPU, without gradients, and only in occupied cells."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ STOP_TRANSMITTANCE = 1e-3
 VISIBLE_DENSITY = 0.02
 """Density per world unit below which a cell counts as empty; half a unit of it stops one per cent of the light."""
 
-FINEST_MATTER = 0.0225
-"""World units between the points where densities are read to find matter."""
+DENSITY_SPACING = 0.0225
+"""Largest distance of the points where densities are read, world units."""
 
 
 def can_render_two_pass(tri_grid: Tensor, decoder: Decoder, config: RenderConfig) -> bool:
@@ -49,12 +49,15 @@ def can_render_two_pass(tri_grid: Tensor, decoder: Decoder, config: RenderConfig
 def cells_for_two_pass(
     tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, config: RenderConfig
 ) -> UInt8[Tensor, "L nz ny nx"]:
-    """Cells that rays must visit. A cell is as long as the distance of two coarse samples: the compositing averages
-    neighbours, so the samples next to matter count, and cells next to occupied ones are visited too. Densities are
-    read at least every `FINEST_MATTER`."""
+    """Cells that rays must visit.
+
+    A cell is as long as the distance of two coarse samples: the compositing averages neighbours, so the samples next to
+    visible density count, and cells next to occupied ones are visited too. Densities are read at least every
+    `DENSITY_SPACING`.
+    """
     spacing = (config.far - config.near) / (config.samples - 1)
     nx, ny, nz = (max(1, int(2.0 * half / spacing)) for half in config.box_half)
-    samples = math.ceil(spacing / FINEST_MATTER)
+    samples = math.ceil(spacing / DENSITY_SPACING)
     return occupied_cells(tri_grid, decoder, config, (nz, ny, nx), samples, visible=VISIBLE_DENSITY)
 
 
@@ -75,11 +78,14 @@ def render_two_pass(
     agree to rounding inside of the box. Rays that meet nothing get the largest distance, as there (equations
     5.2-5.8).
     """
+    # What rays meet.
     planes, weights, form = kernel_inputs(tri_grid, decoder)
     images, count, _ = rays.directions.shape
     space, geometry, sizes = kernel_space(field, occupied, config, planes.shape[2], images // planes.shape[0])
     half = np.array(config.box_half, np.float32)
     limits = np.ones(3, np.float32) if config.crop is None else np.array([config.crop, half[1], config.crop]) / half
+
+    # Render.
     passes = Passes(
         np.float32(config.near),
         np.float32(config.far),
@@ -92,6 +98,8 @@ def render_two_pass(
         planes.numpy().reshape(-1), kernel_weights(*weights), kernel_lines(rays), passes, space, geometry, sizes,
         kernel_light(config, stop), out.numpy(),
     )  # fmt: skip
+
+    # From sums of weight * distance to distances.
     opacity, distance = out[..., -2:-1], out[..., -1:]
     farthest = config.far + 0.5 * (config.far - config.near) / (config.samples - 1)
     distance = torch.where(opacity > 0, distance / opacity.clamp_min(1e-12), torch.full_like(distance, farthest))
