@@ -87,7 +87,7 @@ def test_text_that_is_not_json_is_refused():
 
 
 def test_the_published_recipe():
-    """Numbers of official_model 10.2 to 10.13."""
+    """Numbers of equations 10.2 to 10.13."""
     recipe = PRESETS["original-512"].training
     assert recipe == original_recipe(PRESETS["original-512"].model)
     assert (recipe.batch, recipe.loss, recipe.r1_interval) == (32, "nonsaturating", 16)

@@ -1,4 +1,4 @@
-"""What is compared with golden numbers, stage by stage, from the mapping network to the losses (official_model 2-10).
+"""What is compared with golden numbers, stage by stage, from the mapping network to the losses (equations 2-10).
 
 Everything runs with gradients enabled, so that nothing takes a short cut that rounds differently.
 """
@@ -94,7 +94,7 @@ _DEPTH = "depths of rays of hardly any opacity A move by 6e-8 / A when one float
 
 
 def _ray_slack(generator: Generator, camera: Tensor, side: int, trace: dict[str, Tensor]) -> Tensor:
-    """[B, M, 1]: infinite for rays with a sample on the border of the crop (5.5), a hard switch; else 0."""
+    """[B, M, 1]: infinite for rays with a sample on the border of the crop (equations 5.5), a hard switch; else 0."""
     origins, directions = rays(camera, side)
     t = torch.cat([trace["depths_coarse"], trace["depths_fine"]], dim=2)
     x, _, z = (origins[:, :, None] + t * directions[:, :, None]).abs().unbind(dim=-1)
@@ -160,7 +160,7 @@ def _pictures(comparison: Comparison, generator: Generator, scene: Scene, camera
 
 
 def _importance(comparison: Comparison, at: str) -> None:
-    """Fine samples from golden coarse weights: the stage by itself (5.7)."""
+    """Fine samples from golden coarse weights: the stage by itself (equations 5.7)."""
     golden = comparison.golden
     names = [f"out/{at}{name}" for name in ("depths_coarse", "weights_coarse", "depths_fine")]
     if all(name in golden for name in names):
@@ -227,7 +227,7 @@ def _deformation(comparison: Comparison, generator: Generator, scene: Scene, cam
 
 
 def _judgement(comparison: Comparison, networks: Networks, camera: Tensor, pose: Tensor) -> None:
-    """Logits and poses of the whole batch and of single pictures, gradient penalties, loss (8, 10.8, 10.9)."""
+    """Logits and poses of the batch and of single images, gradient penalties, loss (equations 8, 10.8, 10.9)."""
     golden, check, d = comparison.golden, comparison.check, networks.discriminator
     pictures = Pictures(*(golden.tensor(f"out/D_in/{name}") for name in ("image", "image_raw", "image_mask")))
     left = is_left(camera)
@@ -286,7 +286,7 @@ def _judged(
 def _gradients_of_generator(
     comparison: Comparison, networks: Networks, z: Tensor, camera: Tensor, pose: Tensor
 ) -> None:
-    """The generator's loss and gradients through rendering and discriminator (10.7)."""
+    """The generator's loss and gradients through rendering and discriminator (equations 10.7)."""
     if "out/G_loss" not in comparison.golden:
         return
     generator = networks.generator.requires_grad_(True)

@@ -18,7 +18,7 @@ Box = tuple[Vector3, Vector3]
 
 @dataclass(frozen=True)
 class SynthesisConfig:
-    """A skip-architecture StyleGAN2 synthesis network from 4x4 up (official_model 3)."""
+    """A skip-architecture StyleGAN2 synthesis network from 4x4 up (equations 3)."""
 
     channels: tuple[int, ...]
     """Feature channels at 4, 8, 16, ... pixels; the length sets the output resolution."""
@@ -35,7 +35,7 @@ class SynthesisConfig:
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """Volume rendering (official_model 5) and where rays sample."""
+    """Volume rendering (equations 5) and where rays sample."""
 
     samples: int = 48
     importance_samples: int = 48
@@ -49,7 +49,7 @@ class RenderConfig:
     near: float = 2.25
     far: float = 3.3
     crop: float | None = 0.4
-    """Canonical |x| and |z| beyond which space is empty (5.5); None = the tri-grid box in all three axes."""
+    """Canonical |x| and |z| beyond which space is empty (equations 5.5); None = the tri-grid box in all three axes."""
     density_scale: float = 1.0
     density_shift: float = -1.0
     feature_activation: Literal["none", "sigmoid"] = "none"
@@ -59,7 +59,7 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class SuperResolutionConfig:
-    """Two modulated blocks on rendered features (official_model 7)."""
+    """Two modulated blocks on rendered features (equations 7)."""
 
     input_resolution: int
     channels: tuple[int, int]
@@ -72,7 +72,7 @@ class SuperResolutionConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Conditional residual discriminator with a pose head (official_model 8)."""
+    """Conditional residual discriminator with a pose head (equations 8)."""
 
     channels: tuple[int, ...]
     """Feature channels from the image resolution down to 4 pixels."""
@@ -95,14 +95,14 @@ class OriginalBugs:
     """Faults of the published code that a model may reproduce; docs/original.md shows what each one changes."""
 
     camera_unmirrored: bool = False
-    """The discriminator's pose head sees left views mirrored, but their camera as it is (official_model 8.8).
+    """The discriminator's pose head sees left views mirrored, but their camera as it is (equations 8.8).
     Published weights were trained that way and predict poses only that way."""
     raw_overwritten: bool = False
     """The raw picture that is returned (and judged) also holds the first super-resolution block's colours, where that
-    block neither resizes nor up-samples (7.5)."""
+    block neither resizes nor up-samples (equations 7.5)."""
     first_axis_of_three: bool = False
     """The exact deformation takes cross products along the first axis of size 3: other axes than the coordinates for
-    batches of 3 pictures, or clouds of 3 points (6.7)."""
+    batches of 3 pictures, or clouds of 3 points (equations 6.7)."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,9 @@ class TrainingConfig:
     """The generator's pose branch learns until then and stays as it is afterwards; None = it always learns."""
     raw_ramp: RawRamp | None = None
     separate_phases: bool = False
-    """Generator and discriminator each judge pictures of their own, under labels drawn anew (10.1); False: both learn
-    from one pass, in which the generated pictures have the cameras of the real ones. Goes with the non-saturating loss
-    and whole pictures only."""
+    """Generator and discriminator each judge pictures of their own, under labels drawn anew (equations 10.1); False:
+    both learn from one pass, in which the generated pictures have the cameras of the real ones. Goes with the
+    non-saturating loss and whole pictures only."""
     coarse_pose_probability: float = 0.0
     """Share of pictures rendered with a coarse pose of the dataset instead of the pose branch's: keeps the range of
     poses wide while the branch learns (0 = the original)."""
@@ -233,8 +233,8 @@ class TrainingConfig:
 
 
 def original_recipe(model: ModelConfig) -> TrainingConfig:
-    """The published training of 10.1 to 10.13, its three stages in one run: the pose branch learns for 6,000 kimg, the
-    raw picture grows from 10,000 to 11,000 kimg as far as the super-resolution takes it."""
+    """The published training of equations 10.1 to 10.13, its three stages in one run: the pose branch learns for
+    6,000 kimg, the raw picture grows from 10,000 to 11,000 kimg as far as the super-resolution takes it."""
     side = model.raw_resolution if model.superresolution is None else model.superresolution.input_resolution
     return TrainingConfig(
         total_kimg=14000.0,
@@ -253,7 +253,7 @@ class Preset:
 
 
 def stylegan_channels(base: int, maximum: int, resolution: int) -> tuple[int, ...]:
-    """min(base / r, maximum) at r = 4, 8, ..., resolution (official_model 3.7)."""
+    """min(base / r, maximum) at r = 4, 8, ..., resolution (equations 3.7)."""
     sides = []
     side = 4
     while side <= resolution:

@@ -121,7 +121,7 @@ def test_mirroring_picture_and_camera_mirrors_the_pose(preset, tmp_path):
 
 
 def test_the_originals_pose_head_sees_the_camera_unmirrored(original_weights):
-    # official_model 8.8: left views are flipped, their cameras are not.
+    # equations 8.8: left views are flipped, their cameras are not.
     weights = load_weights(original_weights)
     images, masks, cameras = some_pictures(6, 32)
     left = cameras[:, 3] >= 0
@@ -161,7 +161,7 @@ def test_pictures_are_prepared_as_for_training(preset, tmp_path):
 
 
 def test_the_original_sees_pictures_as_its_scripts_give_them(original_weights):
-    # official_model 14.2: background kept, bilinear resizing, the mask at its own size.
+    # equations 14.2: background kept, bilinear resizing, the mask at its own size.
     model = load_weights(original_weights).generator.config
     images, masks, _ = some_pictures(2, 48)
     pictures = network_pictures(model, images, masks)

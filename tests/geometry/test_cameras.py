@@ -64,7 +64,7 @@ def test_yaw_is_positive_towards_the_left_and_pitch_above() -> None:
     left, above = camera_label(0.5)[0], camera_label(0.0, 0.5)[0]
     assert left[3] > 0
     assert above[7] > 0
-    # the subject's left (+x) appears on the right of the front picture, up (+y) towards smaller v
+    # the subject's left (+x) appears on the right of the front image, up (+y) towards smaller v
     uv, _ = project(camera_label(0.0), torch.tensor([[[0.1, 0.0, 0.0], [0.0, 0.15, 0.0]]]))
     assert uv[0, 0, 0] > 0.5
     assert uv[0, 1, 1] < 0.5

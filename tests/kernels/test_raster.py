@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from portrait360.kernels import raster, shading, shapes
+from portrait360.kernels import raster, shading, shapes, surroundings
 from portrait360.synthetic.textures import encode, linear_table
 from support import raster_twin as twin
 
@@ -28,11 +28,14 @@ def atlas() -> np.ndarray:
 
 def random_scene(seed: int, triangles: int = 60) -> dict:
     """Loose triangles of every kind in front of a camera."""
+    # Triangles about the origin.
     rng = np.random.default_rng(seed)
     centre = rng.uniform(-0.16, 0.16, (triangles, 1, 3))
     points = (centre + rng.normal(0, 0.09, (triangles, 3, 3))).reshape(-1, 3).astype(np.float32)
     normals = rng.normal(size=points.shape)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+
+    # Materials with every pattern.
     fields = np.zeros((len(KINDS), raster.MATERIAL_FIELDS), np.float32)
     fields[:, 0:3] = rng.uniform(0.1, 1, (len(KINDS), 3))
     fields[:, 3], fields[:, 4] = 0.6, 4.0
@@ -41,6 +44,8 @@ def random_scene(seed: int, triangles: int = 60) -> dict:
     fields[:, 12] = np.arange(len(KINDS)) % 4
     fields[:, 13], fields[:, 14] = 0.2, 0.1
     fields[6, 4] = 0.0
+
+    # A camera that looks at it from a random side.
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     return {
         "points": points,
@@ -196,7 +201,7 @@ def _layers(scene: dict, atlas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def test_layers_match_their_twin_and_are_sorted(atlas: np.ndarray) -> None:
-    # mostly transparent kinds, so that samples overflow MAX_LAYERS
+    # Mostly transparent kinds, so that samples overflow MAX_LAYERS.
     scene = random_scene(5, 300)
     scene["material"] = np.random.default_rng(0).choice([1, 2, 4], 300).astype(np.int32)
     count, z, face, bary = _layers(scene, atlas)
@@ -211,6 +216,8 @@ def test_layers_match_their_twin_and_are_sorted(atlas: np.ndarray) -> None:
         atlas,
         SIDE,
     )
+
+    # Always sorted, opaque last; nearly always the twin's faces, depths and weights.
     agree = 0
     for p, stack in enumerate(expected):
         n = count[p]
@@ -239,7 +246,7 @@ def test_light_of_a_direction_matches_its_twin() -> None:
     depth = rng.uniform(-0.3, 0.3, 16 * 16).astype(np.float32)
     rest = (axes, 16 / 0.5, depth, 16, np.float32(0.01))
     places = scene["points"], scene["normals"], soft, direction
-    shading.add_direction(*places, radiance, *rest, total, seen, irradiance)
+    surroundings.add_direction(*places, radiance, *rest, total, seen, irradiance)
     weight, share = twin.direction_visibility(*places, *rest)
     assert np.allclose(total, weight, atol=1e-5)
     assert np.allclose(seen, weight * share, atol=2e-3)
@@ -248,12 +255,15 @@ def test_light_of_a_direction_matches_its_twin() -> None:
 
 
 def test_shading_matches_its_twin(atlas: np.ndarray) -> None:
+    # By the kernel.
     scene = random_scene(8, 90)
     count, z, face, bary = _layers(scene, atlas)
     surface, (key, around) = random_surface(scene, 9), random_lights(10)
     view = shading.View(SIDE, scene["origin"], scene["rotation"], scene["focal"])
     rgba = np.zeros((SIDE * SIDE, 4), np.float32)
     shading.shade(surface, atlas, linear_table(), shading.Layers(count, z, face, bary), view, key, around, rgba)
+
+    # By the twin, from the kernel's layers.
     layers = [
         [
             (
@@ -267,6 +277,7 @@ def test_shading_matches_its_twin(atlas: np.ndarray) -> None:
         for p in range(SIDE * SIDE)
     ]
     expected = twin.shade(surface, atlas, linear_table(), layers, view, key, around)
+
     error = np.abs(rgba - expected).max(1)
     # comparisons (shadow, pattern, facing) may tip over at single samples
     assert (error < 2e-3).mean() > 0.98

@@ -23,7 +23,7 @@ def discriminator():
     return Discriminator(TINY.model)
 
 
-def test_judgement_is_mirror_symmetric(discriminator):
+def test_logits_and_poses_are_mirror_symmetric(discriminator):
     x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     logits, pose = discriminator(x, camera)
     mirrored, other = discriminator(x.map(lambda t: t.flip(3)), mirror_camera(camera))
@@ -32,7 +32,7 @@ def test_judgement_is_mirror_symmetric(discriminator):
 
 
 def test_one_pass_and_two_pass_pose_agree_on_right_views():
-    """The original form (8.8, 8.9) and the one-pass form differ only for left views."""
+    """The original form (equations 8.8, 8.9) and the one-pass form differ only for left views."""
     torch.manual_seed(0)
     two = Discriminator(TINY_ORIGINAL.model)
     x, camera = pictures(4), camera_label(torch.tensor([-0.5, -1.0, -2.0, -2.5]))
@@ -57,7 +57,7 @@ def test_condition_matters_and_predicted_pose_is_detached(discriminator):
 
 
 def test_minibatch_std_groups_by_stride():
-    """8.4: sample s belongs to group s mod (N / G)."""
+    """Equations 8.4: sample s belongs to group s mod (N / G)."""
     x = torch.randn(8, 3, 4, 4)
     y = minibatch_std(x, 4)
     assert y.shape == (8, 4, 4, 4)
@@ -76,7 +76,7 @@ def test_minibatch_std_takes_batches_that_do_not_divide():
 
 
 def test_parts_of_a_batch_keep_their_statistics_apart(discriminator):
-    """Real and generated pictures judged in one pass get the logits of two passes."""
+    """Real and generated images in one pass get the logits of two passes."""
     a, b = pictures(4), pictures(4).map(lambda t: t.flip(0) * 0.5)
     camera = camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     together, pose = discriminator(concatenate(a, b), camera.repeat(2, 1), parts=2)
@@ -102,7 +102,7 @@ def test_parts_of_a_batch_have_deviations_of_their_own(parts, size):
 
 
 def test_tensor_names_follow_the_original():
-    """12.7: 71 learnable tensors with 49,312,422 values for the 512 network."""
+    """Equations 12.7: 71 learnable tensors with 49,312,422 values for the 512 network."""
     with torch.device("meta"):
         module = Discriminator(PRESETS["original-512"].model)
     parameters = dict(module.named_parameters())
@@ -136,7 +136,7 @@ def test_a_pose_path_grows_and_says_what_it_said(preset):
     model = ALL_PRESETS[preset].model
     short, model = with_pose_path(Discriminator(model), model, 1)
     assert short.pose_path is not None
-    for parameter in short.pose_path.parameters():  # no longer what verdicts are read through
+    for parameter in short.pose_path.parameters():  # no longer those for logits
         parameter.add_(torch.randn_like(parameter) * 0.1)
     long, larger = with_pose_path(short, model, 2)
     assert larger.discriminator.pose_blocks == 2
@@ -147,7 +147,7 @@ def test_a_pose_path_grows_and_says_what_it_said(preset):
         assert torch.equal(before, after)
 
 
-def test_verdicts_and_poses_are_read_apart():
+def test_logits_and_poses_have_blocks_of_their_own():
     torch.manual_seed(0)
     model = TINY.model
     d, _ = with_pose_path(Discriminator(model), model, 2)
@@ -156,13 +156,13 @@ def test_verdicts_and_poses_are_read_apart():
     given = torch.zeros(4, 6)
     logits, pose = d(x, camera, given)
     torch.testing.assert_close(pose, d.predict_pose(x, camera))
-    verdict = {name for name, p in d.named_parameters() if _reaches(logits, p)}
+    logit = {name for name, p in d.named_parameters() if _reaches(logits, p)}
     seen = {name for name, p in d.named_parameters() if _reaches(pose, p)}
-    both = set(verdict & seen)
+    both = set(logit & seen)
     assert both
     assert all(name.startswith("b32.") for name in both)
     assert {name.split(".")[0] for name in seen - both} == {"pose_path", "pose_branch"}
-    assert verdict | seen == {name for name, _ in d.named_parameters()}
+    assert logit | seen == {name for name, _ in d.named_parameters()}
     with torch.no_grad():
         for p in d.pose_path.parameters():
             p.add_(0.1)

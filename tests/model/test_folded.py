@@ -79,10 +79,11 @@ def test_skip_connection_of_one_pixel():
 def test_a_tri_grid_network(noise_mode, folded_layers):
     network = stirred(SynthesisNetwork(SynthesisConfig((16, 12, 8, 16)), 24, 18, 3))
     ws = torch.randn(3, 8, 24)
-    expected = network(ws, noise_mode).detach()
+    with torch.no_grad():  # gradients switched off around a call do not choose its form
+        expected = network(ws, noise_mode)
     assert folded_layers == []
-    with torch.no_grad():
-        found = network(ws, noise_mode)
+    found = network(ws, noise_mode, gradients=False)
+    assert not found.requires_grad
     assert len(folded_layers) == 3 * 7
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
@@ -99,8 +100,7 @@ def test_super_resolution(config, folded_layers):
     raw, features, w = torch.randn(2, 3, 16, 16), torch.randn(2, 8, 16, 16), torch.randn(2, 24)
     before = raw.clone()
     expected = network(raw, features, w).detach()
-    with torch.no_grad():
-        found = network(raw, features, w)
+    found = network(raw, features, w, gradients=False)
     assert len(folded_layers) == 2 * 4
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     assert torch.equal(raw, before)
@@ -112,8 +112,7 @@ def test_super_resolution_in_bands_of_rows(band, monkeypatch, folded_layers):
     network = stirred(SuperResolution(SuperResolutionConfig(16, (12, 8), up_first=True), 8, 24))
     raw, features, w = torch.randn(1, 3, 16, 16), torch.randn(1, 8, 16, 16), torch.randn(1, 24)
     expected = network(raw, features, w).detach()
-    with torch.no_grad():
-        found = network(raw, features, w)
+    found = network(raw, features, w, gradients=False)
     assert len(folded_layers) == 2 + 2 * -(-32 // band)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
@@ -122,10 +121,9 @@ def test_bf16_inside_of_autocast(folded_layers):
     """Close to float32: bf16 has 8 bits, so that each of ten convolutions may add some 0.3 per cent."""
     network = stirred(SuperResolution(SuperResolutionConfig(16, (24, 16), up_first=True), 8, 24))
     raw, features, w = torch.randn(1, 3, 16, 16), torch.randn(1, 8, 16, 16), torch.randn(1, 24)
-    with torch.no_grad():
-        exact = network(raw, features, w)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = network(raw, features, w)
+    exact = network(raw, features, w, gradients=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(raw, features, w, gradients=False)
     assert len(folded_layers) == 8
     assert found.dtype == torch.float32
     error = (found - exact).square().mean().sqrt() / exact.std()
@@ -134,9 +132,8 @@ def test_bf16_inside_of_autocast(folded_layers):
 
 def test_where_the_folded_forms_stand_in():
     x = torch.zeros(1)
-    assert fold_precision(x) is None
-    with torch.no_grad():
-        assert fold_precision(x) is torch.float32
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert fold_precision(x) is torch.bfloat16
-        assert fold_precision(torch.zeros(1, device="meta")) is None
+    assert fold_precision(x, gradients=True) is None
+    assert fold_precision(x, gradients=False) is torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fold_precision(x, gradients=False) is torch.bfloat16
+    assert fold_precision(torch.zeros(1, device="meta"), gradients=False) is None

@@ -35,7 +35,7 @@ def test_inference_is_deterministic(generator):
     assert torch.equal(a.image, b.image)
 
 
-def test_fused_and_plain_pictures_agree(generator):
+def test_fused_and_plain_images_agree(generator):
     scene = make_scene(generator)
     camera = camera_label(torch.tensor([0.1, 2.0, -1.0, 3.0]))
     pose = torch.randn(4, 6) * 0.15
@@ -54,7 +54,7 @@ def test_zero_pose_is_the_canonical_body(generator):
     torch.testing.assert_close(a.image, b.image, atol=1e-4, rtol=0)
 
 
-def test_pose_changes_the_picture_and_has_a_gradient(generator):
+def test_pose_changes_the_image_and_has_a_gradient(generator):
     scene = make_scene(generator, 1)
     camera = camera_label(0.0)
     pose = torch.zeros(1, 6, requires_grad=True)
@@ -134,7 +134,7 @@ def test_every_preset_renders_when_shrunken(name):
 
 
 def test_tensor_names_follow_the_original():
-    """12.6: names and shapes of the published 512 generator, without its buffers and body model."""
+    """Equations 12.6: names and shapes of the published 512 generator, without its buffers and body model."""
     with torch.device("meta"):
         state = Generator(PRESETS["original-512"].model).state_dict()
     assert state["backbone.synthesis.b4.const"].shape == (512, 4, 4)

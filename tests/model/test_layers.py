@@ -1,4 +1,4 @@
-"""Layers against the formulas of official_model 2.2, 3 and 8.2, written out the slow way."""
+"""Layers against the formulas of equations 2.2, 3 and 8.2, written out the slow way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from portrait360.model.layers import (
 
 
 def per_sample_kernels(layer: SynthesisLayer, x, w):
-    """3.1 and 3.2: one modulated, demodulated kernel per sample, each applied on its own."""
+    """Equations 3.1 and 3.2: one modulated, demodulated kernel per sample, each applied on its own."""
+    # Convolve each sample with its own kernel.
     style = layer.affine(w)
     rows = []
     for i in range(len(x)):
@@ -35,7 +36,7 @@ def per_sample_kernels(layer: SynthesisLayer, x, w):
             n, c, h, side = sample.shape
             stuffed = torch.zeros(n, c, 2 * h - 1, 2 * side - 1)
             stuffed[:, :, ::2, ::2] = sample
-            y = F.conv2d(F.pad(stuffed, (2, 2, 2, 2)), kernel.flip(2, 3))  # a true convolution (3.3)
+            y = F.conv2d(F.pad(stuffed, (2, 2, 2, 2)), kernel.flip(2, 3))  # a true convolution (equations 3.3)
             k = fir_kernel() * 4
             y = F.conv2d(F.pad(y, (1, 1, 1, 1)).transpose(0, 1), k[None, None]).transpose(0, 1)
         elif layer.up:
@@ -43,6 +44,8 @@ def per_sample_kernels(layer: SynthesisLayer, x, w):
         else:
             y = F.conv2d(sample, kernel, padding=1)
         rows.append(y)
+
+    # Noise, bias and activation.
     y = torch.cat(rows)
     if layer.noise:
         y = y + layer.noise_const * layer.noise_strength

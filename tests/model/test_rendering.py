@@ -17,6 +17,7 @@ from portrait360.model import fused
 from portrait360.model.fused import occupied_cells, read_density, read_density_plain, render_fused
 from portrait360.model.rendering import (
     Occupancy,
+    Sampling,
     bound_rays,
     coarse_depths,
     importance_depths,
@@ -30,8 +31,8 @@ from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
 CONFIG = PRESETS["cpu-64"].model.render
 
 
-def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=True, seed=0):
-    torch.manual_seed(seed)
+def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=True, nodes=FIELD_SHAPE):
+    torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, feature_activation="sigmoid" if sigmoid else "none")
     decoder = Decoder(8, 16, features, activation)
     decoder.net[2].bias.data[0] = 0.5
@@ -39,7 +40,7 @@ def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=Tru
     camera = camera_label(torch.rand(latents * views) * 6.28, torch.randn(latents * views) * 0.2)
     bounded = bound_rays(*rays(camera, side), config)
     jitter = torch.rand(latents * views, side * side)
-    field = (torch.randn(latents * views, *FIELD_SHAPE, 3) * 0.01).requires_grad_()
+    field = (torch.randn(latents * views, *nodes, 3) * 0.01).requires_grad_()
     return config, decoder, tri_grid, bounded, jitter, field
 
 
@@ -54,25 +55,28 @@ def scene(latents, views, *, features=3, activation="lrelu", side=8, sigmoid=Tru
         ({"latents": 2, "views": 2}, {"occupancy": 0.1, "seed": None}),
         ({"latents": 1, "views": 2}, {"occupancy": 0.2, "seed": 7, "field": None}),
         ({"latents": 1, "views": 1}, {"field": None}),
+        ({"latents": 1, "views": 2, "nodes": (9, 5, 12)}, {"occupancy": 0.2, "seed": None}),
+        ({"latents": 1, "views": 1, "nodes": (36, 42, 30)}, {}),
     ],
 )
 def test_fused_equals_plain_in_values_and_gradients(case, options):
     config, decoder, tri_grid, bounded, jitter, field = scene(**case)
     samples = 10
-    extra = {"field": options.get("field", field)}
-    if options.get("noise"):
-        extra["noise"] = torch.randn(*jitter.shape, samples)
+    field = options.get("field", field)
+    noise = torch.randn(*jitter.shape, samples) if options.get("noise") else None
+    occupancy = None
     if options.get("occupancy"):
         cells = (torch.rand(len(tri_grid), 6, 8, 5) < options["occupancy"]).to(torch.uint8)
-        extra["occupancy"] = Occupancy(cells, options["seed"])
-    plain = render_plain(tri_grid, decoder, bounded, config, samples=samples, jitter=jitter, **extra)
-    fused = render_fused(tri_grid, decoder, bounded, config, samples=samples, jitter=jitter, stop=0.0, **extra)
+        occupancy = Occupancy(cells, options["seed"])
+    sampling = Sampling(samples, jitter, noise, occupancy)
+    plain = render_plain(tri_grid, decoder, bounded, config, sampling, field=field)
+    fused = render_fused(tri_grid, decoder, bounded, config, sampling, field=field, stop=0.0)
     assert 0.01 < plain.opacity.mean() < 0.999
     torch.testing.assert_close(fused.features, plain.features, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(fused.opacity, plain.opacity, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(fused.distance, plain.distance, atol=1e-4, rtol=1e-4)
     a, b = torch.randn_like(plain.features), torch.randn_like(plain.opacity)
-    inputs = [tri_grid, *decoder.parameters(), *([] if extra["field"] is None else [field])]
+    inputs = [tri_grid, *decoder.parameters(), *([] if field is None else [field])]
     expected = torch.autograd.grad((plain.features * a).sum() + (plain.opacity * b).sum(), inputs)
     found = torch.autograd.grad((fused.features * a).sum() + (fused.opacity * b).sum(), inputs)
     for e, f in zip(expected, found, strict=True):
@@ -82,8 +86,8 @@ def test_fused_equals_plain_in_values_and_gradients(case, options):
 def test_ending_opaque_rays_early_changes_little():
     config, decoder, tri_grid, bounded, jitter, field = scene(1, 1, side=12)
     tri_grid = tri_grid.detach() * 3 + 0.5
-    full = render_fused(tri_grid, decoder, bounded, config, samples=24, jitter=jitter, field=field, stop=0.0)
-    short = render_fused(tri_grid, decoder, bounded, config, samples=24, jitter=jitter, field=field)
+    full = render_fused(tri_grid, decoder, bounded, config, Sampling(24, jitter), field=field, stop=0.0)
+    short = render_fused(tri_grid, decoder, bounded, config, Sampling(24, jitter), field=field)
     assert full.opacity.max() > 0.999
     assert (full.features - short.features).abs().max() <= fused.STOP_TRANSMITTANCE
 
@@ -144,17 +148,17 @@ def test_density_zero_is_transparent_and_high_density_is_a_wall():
         decoder.net[2].weight.zero_()
         decoder.net[2].bias.zero_()
         decoder.net[2].bias[0] = -50.0
-        clear = render_plain(tri_grid, decoder, bounded, config, samples=16, jitter=jitter)
+        clear = render_plain(tri_grid, decoder, bounded, config, Sampling(16, jitter))
         assert clear.opacity.max() < 1e-6
         decoder.net[2].bias[0] = 50.0
-        wall = render_plain(tri_grid, decoder, bounded, config, samples=16, jitter=jitter)
+        wall = render_plain(tri_grid, decoder, bounded, config, Sampling(16, jitter))
     middle = wall.opacity.reshape(8, 8)[4, 4]
     assert middle > 0.999
     torch.testing.assert_close(wall.features.reshape(8, 8, 3)[4, 4], torch.full((3,), 0.5), atol=1e-3, rtol=0)
 
 
 def test_compositing_against_a_loop():
-    """5.6 written ray by ray, sample by sample."""
+    """Equations 5.6 written ray by ray, sample by sample."""
     config = RenderConfig()
     features, densities = torch.rand(1, 2, 6, 3), torch.randn(1, 2, 6, 1) * 3
     depths = torch.rand(1, 2, 6, 1).sort(dim=2).values + 2
@@ -195,7 +199,7 @@ def test_both_renderers_agree_on_a_smooth_field():
     base = dataclasses.replace(CONFIG, density_scale=10.0, density_shift=0.0)
     camera = camera_label(0.4)
     bounded = bound_rays(*rays(camera, 6), base)
-    one = render_plain(tri_grid, decoder, bounded, base, samples=400, jitter=torch.full((1, 36), 0.5))
+    one = render_plain(tri_grid, decoder, bounded, base, Sampling(400, torch.full((1, 36), 0.5)))
     two = dataclasses.replace(base, quadrature="midpoint", samples=800, importance_samples=0)
     other = render_original(tri_grid, decoder, bounded, two)
     inside = (bounded.far - bounded.near).reshape(-1) > 0.2

@@ -16,8 +16,8 @@ from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import deformation_field
 from portrait360.kernels.fir import add_upsampled
 from portrait360.model.fused import read_density, render_fused
-from portrait360.model.two_pass import render_midpoints
-from portrait360.model.rendering import bound_rays
+from portrait360.model.two_pass import render_two_pass
+from portrait360.model.rendering import Sampling, bound_rays
 from portrait360.model.trigrid import Decoder
 from portrait360.runtime.threads import settle_threads
 
@@ -33,7 +33,7 @@ field = deformation_field(load_body(), pose)
 decoder = Decoder(8, model.decoder_hidden, 3, model.decoder_activation)
 planes = torch.randn(2, 3, 8, 3, 24, 24, requires_grad=True)
 bounded = bound_rays(*rays(camera_label(torch.rand(2) * 6), 24), model.render)
-out = render_fused(planes, decoder, bounded, model.render, samples=24, jitter=torch.rand(2, 24 * 24), field=field)
+out = render_fused(planes, decoder, bounded, model.render, Sampling(24, torch.rand(2, 24 * 24)), field=field)
 assert out.opacity.std() > 0.01
 report("fused", out.features, out.opacity, out.distance)
 loss = out.features.square().sum() + out.opacity.square().sum()
@@ -45,9 +45,9 @@ with torch.no_grad():
     bounded = bound_rays(*rays(camera_label(torch.rand(2) * 6), 24), original)
     decoder = Decoder(16, 32, 5, "softplus")
     everywhere = torch.ones(2, 3, 4, 5, dtype=torch.uint8)
-    out = render_midpoints(torch.randn(2, 3, 16, 3, 24, 24), decoder, bounded, original, everywhere, field=field)
+    out = render_two_pass(torch.randn(2, 3, 16, 3, 24, 24), decoder, bounded, original, everywhere, field=field)
     assert out.opacity.std() > 0.01
-    report("midpoint", out.features, out.opacity, out.distance)
+    report("two_pass", out.features, out.opacity, out.distance)
 larger = np.zeros((24, 24, 16), np.float32)
 add_upsampled(torch.randn(12, 12, 16).numpy(), larger)
 report("smoothing", torch.from_numpy(larger))

@@ -21,7 +21,7 @@ from portrait360.geometry.deformation import FIELD_SHAPE
 from portrait360.geometry.nearest import nearest_triangles, nearest_triton, triangle_distances
 from portrait360.kernels.selfcheck import compare
 from portrait360.model import fused, fused_gpu
-from portrait360.model.rendering import Occupancy, bound_rays, render_plain
+from portrait360.model.rendering import Occupancy, Sampling, bound_rays, render_plain
 from portrait360.model.trigrid import Decoder
 
 CONFIG = PRESETS["cpu-64"].model.render
@@ -41,8 +41,8 @@ def test_a_small_case_agrees_in_values_and_gradients():
     ("views", "activation", "sigmoid", "seed", "with_field"),
     [(1, "softplus", False, 7, True), (2, "lrelu", True, None, False)],
 )
-def test_pictures_of_several_tri_grids_skip_empty_cells(views, activation, sigmoid, seed, with_field):
-    """Views of two tri-grids, pictures that tiles do not divide, channels that no power of two holds."""
+def test_images_of_several_tri_grids_skip_empty_cells(views, activation, sigmoid, seed, with_field):
+    """Views of two tri-grids, images that tiles do not divide, channels that no power of two holds."""
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, feature_activation="sigmoid" if sigmoid else "none")
     decoder = Decoder(24, 20, 5, activation)
@@ -52,9 +52,9 @@ def test_pictures_of_several_tri_grids_skip_empty_cells(views, activation, sigmo
     bounded = bound_rays(*rays(camera_label(torch.rand(images) * 6.28, torch.randn(images) * 0.2), 5), config)
     field = (torch.randn(images, *FIELD_SHAPE, 3) * 0.01).requires_grad_() if with_field else None
     occupancy = Occupancy((torch.rand(2, 6, 8, 5) < 0.3).to(torch.uint8), seed)
-    options = {"samples": 3, "jitter": torch.rand(images, 25), "field": field, "occupancy": occupancy}
-    plain = render_plain(tri_grid, decoder, bounded, config, **options)
-    gpu = fused_gpu.render_triton(tri_grid, decoder, bounded, config, width=5, stop=0.0, **options)
+    sampling = Sampling(3, torch.rand(images, 25), None, occupancy)
+    plain = render_plain(tri_grid, decoder, bounded, config, sampling, field=field)
+    gpu = fused_gpu.render_triton(tri_grid, decoder, bounded, config, sampling, field=field, stop=0.0)
     assert 0.01 < plain.opacity.mean() < 0.999
     torch.testing.assert_close(gpu.features, plain.features, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(gpu.opacity, plain.opacity, atol=1e-5, rtol=1e-4)
@@ -68,13 +68,14 @@ def test_pictures_of_several_tri_grids_skip_empty_cells(views, activation, sigmo
 
 
 def test_opaque_rays_end_early_as_on_the_cpu():
-    tri_grid, decoder, bounded, config, options = fused_gpu.small_case("cpu")
-    decoder.net[2].bias.data[0] = 3.0
-    options["field"] = torch.zeros(1, *FIELD_SHAPE, 3)
+    case = fused_gpu.small_case("cpu")
+    case.decoder.net[2].bias.data[0] = 3.0
+    inputs = case.tri_grid, case.decoder, case.rays, case.config, case.sampling
+    field = torch.zeros(1, *FIELD_SHAPE, 3)
     with torch.no_grad():
-        gpu = fused_gpu.render_triton(tri_grid, decoder, bounded, config, width=8, stop=0.3, **options)
-        cpu = fused.render_fused(tri_grid, decoder, bounded, config, stop=0.3, **options)
-        whole = fused.render_fused(tri_grid, decoder, bounded, config, stop=0.0, **options)
+        gpu = fused_gpu.render_triton(*inputs, field=field, stop=0.3)
+        cpu = fused.render_fused(*inputs, field=field, stop=0.3)
+        whole = fused.render_fused(*inputs, field=field, stop=0.0)
     torch.testing.assert_close(gpu.features, cpu.features, atol=1e-4, rtol=1e-4)
     assert (whole.features - cpu.features).abs().max() > 1e-3
 
@@ -146,6 +147,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from portrait360.config import PRESETS
 from portrait360.kernels import triton_deformation, triton_nearest, triton_render
+from portrait360.kernels.blocks import Form
 from portrait360.model.fused_gpu import constants
 
 
@@ -158,15 +160,15 @@ def build(kernel, kinds, values):
     print(kernel.__name__, "compiled")
 
 
-flags = constants((16, 32, 3, 3, False), PRESETS["cpu-64"].model.render)
+flags = constants(Form(16, 32, 4, 3, False), PRESETS["cpu-64"].model.render)
 flags |= {"HAS_FIELD": True, "HAS_NOISE": True, "HAS_OCCUPANCY": True, "EXPLORES": True}
-whole = "rays width samples views resolution nx ny nz cx cy cz".split()
-real = "x0 y0 z0 px py pz bx by bz hx hy hz scale shift stop".split()
-kinds = dict.fromkeys(whole, "i32") | dict.fromkeys(real, "fp32") | {"occupied": "*u8", "seed": "*i32"}
+kinds = dict.fromkeys("rays width samples views resolution".split(), "i32") | {"occupied": "*u8", "seed": "*i32"}
+kinds |= {"frame": ("fp32",) * 6, "counts": ("i32",) * 3, "box": ("fp32",) * 6, "cells": ("i32",) * 3}
+kinds |= {"light": ("fp32",) * 3}
 for kernel, more in ((triton_render.forward, {}), (triton_render.backward, {"WANTS_FIELD": True})):
     build(kernel, kinds, flags | more)
 for kernel in (triton_deformation.forward, triton_deformation.backward):
-    kinds = dict.fromkeys("nx ny nz wx wy wz".split(), "i32") | dict.fromkeys(real, "fp32")
+    kinds = dict.fromkeys("nx ny nz wx wy wz".split(), "i32")
     kinds |= dict.fromkeys("low_x low_y low_z inverse_spacing".split(), "fp32")
     build(kernel, {name: kind for name, kind in kinds.items() if name in kernel.arg_names}, {"BLOCK": 128})
 kinds = dict.fromkeys(("points", "triangles", "boxes"), "*fp64") | dict.fromkeys(("numbers", "index"), "*i32")

@@ -14,7 +14,7 @@ from portrait360.geometry.deformation import FIELD_SHAPE, apply_field
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.rendering import Occupancy, bound_rays, render_original
 from portrait360.model.trigrid import Decoder
-from portrait360.model.two_pass import can_render_midpoints, cells_for_midpoints, render_midpoints
+from portrait360.model.two_pass import can_render_two_pass, cells_for_two_pass, render_two_pass
 from support.presets import TINY_ORIGINAL
 
 CONFIG = RenderConfig(samples=14, importance_samples=9)
@@ -35,7 +35,7 @@ def everywhere(latents: int) -> torch.Tensor:
     return torch.ones(latents, 3, 4, 5, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("nodes", [None, FIELD_SHAPE, (9, 5, 12)])
 @pytest.mark.parametrize(
     ("config", "case"),
     [
@@ -47,15 +47,15 @@ def everywhere(latents: int) -> torch.Tensor:
         (dataclasses.replace(CONFIG, density_scale=3.0, density_shift=0.5, near=2.4, far=3.1), {}),
     ],
 )
-def test_equals_the_published_renderer(config, case, bent):
+def test_equals_the_published_renderer(config, case, nodes):
     decoder, tri_grid, bounded = scene(config, **case)
-    field = torch.randn(len(bounded.origins), *FIELD_SHAPE, 3) * 0.02 if bent else None
+    field = None if nodes is None else torch.randn(len(bounded.origins), *nodes, 3) * 0.02
     images = len(bounded.origins)
     expected = render_original(
         tri_grid.repeat_interleave(images // len(tri_grid), dim=0), decoder, bounded, config,
         deform=None if field is None else partial(apply_field, field),
     )  # fmt: skip
-    found = render_midpoints(tri_grid, decoder, bounded, config, everywhere(len(tri_grid)), field=field, stop=0.0)
+    found = render_two_pass(tri_grid, decoder, bounded, config, everywhere(len(tri_grid)), field=field, stop=0.0)
     assert expected.opacity.std() > 0.02
     for name in ("features", "opacity", "distance"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=6e-4, rtol=1e-4)
@@ -65,14 +65,14 @@ def test_equals_the_published_renderer(config, case, bent):
 
 def test_ending_rays_early_changes_little():
     decoder, tri_grid, bounded = scene(contrast=600.0)
-    exact = render_midpoints(tri_grid, decoder, bounded, CONFIG, everywhere(2), stop=0.0)
-    short = render_midpoints(tri_grid, decoder, bounded, CONFIG, everywhere(2))
+    exact = render_two_pass(tri_grid, decoder, bounded, CONFIG, everywhere(2), stop=0.0)
+    short = render_two_pass(tri_grid, decoder, bounded, CONFIG, everywhere(2))
     assert 0 < (exact.features - short.features).abs().max() < 5e-3
 
 
 def test_unoccupied_space_is_empty():
     decoder, tri_grid, bounded = scene()
-    out = render_midpoints(tri_grid, decoder, bounded, CONFIG, torch.zeros(2, 3, 4, 5, dtype=torch.uint8))
+    out = render_two_pass(tri_grid, decoder, bounded, CONFIG, torch.zeros(2, 3, 4, 5, dtype=torch.uint8))
     assert out.features.abs().max() == 0
     assert out.opacity.abs().max() == 0
     step = (CONFIG.far - CONFIG.near) / (CONFIG.samples - 1)
@@ -83,7 +83,7 @@ def test_each_portrait_has_its_own_cells():
     decoder, tri_grid, bounded = scene(latents=2, views=2)
     cells = everywhere(2)
     cells[1] = 0
-    out = render_midpoints(tri_grid, decoder, bounded, CONFIG, cells)
+    out = render_two_pass(tri_grid, decoder, bounded, CONFIG, cells)
     assert out.opacity[:2].max() > 0.5
     assert out.opacity[2:].max() == 0
 
@@ -112,11 +112,11 @@ def ball(config: RenderConfig):
 def test_only_occupied_cells_of_a_portrait_suffice():
     config = RenderConfig()
     decoder, tri_grid = ball(config)
-    cells = cells_for_midpoints(tri_grid, decoder, config)
+    cells = cells_for_two_pass(tri_grid, decoder, config)
     assert 0.01 < cells.float().mean() < 0.15
     bounded = bound_rays(*rays(camera_label(torch.tensor([0.4])), 24), config)
     expected = render_original(tri_grid, decoder, bounded, config)
-    found = render_midpoints(tri_grid, decoder, bounded, config, cells)
+    found = render_two_pass(tri_grid, decoder, bounded, config, cells)
     assert expected.opacity.min() < 0.01
     assert expected.opacity.max() > 0.99
     assert (found.opacity - expected.opacity).square().mean() < 1e-5
@@ -128,28 +128,27 @@ def test_the_generator_takes_it_at_inference_only(monkeypatch):
     generator = Generator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     called = []
     monkeypatch.setattr(
-        "portrait360.model.generator.render_midpoints",
-        lambda *a, **k: called.append(k["field"] is not None) or render_midpoints(*a, **k),
+        "portrait360.model.generator.render_two_pass",
+        lambda *a, **k: called.append(k["field"] is not None) or render_two_pass(*a, **k),
     )
     scene_ = generator.scene(torch.randn(1, generator.config.w_dim))
     draws = RenderDraws(occupancy=Occupancy(torch.ones(1, 4, 4, 4, dtype=torch.uint8), 0))
     camera, pose = camera_label(torch.tensor([0.2])), torch.tensor([[0.1, 0.2, 0.0, 0.0, 0.1, 0.0]])
+    inference = dataclasses.replace(draws, gradients=False)
     generator.render(scene_, camera, pose, draws=draws)
+    generator.render(scene_, camera, pose, draws=inference, plain=True)
+    generator.render(scene_, camera, pose, draws=RenderDraws(gradients=False))
     assert called == []
-    with torch.no_grad():
-        generator.render(scene_, camera, pose, draws=draws, plain=True)
-        generator.render(scene_, camera, pose)
-        assert called == []
-        generator.render(scene_, camera, None, draws=draws)
-        generator.render(scene_, camera, pose, draws=draws)
+    generator.render(scene_, camera, None, draws=inference)
+    generator.render(scene_, camera, pose, draws=inference)
     assert called == [False, True]
 
 
 def test_sizes_that_the_kernel_does_not_take():
     decoder, tri_grid, _ = scene()
-    assert can_render_midpoints(tri_grid, decoder, CONFIG)
-    assert not can_render_midpoints(tri_grid[:, :, :12], decoder, CONFIG)
-    assert not can_render_midpoints(tri_grid, Decoder(16, 24, 5, "softplus"), CONFIG)
-    assert not can_render_midpoints(tri_grid, decoder, dataclasses.replace(CONFIG, quadrature="point"))
-    assert not can_render_midpoints(tri_grid, decoder, dataclasses.replace(CONFIG, feature_activation="sigmoid"))
-    assert not can_render_midpoints(tri_grid, decoder, dataclasses.replace(CONFIG, samples=3))
+    assert can_render_two_pass(tri_grid, decoder, CONFIG)
+    assert not can_render_two_pass(tri_grid[:, :, :12], decoder, CONFIG)
+    assert not can_render_two_pass(tri_grid, Decoder(16, 24, 5, "softplus"), CONFIG)
+    assert not can_render_two_pass(tri_grid, decoder, dataclasses.replace(CONFIG, quadrature="point"))
+    assert not can_render_two_pass(tri_grid, decoder, dataclasses.replace(CONFIG, feature_activation="sigmoid"))
+    assert not can_render_two_pass(tri_grid, decoder, dataclasses.replace(CONFIG, samples=3))

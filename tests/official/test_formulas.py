@@ -45,7 +45,7 @@ def label(yaw=0.0, pitch=0.0, roll=0.0, focal=6.510416666666667, centre=(0.5, 0.
 
 
 def literal_rays(c: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """5.1, pixel by pixel in float64: origin (3,), directions (M, 3)."""
+    """Equations 5.1, pixel by pixel in float64: origin (3,), directions (M, 3)."""
     m, (fx, sk, cx, _, fy, cy) = c[:16].reshape(4, 4), c[16:22]
     directions = []
     for i in range(side):
@@ -71,7 +71,7 @@ def test_rays(name):
 
 
 def literal_lookup(planes: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """5.3 for one point q in [-1, 1]^3: mean over the planes of trilinear lookups, zeros outside."""
+    """Equations 5.3 for one point q in [-1, 1]^3: mean over the planes of trilinear lookups, zeros outside."""
     _, features, depth, height, width = planes.shape
     x, y, z = q
     total = np.zeros(features)
@@ -87,7 +87,7 @@ def literal_lookup(planes: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def literal_march(sigma, features, t, shift=-1.0):
-    """5.6 for one ray; the depth is not clamped."""
+    """Equations 5.6 for one ray; the depth is not clamped."""
     colour, opacity, distance, through, weights = 0.0, 0.0, 0.0, 1.0, []
     for k in range(len(t) - 1):
         rho = np.logaddexp(0.0, (sigma[k] + sigma[k + 1]) / 2 + shift)
@@ -102,7 +102,7 @@ def literal_march(sigma, features, t, shift=-1.0):
 
 
 def literal_importance(t, weights, us):
-    """5.7 for one ray."""
+    """Equations 5.7 for one ray."""
     padded = [-np.inf, *weights, -np.inf]
     largest = [max(padded[i], padded[i + 1]) for i in range(len(padded) - 1)]
     smooth = [(largest[i] + largest[i + 1]) / 2 + 0.01 for i in range(len(largest) - 1)]
@@ -164,7 +164,7 @@ def test_a_render_ray_by_ray(name):
 
 
 def test_the_crop_leaves_height_alone():
-    """5.5: |x| and |z| up to 0.4 inclusive, any y."""
+    """Equations 5.5: |x| and |z| up to 0.4 inclusive, any y."""
     decoder = Decoder(4, 8, 3, "softplus")
     points = torch.tensor(
         [[[0.4, 0.0, 0.0], [0.401, 0, 0], [0, 0, -0.4], [0, 0, -0.401], [0, 0.49, 0], [0.1, -3.0, 0.1]]]
@@ -178,7 +178,7 @@ def test_the_crop_leaves_height_alone():
 
 
 def test_light_behind_an_opaque_sample_is_ten_to_the_minus_ten():
-    """5.6: T = 1 - alpha + 1e-10, with alpha exactly 1."""
+    """Equations 5.6: T = 1 - alpha + 1e-10, with alpha exactly 1."""
     density = torch.tensor([1e6, 1e6, 1e6, -1e6]).reshape(1, 1, 4, 1)
     t = torch.tensor([2.0, 2.1, 2.2, 2.3]).reshape(1, 1, 4, 1)
     _, _, weights = march_midpoints(torch.zeros(1, 1, 4, 3), density, t, RenderConfig())
@@ -186,7 +186,7 @@ def test_light_behind_an_opaque_sample_is_ten_to_the_minus_ten():
 
 
 def test_empty_rays_get_the_largest_depth_of_the_whole_batch():
-    """5.6: no weight at all gives infinity, clamped to the depths of all rays of all pictures."""
+    """Equations 5.6: no weight at all gives infinity, clamped to the depths of all rays of all pictures."""
     density = torch.full((2, 2, 4, 1), -1000.0)
     t = torch.linspace(2.0, 2.3, 4).reshape(1, 1, 4, 1).repeat(2, 2, 1, 1)
     t[1, 1] += 0.5
@@ -196,7 +196,7 @@ def test_empty_rays_get_the_largest_depth_of_the_whole_batch():
 
 
 def test_small_alphas_are_float32_steps():
-    """5.6: alpha = 1 - exp(-x) in float32, correctly rounded: 0 below 2^-25, then multiples of 2^-24."""
+    """Equations 5.6: alpha = 1 - exp(-x) in float32, correctly rounded: 0 below 2^-25, then multiples of 2^-24."""
     x = torch.tensor([1e-9, 2.9e-8, 3.1e-8, 8.8e-8, 9.1e-8, 1.0])
     density = torch.log(torch.expm1(x.double() / 0.1)).float() + 1.0
     density = torch.stack([density, density], dim=-1)[None, :, :, None]
@@ -208,7 +208,7 @@ def test_small_alphas_are_float32_steps():
 
 
 def test_importance_search_takes_the_right_side():
-    """5.7: a u that equals entries of the cdf belongs behind the last of them; u = 1 gives the last reachable edge."""
+    """Equations 5.7: a u that equals cdf entries belongs behind the last one; u = 1 gives the last edge in reach."""
     t = torch.linspace(2.0, 3.0, 11)
     weights = torch.zeros(10)  # eight equal bins: the cdf holds multiples of 1/8, exact in float32
     us = torch.tensor([0.0, 0.125, 0.5, 0.99, 1.0])
@@ -241,7 +241,7 @@ def test_super_resolution_layers_clamp_at_256():
 
 @pytest.mark.parametrize(("gain", "limit"), [(1.0, 256.0), (math.sqrt(0.5), 256.0 * math.sqrt(0.5))])
 def test_discriminator_layers_clamp_after_the_gain(gain, limit):
-    """8.2, 8.3: 256 times the extra gain, about 181.02 for the second convolution of a block."""
+    """Equations 8.2, 8.3: 256 times the extra gain, about 181.02 for the second convolution of a block."""
     conv = Conv(3, 5, 3, down=True, clamp=256.0)
     x = torch.randn(2, 3, 8, 8) * 1e4
     clamped = conv(x, gain)
@@ -256,7 +256,7 @@ def test_discriminator_layers_clamp_after_the_gain(gain, limit):
 
 
 def double_up(image: Tensor) -> Tensor:
-    """3.5 in float64: zero-stuffed, padded 2 before and 1 after, [1, 3, 3, 1] filter of gain 4."""
+    """Equations 3.5 in float64: zero-stuffed, padded 2 before and 1 after, [1, 3, 3, 1] filter of gain 4."""
     n, c, h, w = image.shape
     stuffed = torch.zeros(n, c, 2 * h, 2 * w, dtype=torch.float64)
     stuffed[:, :, ::2, ::2] = image
@@ -265,7 +265,7 @@ def double_up(image: Tensor) -> Tensor:
 
 
 def double_layer(layer: SynthesisLayer, x: Tensor, w: Tensor) -> Tensor:
-    """3.1 in float64, one sample at a time; up-sampling as a true convolution of the zero-stuffed map (3.3)."""
+    """Equations 3.1 in float64, sample by sample; up-sampling as a true convolution of the zero-stuffed map (3.3)."""
     style = w @ (layer.affine.weight.double() / math.sqrt(w.shape[1])).T + layer.affine.bias.double()
     rows = []
     for i in range(len(x)):
@@ -285,7 +285,7 @@ def double_layer(layer: SynthesisLayer, x: Tensor, w: Tensor) -> Tensor:
 
 
 def double_colour(layer: ToRGB, x: Tensor, w: Tensor) -> Tensor:
-    """3.4 in float64."""
+    """Equations 3.4 in float64."""
     style = w @ (layer.affine.weight.double() / math.sqrt(w.shape[1])).T + layer.affine.bias.double()
     style = style / math.sqrt(x.shape[1])
     y = torch.einsum("bchw,oc,bc->bohw", x, layer.weight.double()[:, :, 0, 0], style)
@@ -304,7 +304,7 @@ def double_resize(x: Tensor, side: int) -> Tensor:
     ],
 )  # fmt: skip
 def test_super_resolution(resolution, side, resized):
-    """7.2-7.4 with 16 in place of the released input side: the 4X one alone keeps larger features as they are."""
+    """Equations 7.2-7.4 with 16 as the input side: only the network of 7.3 keeps larger features as they are."""
     torch.manual_seed(0)
     config = PRESETS[f"original-{resolution}"].model.superresolution
     small = dataclasses.replace(config, input_resolution=16, channels=(6, 4))
@@ -327,7 +327,7 @@ def test_super_resolution(resolution, side, resized):
 
 
 def test_noise_is_one_map_for_all_channels_and_samples():
-    """3.1: constant noise times its strength after demodulation, before the bias; `none` leaves it out."""
+    """Equations 3.1: constant noise times its strength after demodulation, before the bias; `none` leaves it out."""
     torch.manual_seed(0)
     layer = SynthesisLayer(4, 5, 6, 8).eval().requires_grad_(False)
     layer.noise_strength.fill_(0.7)
@@ -343,7 +343,7 @@ def test_noise_is_one_map_for_all_channels_and_samples():
 
 
 def test_eight_pictures_make_two_statistics_groups():
-    """8.4: pictures 0, 2, 4, 6 and 1, 3, 5, 7 are judged as if in batches of their own."""
+    """Equations 8.4: pictures 0, 2, 4, 6 and 1, 3, 5, 7 are judged as if in batches of their own."""
     torch.manual_seed(0)
     d = Discriminator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     camera = camera_label(torch.linspace(-3.0, -0.2, 8))
@@ -358,7 +358,7 @@ def test_eight_pictures_make_two_statistics_groups():
 
 
 def test_the_background_picture_has_its_own_style():
-    """5.9: composites are coloured by the portrait's style, the background alone by the background's."""
+    """Equations 5.9: composites are coloured by the portrait's style, the background alone by the background's."""
     torch.manual_seed(0)
     g = Generator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     w = torch.randn(2, g.config.w_dim)

@@ -30,7 +30,7 @@ def test_only_published_weights_ask_for_a_fault():
         assert preset.model.original_bugs == expected
 
 
-# ---- 8.8: the camera of mirrored pictures ----
+# ---- equations 8.8: the camera of mirrored pictures ----
 
 
 @pytest.mark.parametrize("mirror_once", [False, True])
@@ -68,7 +68,7 @@ def test_the_law_that_the_unmirrored_camera_breaks():
         assert fault or difference < 1e-5
 
 
-# ---- 7.5: the raw picture that super-resolution writes over ----
+# ---- equations 7.5: the raw picture that super-resolution writes over ----
 
 
 def composed(model, side: int):
@@ -104,7 +104,7 @@ def test_a_first_block_that_enlarges_leaves_the_raw_picture():
         torch.testing.assert_close(out.raw, generator.torgb(out.features, scene.w))
 
 
-# ---- 6.7: cross products along the wrong axis ----
+# ---- equations 6.7: cross products along the wrong axis ----
 
 
 def literal_cross(a, b, axis):
@@ -115,7 +115,7 @@ def literal_cross(a, b, axis):
 
 
 def literal_transfer(points, rest, posed, indices, axis):
-    """6.5 for whole arrays [B, N, 3], every cross product along `axis`."""
+    """Equations 6.5 for whole arrays [B, N, 3], every cross product along `axis`."""
 
     def frame(v0, v1, v2):
         y = F.normalize(literal_cross(v1 - v0, v2 - v0, axis), dim=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from portrait360.kernels import shading
+from portrait360.kernels import surroundings
 from portrait360.synthetic.body import SKIN_VERTICES, AnnyBody
 from portrait360.synthetic.face import sample_expression, sample_shape
 from portrait360.synthetic.light import radiance, sample_lighting, spread_directions, toward
@@ -31,7 +31,7 @@ def test_light_in_the_open_is_the_cosine_weighted_mean_of_the_surroundings() -> 
     for d in spread_directions(400):
         axes = np.eye(3, dtype=np.float32)
         light = radiance(around, d)
-        shading.add_direction(
+        surroundings.add_direction(
             point, normal[None], soft, d, light, axes, 1.0, nothing, 4, np.float32(0), total, seen, irradiance
         )
     assert np.allclose(irradiance / total, expected, rtol=0.06)

@@ -12,7 +12,7 @@ from portrait360.training.augment import mirror_some, swap_some, zoom_some
 
 
 def test_blur_against_a_loop():
-    """10.3: kernel 2^(-(i / sigma)^2), radius floor(3 sigma), zero padding, separable."""
+    """Equations 10.3: kernel 2^(-(i / sigma)^2), radius floor(3 sigma), zero padding, separable."""
     sigma, side = 0.9, 7
     x = torch.randn(1, 1, side, side)
     radius = math.floor(3 * sigma)

@@ -1,4 +1,4 @@
-"""Schedules at their ends and in between (official_model 10.2, 10.3, 10.6, 10.7, 10.11)."""
+"""Schedules at their ends and in between (equations 10.2, 10.3, 10.6, 10.7, 10.11)."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_shared_pass_equals_separate_passes(name, loss):
 
 
 def test_pose_loss_reaches_only_the_discriminator():
-    """10.8: generated poses are targets; the generator learns poses from the logit and from L_preg."""
+    """Equations 10.8: generated poses are targets; the generator learns poses from the logit and from L_preg."""
     preset = shrunken(TINY)
     grads = []
     for weight in (0.0, 5.0):
@@ -226,7 +226,7 @@ def parameters_of(state):
 
 
 def test_published_phases_follow_each_other(monkeypatch):
-    """Generator, discriminator, penalties: each with its own labels, after the steps of those before it (10.10)."""
+    """Equations 10.10: generator, discriminator, penalties, each with its own labels, after the steps before it."""
     preset = published()
     state = new_state(preset, 0, CPU)
     batch = random_batch(preset.model, 4)
@@ -259,7 +259,7 @@ def test_published_phases_follow_each_other(monkeypatch):
 
 
 def test_published_gradients_are_those_of_their_losses(monkeypatch):
-    """10.7 and 10.8, written out."""
+    """Equations 10.7 and 10.8, written out."""
     preset = published(blur_sigma=0.0, r1_interval=100)
     state = new_state(preset, 0, CPU)
     state.step = 1

@@ -1,4 +1,4 @@
-"""Body poses of given pictures, predicted by the discriminator's pose head (official_model 8.7, 8.8, 14.2).
+"""Body poses of given pictures, predicted by the discriminator's pose head (equations 8.7, 8.8, 14.2).
 
 Photos without a camera are fitted first (`portrait360.photos`): their crop, camera and body pose are the fit's.
 """
@@ -45,12 +45,12 @@ def predict_body_pose(
     masks: Float[Tensor, "B 1 H H"],
     cameras: Float[Tensor, "B 25"],
 ) -> Float[Tensor, "B 6"]:
-    """The body poses that a model's discriminator sees in real pictures (official_model 8.8), calibrated if it can be.
+    """The body poses that a model's discriminator sees in real pictures (equations 8.8), calibrated if it can be.
 
     Every picture is predicted by itself, so that its pose does not depend on the others: the minibatch deviation
-    (8.4) is then the constant 1e-4, as in the original's scripts, which predict from one picture at a time. Where the
-    weights know what middle parts of pictures tell (`poses.calibration`) and the pictures have the pixels, those are
-    looked at too.
+    (equations 8.4) is then the constant 1e-4, as in the original's scripts, which predict from one picture at a time.
+    Where the weights know what middle parts of pictures tell (`poses.calibration`) and the pictures have the pixels,
+    those are looked at too.
 
     Args:
         weights: from `load_weights`, converted ones of the original included.

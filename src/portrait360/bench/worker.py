@@ -68,11 +68,11 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     pose = torch.tensor([BODY_POSE])
     with torch.no_grad():
         w = generator.map(z, camera, None, 0.7)
-        exact_scene = shape_like_body(generator, generator.scene(w), load_body())
+        exact_scene = shape_like_body(generator, generator.scene(w, gradients=False), load_body())
         scene = exact_scene
         if bf16:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                scene = generator.scene(w)
+                scene = generator.scene(w, gradients=False)
             scene = shape_like_body(generator, scene, load_body())  # the same fit again
         portrait = Portrait(generator, scene, find_matter(generator, scene), bf16)
     release_freed_memory()
@@ -92,19 +92,19 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
         w = generator.map(z, camera, None, 0.7)
         ws = w[:, None].expand(-1, synthesis.num_ws, -1)
         stages["mapping"] = lambda: generator.map(z, camera, None, 0.7)
-        stages["tri-grid"] = lambda: synthesis(ws, "const")
+        stages["tri-grid"] = lambda: synthesis(ws, "const", gradients=False)
         if background is not None:
-            stages["background"] = lambda: generator.bcg_synthesis(ws, "const")
+            stages["background"] = lambda: generator.bcg_synthesis(ws, "const", gradients=False)
         stages["occupancy"] = lambda: find_matter(generator, scene)
         stages["deformation"] = lambda: deformation_field(generator.body, pose)
         occupied = portrait.occupied
-        draws = RenderDraws(occupancy=None if occupied is None else Occupancy(occupied))
+        draws = RenderDraws(occupancy=None if occupied is None else Occupancy(occupied), gradients=False)
         stages["rendering, canonical"] = lambda: generator.cast(scene, camera, None, side, draws, plain=False)
         stages["rendering, posed"] = lambda: generator.cast(scene, camera, pose, side, draws, plain=False)
         if generator.config.superresolution is not None:
             raw = torch.randn(1, 3, side, side)
             features = torch.randn(1, generator.config.features, side, side)
-            stages["super-resolution"] = lambda: generator.superresolution(raw, features, w)
+            stages["super-resolution"] = lambda: generator.superresolution(raw, features, w, gradients=False)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
             times = {name: seconds(work, repeats) for name, work in stages.items()}
         views = {
@@ -114,7 +114,7 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
 
         def first() -> RenderOutput:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
-                new = generator.scene(generator.map(z, camera, None, 0.7))
+                new = generator.scene(generator.map(z, camera, None, 0.7), gradients=False)
             find_matter(generator, new)  # it has no head, but reading the densities takes the same time
             new = dataclasses.replace(new, tri_grid=scene.tri_grid)
             return Portrait(generator, new, occupied, portrait.bf16).render(camera, pose, side)
@@ -132,7 +132,7 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
 
 
 def _exact(portrait: Portrait, scene: Scene, camera: Any, pose: Any, side: int) -> dict[str, Any]:
-    """The plain twins: layers fold only where gradients are off, so leaving them on keeps the plain ones."""
+    """The plain twins: with gradients, layers do not fold."""
     generator = portrait.generator
     views, quality = {}, {}
 

@@ -5,7 +5,7 @@ One picture or all of a place, in any of three forms:
 - a picture with `NAME.json` beside it that holds {"camera": [25 numbers]}, and as its mask `NAME.mask.png` or, when
   there is none, its own alpha channel;
 - a dataset, zip or folder, as `PortraitDataset` reads it;
-- test data of the original (official_model 13.5), zip or folder: aligned_images/, mask/ with the same names, and
+- test data of the original (equations 13.5), zip or folder: aligned_images/, mask/ with the same names, and
   result.json with a `camera_pose` of 4x4 numbers for each; the intrinsics are the original's constant ones.
 
 Nothing is assumed where a camera or a mask is missing: that is an error, unless the caller can fit photos.
@@ -252,7 +252,7 @@ class _Dataset:
 
 
 class _Original:
-    """Test data as the original's scripts read them (official_model 13.5)."""
+    """Test data as the original's scripts read them (equations 13.5)."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -39,7 +39,7 @@ def yaw_histogram(cameras: Float[Tensor, "N 25"], bins: int = YAW_BINS) -> Int[T
 def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> Int[np.ndarray, " N"]:
     """How often to show each picture so that all yaws are seen about equally often, at most `most` times.
 
-    In the fullest of `YAW_SECTORS` sectors each picture comes once. (What 13.3 intends for rear views only.)
+    In the fullest of `YAW_SECTORS` sectors each picture comes once. (What equations 13.3 intends for rear views only.)
     """
     if not len(cameras):
         return np.zeros(0, np.int64)

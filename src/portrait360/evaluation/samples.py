@@ -284,7 +284,7 @@ def draw_people(
 ) -> People:
     """New persons as training draws them, conditioned on a camera of the data and a pose of the branch.
 
-    The pose belongs to the camera and a latent of its own (official_model 10.15, `G_predict`).
+    The pose belongs to the camera and a latent of its own (equations 10.15, `G_predict`).
     """
     camera = cameras[torch.randint(len(cameras), (count,), generator=draws)]
     z, other = torch.randn(2, count, generator.config.z_dim, generator=draws)
@@ -295,9 +295,10 @@ def draw_people(
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
         torch.manual_seed(seed)  # of the noise in synthesis layers
         w = generator.map(z, camera, pose, truncation_psi)
-        scene = generator.scene(w, noise_mode="random")
+        scene = generator.scene(w, noise_mode="random", gradients=False)
     matter = find_matter(generator, scene)
-    return People(scene, camera, pose, RenderDraws(occupancy=None if matter is None else Occupancy(matter)))
+    occupancy = None if matter is None else Occupancy(matter)
+    return People(scene, camera, pose, RenderDraws(occupancy=occupancy, gradients=False))
 
 
 def closer_camera(camera: Float[Tensor, "B 25"], window: str) -> Float[Tensor, "B 25"]:

@@ -135,6 +135,8 @@ def _check(tensors: dict[str, Tensor], parents: tuple[int, ...], drive: Drive) -
         "pose_shapes": (18, vertices, 3),
         "source_vertices": (vertices,),
     }
+
+    # Every tensor is known, shaped and filled as it should be.
     for name, tensor in tensors.items():
         if name not in expected:
             raise ValueError(f"nothing of it is called {name}")
@@ -143,12 +145,16 @@ def _check(tensors: dict[str, Tensor], parents: tuple[int, ...], drive: Drive) -
         whole = name in ("faces", "source_vertices")
         if whole == tensor.is_floating_point() or not torch.isfinite(tensor).all():
             raise ValueError(f"{name} should hold {'whole' if whole else 'finite'} numbers")
+
+    # Bones: parents before children, driven by what a pose holds.
     in_order = all(type(parent) is int and -1 <= parent < bone for bone, parent in enumerate(parents))
     if len(parents) != bones or not in_order:
         raise ValueError(f"expected {bones} parents, each before its child, got {parents}")
     known = all(by is None or (by[0] in _ROTATION_SLICE and math.isfinite(by[1])) for by in drive)
     if len(drive) != bones or not known:
         raise ValueError(f"expected {bones} drives by neck, head or nothing, got {drive}")
+
+    # Faces number vertices.
     faces = tensors["faces"]
     if len(faces) == 0 or faces.min() < 0 or faces.max() >= vertices:
         raise ValueError(f"faces should number vertices from 0 to {vertices - 1}")
@@ -195,6 +201,8 @@ def bone_transforms(body: BodyTemplate, pose: Float[Tensor, "B 6"]) -> Float[Ten
     rotations: list[Tensor] = []
     shifts: list[Tensor] = []
     joints = body.joints_like(pose)
+
+    # A bone moves as its parent does, after its own turn about its joint.
     for bone, (parent, drive) in enumerate(zip(body.parents, body.drive, strict=True)):
         rotation = identity if parent < 0 else rotations[parent]
         shift = none if parent < 0 else shifts[parent]

@@ -46,6 +46,7 @@ def camera_label(
     radius * (sin yaw cos pitch, sin pitch, cos yaw cos pitch). Positive `roll` turns the camera's right axis
     towards its down axis, so that the subject appears turned counter-clockwise. Numbers give B = 1.
     """
+    # Angles as tensors of one length.
     angles = [yaw, pitch, roll]
     given = next((angle for angle in angles if isinstance(angle, Tensor)), None)
     dtype = torch.float32 if given is None else given.dtype
@@ -53,6 +54,8 @@ def camera_label(
     tensors = [torch.as_tensor(angle, dtype=dtype, device=device).reshape(-1) for angle in angles]
     yaws, pitches, rolls = torch.broadcast_tensors(*tensors)
     zero, one = torch.zeros_like(yaws), torch.ones_like(yaws)
+
+    # Position and axes.
     position = radius * torch.stack([yaws.sin() * pitches.cos(), pitches.sin(), yaws.cos() * pitches.cos()], dim=-1)
     forward = F.normalize(position.new_tensor(look_at) - position, dim=-1)
     # right = forward x up; straight above or below it vanishes, and the limit along the meridian takes over
@@ -61,6 +64,8 @@ def camera_label(
     vertical = torch.linalg.vector_norm(level, dim=-1, keepdim=True) < 1e-6
     right = F.normalize(torch.where(vertical, meridian, level), dim=-1)
     down = torch.linalg.cross(forward, right, dim=-1)
+
+    # Roll, and everything row by row.
     cosine, sine = rolls.cos()[:, None], rolls.sin()[:, None]
     columns = [cosine * right + sine * down, cosine * down - sine * right, forward, position]
     top = torch.stack(columns, dim=-1).flatten(1)
@@ -131,7 +136,7 @@ def rays(label: Float[Tensor, "B 25"], side: int) -> tuple[Float[Tensor, "B M 3"
     y = (v - k[:, 1, 2, None]) / k[:, 1, 1, None]
     x = (u - k[:, 0, 2, None] - k[:, 0, 1, None] * y) / k[:, 0, 0, None]
     one = torch.ones_like(x)
-    # by way of points in the world, as the original: its rounding is part of its pictures (official_model 5.1)
+    # by way of points in the world, as the original: its rounding shows in its images (equations 5.1)
     points = (torch.stack([x, y, one, one], dim=-1) @ matrix.transpose(1, 2))[..., :3]
     origins = matrix[:, None, :3, 3].expand_as(points)
     return origins, F.normalize(points - origins, dim=-1)

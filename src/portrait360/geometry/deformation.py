@@ -35,6 +35,9 @@ HALF_BOX = 0.5
 """Only faces inside the cube |coordinate| < HALF_BOX take part in the exact transfer."""
 
 
+# ---- the exact transfer ----
+
+
 def deform_exact(
     points: Float[Tensor, "B N 3"],
     body: BodyTemplate,
@@ -46,7 +49,7 @@ def deform_exact(
     """Canonical positions of posed points, by the rigid frame of the nearest triangle of the posed body.
 
     Points at `thickness` or farther from the body stay. Gradients reach the pose and the points through the
-    frames, not through the choice of triangle. Source: official_model 6. `first_axis_of_three`: see `carry`.
+    frames, not through the choice of triangle. Source: equations 6. `first_axis_of_three`: see `carry`.
     """
     faces = body.faces[kept_faces(body.vertices, body.faces)]
     rest, posed = body.vertices.to(points)[faces], posed_vertices(body, pose)[:, faces]
@@ -54,7 +57,7 @@ def deform_exact(
 
 
 def kept_faces(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "T 3"]) -> Bool[Tensor, " T"]:
-    """Which triangles take part in the exact transfer: all corners inside the cube (official_model 6.3)."""
+    """Which triangles take part in the exact transfer: all corners inside the cube (equations 6.3)."""
     return (vertices.abs() < HALF_BOX).all(-1)[faces].all(-1)
 
 
@@ -85,10 +88,10 @@ def carry(
     *,
     first_axis_of_three: bool = False,
 ) -> Float[Tensor, "B N 3"]:
-    """Points moved rigidly with triangle `indices` from `posed` to `rest`, those nearer than `thickness` (6.5, 6.6).
+    """Points moved rigidly with triangles `indices` from `posed` to `rest` within `thickness` (equations 6.5, 6.6).
 
     `first_axis_of_three` reproduces a fault of the original: its cross products run along the first axis of size 3,
-    which is not the last one for three clouds or three points (6.7).
+    which is not the last one for three clouds or three points (equations 6.7).
     """
     axis = points.shape.index(3) if first_axis_of_three else -1
     origin, axes = triangle_frames(torch.stack([t[i] for t, i in zip(posed, indices, strict=True)]), axis)
@@ -111,45 +114,14 @@ def triangle_frames(
     return first, torch.stack([edge, normal, torch.linalg.cross(edge, normal, dim=axis)], dim=-2)
 
 
-def deformation_field(
-    body: BodyTemplate, pose: Float[Tensor, "B 6"], shape: tuple[int, int, int] = FIELD_SHAPE
-) -> Float[Tensor, "B nz ny nx 3"]:
-    """Displacements canonical - posed at the nodes of the field box, differentiable in the pose.
-
-    Each node's canonical position x solves sum_k W_k(x) G_k x = node, with the body's weight volume W and
-    bone motions G, by Newton's method; gradients follow from the implicit function theorem. The zero pose
-    gives exactly zero. Pose shapes of the body are left out.
-    """
-    if pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES:
-        if pose.device.type == "cpu":
-            return _Field.apply(bone_deltas(body, pose), weight_volume(body), shape)
-        if pose.device.type == "cuda" and field_works(pose.device):
-            return deformation_field_triton(body, pose, shape)
-    return deformation_field_reference(body, pose, shape)
+# ---- the field: its nodes and its use ----
 
 
-def deformation_field_reference(
-    body: BodyTemplate, pose: Float[Tensor, "B 6"], shape: tuple[int, int, int] = FIELD_SHAPE
-) -> Float[Tensor, "B nz ny nx 3"]:
-    """The plain twin of `deformation_field`, in torch, on any device."""
-    deltas = bone_deltas(body, pose)
-    volume = weight_volume(body).to(pose)
-    z, y, x = torch.meshgrid(*reversed(field_axes(shape)), indexing="ij")
-    nodes = torch.stack([x, y, z], dim=-1).to(pose)
-    shift = torch.zeros(len(pose), *nodes.shape, dtype=pose.dtype, device=pose.device)
-    unfinished = torch.ones_like(shift[..., :1], dtype=torch.bool)
-    with torch.no_grad():
-        for _ in range(kernel.ITERATIONS):
-            moved, jacobian = _move(volume, deltas, nodes + shift)
-            residual = shift + moved
-            step = _solve(jacobian, residual)
-            length = torch.linalg.vector_norm(step, dim=-1, keepdim=True)
-            step = step * (float(kernel.MAX_STEP) / length.clamp_min(float(kernel.MAX_STEP)))
-            shift = torch.where(unfinished, shift - step, shift)
-            unfinished &= residual.square().sum(-1, keepdim=True) >= float(kernel.LAST_STEP) ** 2
-    # a step of value zero whose derivative is that of the implicit function theorem
-    moved, jacobian = _move(volume, deltas, nodes + shift)
-    return shift - _solve(jacobian.detach(), moved - moved.detach())
+def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
+    """Node coordinates of the field along x, y and z, float32."""
+    return [
+        torch.linspace(low, high, count) for low, high, count in zip(FIELD_MIN, FIELD_MAX, reversed(shape), strict=True)
+    ]
 
 
 def apply_field(field: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
@@ -162,18 +134,42 @@ def apply_field(field: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B N
     return points + sampled[:, :, 0, 0].mT
 
 
+# ---- the field by its readable twin ----
+
+
+def deformation_field_reference(
+    body: BodyTemplate, pose: Float[Tensor, "B 6"], shape: tuple[int, int, int] = FIELD_SHAPE
+) -> Float[Tensor, "B nz ny nx 3"]:
+    """The readable twin of `deformation_field`, in torch, on any device."""
+    # Where the nodes are, and the motions of the bones.
+    deltas = bone_deltas(body, pose)
+    volume = weight_volume(body).to(pose)
+    z, y, x = torch.meshgrid(*reversed(field_axes(shape)), indexing="ij")
+    nodes = torch.stack([x, y, z], dim=-1).to(pose)
+
+    # Newton's method for the canonical place of each node, without gradients.
+    shift = torch.zeros(len(pose), *nodes.shape, dtype=pose.dtype, device=pose.device)
+    unfinished = torch.ones_like(shift[..., :1], dtype=torch.bool)
+    with torch.no_grad():
+        for _ in range(kernel.ITERATIONS):
+            moved, jacobian = _move(volume, deltas, nodes + shift)
+            residual = shift + moved
+            step = _solve(jacobian, residual)
+            length = torch.linalg.vector_norm(step, dim=-1, keepdim=True)
+            step = step * (float(kernel.MAX_STEP) / length.clamp_min(float(kernel.MAX_STEP)))
+            shift = torch.where(unfinished, shift - step, shift)
+            unfinished &= residual.square().sum(-1, keepdim=True) >= float(kernel.LAST_STEP) ** 2
+
+    # A step of value zero whose derivative is that of the implicit function theorem.
+    moved, jacobian = _move(volume, deltas, nodes + shift)
+    return shift - _solve(jacobian.detach(), moved - moved.detach())
+
+
 def posing_jacobian(
     body: BodyTemplate, pose: Float[Tensor, "B 6"], points: Float[Tensor, "B N 3"]
 ) -> Float[Tensor, "B N 3 3"]:
     """Derivative of the posed place of canonical points; its determinant is negative where space folds."""
     return _pose_points(weight_volume(body).to(pose), bone_deltas(body, pose), points)[1]
-
-
-def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
-    """Node coordinates of the field along x, y and z, float32."""
-    return [
-        torch.linspace(low, high, count) for low, high, count in zip(FIELD_MIN, FIELD_MAX, reversed(shape), strict=True)
-    ]
 
 
 def bone_deltas(body: BodyTemplate, pose: Tensor) -> Tensor:
@@ -218,6 +214,9 @@ def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.where(regular, solution, 0)
 
 
+# ---- the field by the numba kernels ----
+
+
 def bones_last(deltas: Float[Tensor, "B M 3 4"]) -> Float[Tensor, "B 3 4 bones"]:
     """Motions as the compiled kernels take them, filled up with bones that do not move."""
     return F.pad(deltas.detach().permute(0, 2, 3, 1), (0, kernel.BONES - deltas.shape[1])).contiguous()
@@ -247,6 +246,15 @@ class _Field(torch.autograd.Function):
         (field,) = ctx.saved_tensors
         partial = kernel.field_backward(*[*ctx.inputs, field.numpy(), gradient.contiguous().numpy()])
         return torch.from_numpy(partial).sum(1)[..., : ctx.bones].permute(0, 3, 1, 2), None, None
+
+
+def deformation_field_numba(
+    body: BodyTemplate, pose: Float[Tensor, "B 6"], shape: tuple[int, int, int] = FIELD_SHAPE
+) -> Float[Tensor, "B nz ny nx 3"]:
+    """`deformation_field` by the compiled kernels of the CPU, in float32, for at most `kernel.BONES` moving bones."""
+    field = _Field.apply(bone_deltas(body, pose), weight_volume(body), shape)
+    assert isinstance(field, Tensor)
+    return field
 
 
 # ---- the field by the Triton kernels ----
@@ -332,5 +340,30 @@ def disagreement(device: torch.device | str) -> float:
 
 @lru_cache(maxsize=8)
 def field_works(device: torch.device) -> bool:
-    """Whether the kernels agree with `deformation_field_reference` on this GPU; looked at once."""
+    """Whether the kernels agree with `deformation_field_reference` on this GPU; compared once."""
     return agrees("deformation field", device, disagreement)
+
+
+# ---- the field by whichever form suits ----
+
+
+def deformation_field(
+    body: BodyTemplate, pose: Float[Tensor, "B 6"], shape: tuple[int, int, int] = FIELD_SHAPE
+) -> Float[Tensor, "B nz ny nx 3"]:
+    """Displacements canonical - posed at the nodes of the field box, differentiable in the pose.
+
+    Each node's canonical position x solves sum_k W_k(x) G_k x = node, with the body's weight volume W and
+    bone motions G, by Newton's method; gradients follow from the implicit function theorem. The zero pose
+    gives exactly zero. Pose shapes of the body are left out.
+
+    Args:
+        body: what the pose moves.
+        pose: radians.
+        shape: nodes along z, y and x, at least two each.
+    """
+    if pose.dtype == torch.float32 and len(body.moving) <= kernel.BONES:
+        if pose.device.type == "cpu":
+            return deformation_field_numba(body, pose, shape)
+        if pose.device.type == "cuda" and field_works(pose.device):
+            return deformation_field_triton(body, pose, shape)
+    return deformation_field_reference(body, pose, shape)

@@ -81,7 +81,7 @@ def disagreement(device: torch.device | str) -> float:
 
 @lru_cache(maxsize=8)
 def nearest_works(device: torch.device) -> bool:
-    """Whether the kernel agrees with `nearest_triangles_reference` on this GPU; looked at once."""
+    """Whether the kernel agrees with `nearest_triangles_reference` on this GPU; compared once."""
     return agrees("search for triangles", device, disagreement)
 
 

@@ -45,6 +45,7 @@ def matrix_to_axis_angle(matrix: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "
     Goes through the unit quaternion computed from its largest component, so that angles near 0 and near pi
     are equally accurate. At exactly pi one of the two opposite vectors is returned.
     """
+    # Products of the quaternion's components.
     m = matrix
     trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
     # row i holds 4 q_i (q_0, q_1, q_2, q_3): the products of component i with all others
@@ -60,10 +61,14 @@ def matrix_to_axis_angle(matrix: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "
         ],
         dim=-2,
     )
+
+    # Divide by the largest component.
     largest = torch.diagonal(candidates, dim1=-2, dim2=-1).argmax(-1)
     chosen = candidates.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
     quaternion = chosen / torch.linalg.vector_norm(chosen, dim=-1, keepdim=True)
     quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+
+    # The half angle's sine and cosine to the angle.
     real, imaginary = quaternion[..., 0], quaternion[..., 1:]
     square = imaginary.square().sum(-1)
     small = square < 1e-12

@@ -87,6 +87,7 @@ def look_up(
     volume: WeightVolume, points: Float[Tensor, "*shape 3"]
 ) -> tuple[Float[Tensor, "*shape M"], Float[Tensor, "*shape M 3"]]:
     """Trilinear weights of the moving bones at canonical points, and their slopes along x, y and z."""
+    # The cell of each point, and where in it.
     values = volume.values
     last = constant(tuple(n - 1 for n in reversed(values.shape[:3])), points)
     position = (points - constant(tuple(volume.low), points)) / volume.spacing
@@ -95,6 +96,8 @@ def look_up(
     position = torch.minimum(position.clamp_min(0), last)
     cell = torch.minimum(position.floor(), last - 1)
     fraction = position - cell
+
+    # Sum over its corners.
     weights = torch.zeros_like(values[0, 0, 0]).expand(*points.shape[:-1], -1)
     slopes = torch.zeros_like(weights)[..., None]
     for corner in range(8):

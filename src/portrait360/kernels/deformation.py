@@ -87,6 +87,7 @@ def _determinant(a: Any):
 @numba.njit(inline="always", fastmath=FASTMATH, error_model="numpy")
 def _move(volume: Any, place: Any, deltas: Any, x: Any, y: Any, z: Any):
     """Displacement (3 numbers) of a canonical point; Jacobian (9, row-major) of its posed position."""
+    # Displacement, blended motion (a), and what the slopes of the weights add to it (s).
     px = py = pz = ZERO
     a0 = a4 = a8 = ONE
     a1 = a2 = a3 = a5 = a6 = a7 = ZERO
@@ -106,6 +107,8 @@ def _move(volume: Any, place: Any, deltas: Any, x: Any, y: Any, z: Any):
         s0, s1, s2 = s0 + ux * wx, s1 + ux * wy, s2 + ux * wz
         s3, s4, s5 = s3 + uy * wx, s4 + uy * wy, s5 + uy * wz
         s6, s7, s8 = s6 + uz * wx, s7 + uz * wy, s8 + uz * wz
+
+    # Where space folds, slopes are left out.
     blended = (a0, a1, a2, a3, a4, a5, a6, a7, a8)
     full = (a0 + s0, a1 + s1, a2 + s2, a3 + s3, a4 + s4, a5 + s5, a6 + s6, a7 + s7, a8 + s8)
     if _determinant(full) < MIN_DETERMINANT:
@@ -150,12 +153,16 @@ def field_forward(
         for ix in range(nx):
             qx = nodes_x[ix]
             sx, sy, sz = ZERO, ZERO, ZERO
+
+            # Newton steps towards the canonical place.
             for _ in range(ITERATIONS):
                 x, y, z = qx + sx, qy + sy, qz + sz
                 place = _place_point(volume.shape, low, inverse_spacing, x, y, z)
                 px, py, pz, jacobian = _move(values, place, motion, x, y, z)
                 rx, ry, rz = sx + px, sy + py, sz + pz
                 dx, dy, dz = _solve(jacobian, rx, ry, rz)
+
+                # No step is too long, and a small residual makes it the last.
                 length = np.sqrt(dx * dx + dy * dy + dz * dz)
                 if length > MAX_STEP:
                     shrink = MAX_STEP / length
@@ -198,12 +205,16 @@ def field_backward(
                 gz = gradient[image, iz, iy, ix, 2]
                 if gx == ZERO and gy == ZERO and gz == ZERO:
                     continue
+
+                # Solve the transposed Jacobian at the node's canonical place.
                 x = nodes_x[ix] + field[image, iz, iy, ix, 0]
                 y = nodes_y[iy] + field[image, iz, iy, ix, 1]
                 z = nodes_z[iz] + field[image, iz, iy, ix, 2]
                 place = _place_point(volume.shape, low, inverse_spacing, x, y, z)
                 _, _, _, j = _move(values, place, motion, x, y, z)
                 lx, ly, lz = _solve((j[0], j[3], j[6], j[1], j[4], j[7], j[2], j[5], j[8]), gx, gy, gz)
+
+                # Add its product with each bone's weight and [x; 1].
                 for m in range(BONES):
                     weight = -_weight(values, m, place)[0]
                     wx, wy, wz = weight * lx, weight * ly, weight * lz

@@ -1,4 +1,4 @@
-"""[1, 3, 3, 1] smoothing of channels-last feature maps in one pass (official_model 3.3, 3.5).
+"""[1, 3, 3, 1] smoothing of channels-last feature maps in one pass (equations 3.3, 3.5).
 
 Feature maps arrive as (H, W, C). `portrait360.model.layers.fir` and `upsample_fir` are the readable twins.
 """
@@ -25,6 +25,7 @@ def smooth_phases(even_even, even_odd, odd_even, odd_odd, gain, bias, noise, cla
     height, width, channels = out.shape
     has_noise = noise.size > 0
     for i in numba.prange(height):
+        # Smooth down the columns: four rows of the zero-stuffed map.
         rows = np.zeros((width + 3, channels), np.float32)
         for tap in range(4):
             r = i - 1 + tap
@@ -39,6 +40,8 @@ def smooth_phases(even_even, even_odd, odd_even, odd_odd, gain, bias, noise, cla
             for q in range(width // 2):
                 for c in range(channels):
                     rows[2 * q + 2, c] += share * right[half, q, c]
+
+        # Smooth along the row, and activate.
         for j in range(width):
             offset = noise[i, j] if has_noise else np.float32(0)
             for c in range(channels):

@@ -161,8 +161,11 @@ def decode(f: Any, at: int, w1: Any, b1: Any, w2: Any, b2: Any, h: Any, hat: int
 def canonical(field: Any, has_field: bool, image: int, shape: Any, frame: Any, unit: Any, line: Any, t: Any, q: Any):
     """Sample at distance t of a `ray_line`, warped and normalised to the tri-grid box, into q. Whether it is inside,
     and the field's corner offset and fractions. `frame`, `unit`: of `field_frame` and `unit_frame`."""
+    # Posed position.
     x, y, z = line[0] + t * line[3], line[1] + t * line[4], line[2] + t * line[5]
     start, fx, fy, fz = 0, ZERO, ZERO, ZERO
+
+    # Plus the field's trilinear displacement.
     if has_field:
         nz, ny, nx = shape
         i, fx = field_node((x - frame[0]) * frame[3], nx)
@@ -184,6 +187,8 @@ def canonical(field: Any, has_field: bool, image: int, shape: Any, frame: Any, u
             wa * (gx * field[a + 2] + fx * field[a + 5]) + wb * (gx * field[b + 2] + fx * field[b + 5])
             + wc * (gx * field[c + 2] + fx * field[c + 5]) + wd * (gx * field[d + 2] + fx * field[d + 5])
         )  # fmt: skip
+
+    # Normalised to the box.
     x, y, z = (x - unit[0]) * unit[3], (y - unit[1]) * unit[4], (z - unit[2]) * unit[5]
     q[0], q[1], q[2] = x, y, z
     return abs(x) < ONE and abs(y) < ONE and abs(z) < ONE, start, fx, fy, fz
@@ -239,6 +244,7 @@ def gaps_between(reachable: Any, shape: Any, most: int, gaps: Any) -> None:
     """
     nz, ny, nx = shape
     for image in numba.prange(len(gaps)):
+        # Start from 0 and the largest distance, then sweep forward and back.
         mine = gaps[image]
         for v in range(nz * ny * nx):
             mine[v] = 0 if reachable[image, v] else most
@@ -248,6 +254,8 @@ def gaps_between(reachable: Any, shape: Any, most: int, gaps: Any) -> None:
                 k, j, i = v // (ny * nx), v // nx % ny, v % nx
                 side = -1 if sweep == 0 else 1
                 best = mine[v]
+
+                # One more than the least of the neighbours passed so far.
                 for c in range(-1, 2):
                     for d in range(-1, 2):
                         for e in range(-1, 2):
@@ -275,6 +283,7 @@ def reachable_voxels(field: Any, shape: Any, field_box: Any, box: Any, occupied:
         low, high = np.empty(3, np.float32), np.empty(3, np.float32)
         for j in range(ny - 1):
             for i in range(nx - 1):
+                # Where samples of the voxel can go.
                 for axis in range(3):
                     a, b = np.float32(1e9), np.float32(-1e9)
                     for corner in range(8):
@@ -285,6 +294,8 @@ def reachable_voxels(field: Any, shape: Any, field_box: Any, box: Any, occupied:
                     width = (field_box[3 + axis] - field_box[axis]) / np.float32(n - 1)
                     start = field_box[axis] + width * np.float32(index)
                     low[axis], high[axis] = start + a - ROUNDING, start + width + b + ROUNDING
+
+                # Whether any of the cells there is occupied.
                 first_x, last_x = _cell_range(low[0], high[0], box[0], box[3], cx)
                 first_y, last_y = _cell_range(low[1], high[1], box[1], box[4], cy)
                 first_z, last_z = _cell_range(low[2], high[2], box[2], box[5], cz)

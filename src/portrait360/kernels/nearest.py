@@ -25,6 +25,7 @@ def closest_on_triangle(triangle, x, y, z):
 
     Decides the region (corner, edge, face) explicitly, so that faces that share a corner tie exactly.
     """
+    # Projections onto the edges from a, as seen from a, b and c.
     ax, ay, az = triangle[0, 0], triangle[0, 1], triangle[0, 2]
     abx, aby, abz = triangle[1, 0] - ax, triangle[1, 1] - ay, triangle[1, 2] - az
     acx, acy, acz = triangle[2, 0] - ax, triangle[2, 1] - ay, triangle[2, 2] - az
@@ -37,12 +38,16 @@ def closest_on_triangle(triangle, x, y, z):
     cpx, cpy, cpz = x - triangle[2, 0], y - triangle[2, 1], z - triangle[2, 2]
     d5 = abx * cpx + aby * cpy + abz * cpz
     d6 = acx * cpx + acy * cpy + acz * cpz
+
+    # Corners.
     if d1 <= 0.0 and d2 <= 0.0:
         return 0.0, 0.0, apx * apx + apy * apy + apz * apz
     if d3 >= 0.0 and d4 <= d3:
         return 1.0, 0.0, bpx * bpx + bpy * bpy + bpz * bpz
     if d6 >= 0.0 and d5 <= d6:
         return 0.0, 1.0, cpx * cpx + cpy * cpy + cpz * cpz
+
+    # Edges, else the face.
     vc = d1 * d4 - d3 * d2
     vb = d5 * d2 - d1 * d6
     va = d3 * d6 - d5 * d4
@@ -101,12 +106,16 @@ def query_tree(points, triangles, order, low, high):
         stack = np.empty(_STACK, np.int64)
         bound = np.empty(_STACK)
         stack[0], bound[0] = 0, 0.0
+
+        # Walk the tree, nearer children first.
         top = 1
         while top > 0:
             top -= 1
             node = stack[top]
             if bound[top] > best:
                 continue
+
+            # A leaf's triangles, or the children that may hold a nearer one.
             if node >= first_leaf:
                 start = (node - first_leaf) * LEAF
                 for slot in range(start, min(start + LEAF, len(order))):

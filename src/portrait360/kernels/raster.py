@@ -1,4 +1,4 @@
-"""Numba kernels that find what each sample of a picture sees: depth maps, and layers of see-through hair.
+"""Numba kernels that find what is visible at each sample of an image: depth maps, and layers of see-through hair.
 
 Every kernel is single-threaded and visits its work in a fixed order, so the same scene gives the same bytes
 in any process. Plain numpy twins live in `tests/support/raster_twin.py`.
@@ -69,7 +69,7 @@ def texture_levels(screen, triangles, uv, out):
 
 @_jit
 def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective, threshold, side, depth, face):
-    """Nearest depth and triangle per sample centre of a side x side picture.
+    """Nearest depth and triangle per sample centre of a side x side image.
 
     `depth` (side*side,) starts at +inf (no hit) and `face` at -1. Triangles of hair and fringes count where
     their alpha reaches `threshold` (0-255). `perspective` interpolates 1/z, otherwise z is affine.
@@ -79,6 +79,8 @@ def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective
         ax, ay, az = screen[i0, 0], screen[i0, 1], screen[i0, 2]
         bx, by, bz = screen[i1, 0], screen[i1, 1], screen[i1, 2]
         cx, cy, cz = screen[i2, 0], screen[i2, 1], screen[i2, 2]
+
+        # Samples that its box covers.
         xs = max(0, int(math.ceil(min(ax, bx, cx) - 0.5)))
         xe = min(side - 1, int(math.floor(max(ax, bx, cx) - 0.5)))
         ys = max(0, int(math.ceil(min(ay, by, cy) - 0.5)))
@@ -100,6 +102,8 @@ def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective
                 w0 = 1.0 - w1 - w2
                 if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
                     continue
+
+                # Depth, and weights with perspective.
                 if perspective:
                     z = 1.0 / (w0 / az + w1 / bz + w2 / cz)
                     w1 = w1 / bz * z
@@ -110,6 +114,8 @@ def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective
                 p = y * side + x
                 if z >= depth[p]:
                     continue
+
+                # See-through texels leave what lies behind.
                 if transparent:
                     u = uv[f, 0, 0] * w0 + uv[f, 1, 0] * w1 + uv[f, 2, 0] * w2
                     v = uv[f, 0, 1] * w0 + uv[f, 1, 1] * w1 + uv[f, 2, 1] * w2
@@ -134,6 +140,8 @@ def raster_layers(
         ax, ay, az = screen[i0, 0], screen[i0, 1], screen[i0, 2]
         bx, by, bz = screen[i1, 0], screen[i1, 1], screen[i1, 2]
         cx, cy, cz = screen[i2, 0], screen[i2, 1], screen[i2, 2]
+
+        # Samples that its box covers.
         xs = max(0, int(math.ceil(min(ax, bx, cx) - 0.5)))
         xe = min(side - 1, int(math.floor(max(ax, bx, cx) - 0.5)))
         ys = max(0, int(math.ceil(min(ay, by, cy) - 0.5)))
@@ -164,6 +172,8 @@ def raster_layers(
                 n = count[p]
                 if n > 0 and z >= layer_z[p, n - 1] and (n == kmax or layer_face[p, n - 1] < 0):
                     continue
+
+                # Weights with perspective; texels that are nearly clear are left out.
                 b1 = w1 * ib * z
                 b2 = w2 * ic * z
                 opaque = True
@@ -175,6 +185,8 @@ def raster_layers(
                     if alpha < 10:
                         continue
                     opaque = alpha > 251
+
+                # Insert by depth; an opaque fragment ends the list.
                 i = n if n < kmax else kmax - 1
                 while i > 0 and layer_z[p, i - 1] > z:
                     layer_z[p, i] = layer_z[p, i - 1]

@@ -1,42 +1,34 @@
 """The fused CPU renderer: field warp, tri-grid lookup, decoder and compositing in one pass over each ray.
 
-`fused_kernels` compiles a forward and a backward function, and one that reads densities, for given sizes (constant
-sizes let the compiler vectorise). The backward pass recomputes each ray instead of storing samples, so that memory
-stays that of the inputs and outputs. `portrait360.model.rendering.render_plain` is the readable twin.
-
-Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent; B = L * views images, latent-major. Box arrays are
-(centre xyz, half xyz). An empty array switches a part off (field, density noise, occupancy, gaps: what a ray may leap
-over, see `portrait360.kernels.lookup.gaps_between`). Rays form pictures of
-`width` columns and are walked in square tiles, so that neighbours find the planes in the cache.
+Kernels are compiled for the sizes of a `Form`: constant sizes let the compiler vectorise. The backward pass recomputes
+each ray instead of storing samples, so that memory stays that of the inputs and outputs. The readable twin is
+`portrait360.model.rendering.render_plain`; `kernels.blocks` describes the inputs. Rays are walked in square tiles, so
+that neighbours find the planes in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
+from portrait360.kernels.blocks import DecoderWeights, Form
 from portrait360.kernels.lookup import (
     ONE,
     ZERO,
     axis_taps,
-    canonical,
-    cell_index,
     decode,
     field_frame,
     gather,
     plane_taps,
-    ray_line,
-    samples_per_voxel,
     taps8,
     tri_grid_taps,
     unit_frame,
-    voxel_index,
-    voxel_line,
 )
+from portrait360.kernels.rays import TILE, make_ray, next_sample, ray_index, tiling
 from portrait360.kernels.simd import (
     FASTMATH,
     axpy8,
@@ -51,46 +43,15 @@ from portrait360.kernels.simd import (
     sum8,
 )
 
-EXPLORE_MASK = 31
-"""One in 32 samples in unoccupied cells is taken all the same, so that new matter is found."""
-TILE = 8
+_kernel = numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
+_device = numba.njit(fastmath=FASTMATH, forceinline=True)
+
+
 BLOCK = 512
 """Points that one task of `density` reads."""
 
 
-@numba.njit(inline="always")
-def explore_hash(seed: int, ray: int, sample: int) -> int:
-    """Well-mixed 32 bits from three integers (deterministic; also used by the twin)."""
-    x = (seed * 0x9E3779B1 + ray * 0x85EBCA6B + sample * 0xC2B2AE35) & 0xFFFFFFFF
-    x ^= x >> 16
-    x = (x * 0x7FEB352D) & 0xFFFFFFFF
-    x ^= x >> 15
-    x = (x * 0x846CA68B) & 0xFFFFFFFF
-    x ^= x >> 16
-    return x
-
-
-@numba.njit(inline="always")
-def is_skipped(seed: int, ray: int, sample: int) -> bool:
-    """Whether a sample where nothing is known to be is left out: all of them with a negative seed, else 31 of 32."""
-    return seed < 0 or explore_hash(seed, ray, sample) & EXPLORE_MASK != 0
-
-
-@numba.njit(inline="always")
-def leap(gaps: Any, shape: Any, image: int, voxels: Any, pace: Any, t: Any, seed: int, ray: int, sample: int) -> int:
-    """How many samples to leave out from this one on, because rays meet nothing there; 0 = look at this one.
-
-    `gaps`, `shape`: of `portrait360.kernels.lookup.gaps_between`; `voxels`, `pace`: the ray in voxels, and how many
-    samples it takes to cross one.
-    """
-    voxel = voxel_index(shape, voxels, t)
-    gap = gaps[image, voxel] if voxel >= 0 else 0
-    if gap > 0 and is_skipped(seed, ray, sample):
-        return 1 + int(np.float32(gap - 1) * pace)
-    return 0
-
-
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@_device
 def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     """grad at eight taps += weight * g at channel c."""
     store8(grad, o[0] + c, axpy8(w[0], g, load8(grad, o[0] + c)))
@@ -103,7 +64,7 @@ def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     store8(grad, o[7] + c, axpy8(w[7], g, load8(grad, o[7] + c)))
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@_device
 def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Adjoint of `gather` in the planes."""
     o0, w0, o1, w1, o2, w2 = tri_grid_taps(base, resolution, q, channels, depth)
@@ -114,7 +75,7 @@ def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: in
         _scatter8(grad, o2, w2, c, v)
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@_device
 def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v: Any, s: Any, g: Any,
                  channels: int, depth: int):  # fmt: skip
     """Derivatives of g . feature of one plane along its two axes and its depth."""
@@ -133,7 +94,7 @@ def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v:
     return sum8(du), sum8(dv), sum8(ds)
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@_device
 def _position_gradient(planes: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Gradient of g . feature with respect to the normalised position q."""
     x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
@@ -144,233 +105,300 @@ def _position_gradient(planes: Any, base: int, resolution: int, q: Any, g: Any, 
     return x0 + x1 + x2, y0 + y1 + y2, z0 + z1 + z2
 
 
+# ---- forward ----
+
+
+@_device
+def march(form: Any, planes: Any, base: int, resolution: int, decoder: Any, light: Any, ray: Any, samples: Any,
+          space: Any, shapes: Any, frames: Any, cells: int, scratch: Any, rendered: Any):  # fmt: skip
+    """Composite a ray's samples from the camera on, and write its row of `rendered`."""
+    f, h, out, q, total = scratch
+    features = form.outputs - 1
+
+    # Sample by sample, until no light is left.
+    has_noise = samples.noise.size > 0
+    through, opacity, distance = ONE, ZERO, ZERO
+    total[:] = ZERO
+    s = 0 if ray.step > ZERO else samples.count
+    while s < samples.count:
+        s, t, _, _, _, _ = next_sample(s, samples.count, ray, space, shapes, frames, cells, q)
+        if s == samples.count:
+            break
+        gather(planes, base, resolution, q, f, 0, form.channels, form.depth)
+        decode(f, 0, decoder.w1, decoder.b1, decoder.w2, decoder.b2, h, 0, out, 0,
+               form.channels, form.hidden, form.outputs, form.softplus)  # fmt: skip
+        raw = out[0] + light.shift
+        if has_noise:
+            raw += samples.noise[ray.image, ray.index, s]
+        alpha = ONE - exp_of_negative1(-softplus1(raw) * light.scale * ray.step)
+        weight = through * alpha
+        for k in range(features):
+            value = logistic1(out[1 + k]) if light.sigmoid else out[1 + k]
+            total[k] += weight * value
+        opacity += weight
+        distance += weight * t
+        through *= ONE - alpha
+        if through < light.stop:
+            break
+        s += 1
+
+    # The ray's row.
+    for k in range(features):
+        rendered[ray.image, ray.index, k] = total[k]
+    rendered[ray.image, ray.index, features] = opacity
+    rendered[ray.image, ray.index, features + 1] = distance
+
+
+# ---- backward ----
+
+
+class Record(NamedTuple):
+    """What the backward pass keeps of one ray's samples."""
+
+    q: Any
+    """(S, 3) normalised canonical positions."""
+    corners: Any
+    """(S,) of the field."""
+    fractions: Any
+    """(S, 3) in the field's voxel."""
+    f: Any
+    """(S * C,) plane features."""
+    h: Any
+    """(S * H,) hidden layers."""
+    out: Any
+    """(S * K,) decoded; features activated."""
+    state: Any
+    """(S, 4) raw density, alpha, transmittance, gain (the light that weight 1 would add to the loss)."""
+
+
+@_device
+def retrace(form: Any, planes: Any, base: int, resolution: int, decoder: Any, light: Any, ray: Any, samples: Any,
+            space: Any, shapes: Any, frames: Any, cells: int, record: Any, grad: Any):  # fmt: skip
+    """`march` once more, keeping the samples. Returns how many there are."""
+    C, H, K, features = form.channels, form.hidden, form.outputs, form.outputs - 1
+    has_noise = samples.noise.size > 0
+    through = ONE
+    count, s = 0, 0
+    while s < samples.count:
+        s, _, corner, fx, fy, fz = next_sample(s, samples.count, ray, space, shapes, frames, cells, record.q[count])
+        if s == samples.count:
+            break
+
+        # Look up and decode.
+        record.corners[count] = corner
+        record.fractions[count, 0], record.fractions[count, 1], record.fractions[count, 2] = fx, fy, fz
+        gather(planes, base, resolution, record.q[count], record.f, count * C, C, form.depth)
+        o = count * K
+        decode(record.f, count * C, decoder.w1, decoder.b1, decoder.w2, decoder.b2, record.h, count * H, record.out, o,
+               C, H, K, form.softplus)  # fmt: skip
+        raw = record.out[o] + light.shift
+        if has_noise:
+            raw += samples.noise[ray.image, ray.index, s]
+        alpha = ONE - exp_of_negative1(-softplus1(raw) * light.scale * ray.step)
+
+        # The light that it adds, and what passes.
+        gain = grad[ray.image, ray.index, features]
+        for k in range(1, K):
+            if light.sigmoid:
+                record.out[o + k] = logistic1(record.out[o + k])
+            gain += grad[ray.image, ray.index, k - 1] * record.out[o + k]
+        record.state[count, 0], record.state[count, 1] = raw, alpha
+        record.state[count, 2], record.state[count, 3] = through, gain
+        through *= ONE - alpha
+        count += 1
+        if through < light.stop:
+            break
+        s += 1
+    return count
+
+
+@_device
+def output_gradient(form: Any, light: Any, ray: Any, record: Any, n: int, behind: Any, grad: Any, go: Any):
+    """Gradient of the decoder's outputs at sample n into `go`. Returns `behind` with the sample's light added."""
+    K = form.outputs
+    raw, alpha, through, gain = record.state[n, 0], record.state[n, 1], record.state[n, 2], record.state[n, 3]
+    weight = through * alpha
+    # d/d(rho * step) of the ray's sum: own light let through, light behind blocked
+    slope = ray.step * (through * (ONE - alpha) * gain - behind)
+    behind += weight * gain
+    go[0] = slope * light.scale * logistic1(raw)
+    for k in range(1, K):
+        value = weight * grad[ray.image, ray.index, k - 1]
+        if light.sigmoid:
+            value *= record.out[n * K + k] * (ONE - record.out[n * K + k])
+        go[k] = value
+    return behind
+
+
+@_device
+def decoder_gradient(form: Any, decoder: Any, record: Any, n: int, go: Any, gh: Any, gf: Any, mine: Any):
+    """From the gradient of the outputs at sample n to that of the plane features (`gf`); adds to the decoder's."""
+    C, H, K = form.channels, form.hidden, form.outputs
+    for k in range(K):
+        mine.b2[k] += go[k]
+
+    # last layer and activation
+    for j in range(0, H, 8):
+        hidden_now, total = load8(record.h, n * H + j), splat8(ZERO)
+        for k in range(K):
+            g = go[k]
+            total = axpy8(g, load8(decoder.w2, k * H + j), total)
+            store8(mine.w2, k * H + j, axpy8(g, hidden_now, load8(mine.w2, k * H + j)))
+        if not form.softplus:
+            total = leaky_gradient8(hidden_now, total)
+        store8(gh, j, total)
+    if form.softplus:
+        for j in range(H):
+            gh[j] *= ONE - exp_of_negative1(-record.h[n * H + j])  # sigmoid of the input
+
+    # first layer
+    for j in range(0, H, 8):
+        store8(mine.b1, j, fma8(load8(gh, j), splat8(ONE), load8(mine.b1, j)))
+    for c in range(C):
+        value, total = record.f[n * C + c], splat8(ZERO)
+        for j in range(0, H, 8):
+            g = load8(gh, j)
+            store8(mine.w1, c * H + j, axpy8(value, g, load8(mine.w1, c * H + j)))
+            total = fma8(g, load8(decoder.w1, c * H + j), total)
+        gf[c] = sum8(total)
+
+
+@_device
+def field_gradient(grad_field: Any, shape: Any, corner: int, fractions: Any, n: int, gx: Any, gy: Any, gz: Any):
+    """Add the gradient of a sample's position to the eight nodes around it."""
+    _, ny, nx = shape
+    for m in range(8):
+        w = fractions[n, 0] if m & 1 else ONE - fractions[n, 0]
+        w *= fractions[n, 1] if m & 2 else ONE - fractions[n, 1]
+        w *= fractions[n, 2] if m & 4 else ONE - fractions[n, 2]
+        o = corner + 3 * ((m & 1) + nx * ((m >> 1) & 1) + nx * ny * (m >> 2))
+        grad_field[o] += w * gx
+        grad_field[o + 1] += w * gy
+        grad_field[o + 2] += w * gz
+
+
+@_device
+def clear(mine: Any):
+    """Set a latent's sums to zero. In a function of its own: numba would merge zeroing here and copying in `keep` into
+    one parallel loop, since it does not see that the sums, inside of their tuple, change in between."""
+    for values in (mine.w1, mine.b1, mine.w2, mine.b2):
+        for i in range(len(values)):
+            values[i] = ZERO
+
+
+@_device
+def keep(mine: Any, grads: Any, latent: int):
+    """Write a latent's sums into its rows."""
+    for i in range(len(mine.w1)):
+        grads.w1[latent, i] = mine.w1[i]
+    for i in range(len(mine.b1)):
+        grads.b1[latent, i] = mine.b1[i]
+    for i in range(len(mine.w2)):
+        grads.w2[latent, i] = mine.w2[i]
+    for i in range(len(mine.b2)):
+        grads.b2[latent, i] = mine.b2[i]
+
+
+# ---- kernels ----
+
+
 @lru_cache(maxsize=16)
-def fused_kernels(
-    channels: int, hidden: int, features: int, depth: int, softplus_hidden: bool
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward renderer and a reader of densities.
+def forward_kernel(form: Form) -> Callable[..., None]:
+    """The renderer, compiled for the sizes of a form."""
+    C, H, K, D = form.channels, form.hidden, form.outputs, form.depth
 
-    Sizes: C plane features, H hidden units, O features and D depth slices. C must be a multiple of 8 and H of 16.
-    """
-    C, H, O, D = channels, hidden, features, depth
-    K = 1 + O
-
-    @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
-    def forward(
-        planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
-        field_shape, field_box, box, occupied, occupancy_shape, gaps, gap_shape, gap_box, seed, scale, shift, sigmoid,
-        stop, rendered,
-    ):  # fmt: skip
-        """rendered (B, M, O+2): features, opacity, sum of weight * distance."""
-        images, rays, _ = directions.shape
-        stride = resolution * resolution * 3 * D * C
-        height, across = rays // width, (width + TILE - 1) // TILE
-        blocks = ((height + TILE - 1) // TILE) * across
-        has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
-        frame, unit = field_frame(field_box, field_shape), unit_frame(box)
-        prunes, gap_frame = gaps.size > 0, field_frame(gap_box, gap_shape)
-        for task in numba.prange(images * blocks):
-            image = task // blocks
-            block = task - image * blocks
-            top, left = (block // across) * TILE, (block % across) * TILE
-            base = (image // views) * stride
-            cells = (image // views) * (occupied.size // (images // views))
+    @_kernel
+    def forward(planes, decoder, lines, samples, space, geometry, sizes, light, rendered):
+        """rendered (B, M, K + 1): features, opacity, sum of weight * distance."""
+        images, rays, _ = lines.directions.shape
+        views, resolution = sizes.views, sizes.resolution
+        stride, cell_count = resolution * resolution * 3 * D * C, space.occupied.size // (images // views)
+        field_shape, cell_shape, gap_shape = sizes.field, sizes.cells, sizes.gaps
+        frame, unit = field_frame(geometry.field, field_shape), unit_frame(geometry.box)
+        gap_frame = field_frame(geometry.gaps, gap_shape)
+        height, across, tiles = tiling(rays, lines.width)
+        for task in numba.prange(images * tiles):
+            image = task // tiles
+            tile, latent = task - image * tiles, image // views
             f, h, out = np.empty(C, np.float32), np.empty(H, np.float32), np.empty(K, np.float32)
-            q, total = np.empty(3, np.float32), np.empty(O, np.float32)
-            for pixel in range(TILE * TILE):
-                row, column = top + pixel // TILE, left + pixel % TILE
-                if row >= height or column >= width:
-                    continue
-                ray = row * width + column
-                step = (far[image, ray] - near[image, ray]) / np.float32(samples)
-                line = ray_line(origins, directions, image, ray)
-                voxels = voxel_line(gap_frame, line)
-                through, opacity, distance = ONE, ZERO, ZERO
-                total[:] = ZERO
-                if step > ZERO:
-                    pace = samples_per_voxel(voxels, step)
-                    s = -1
-                    while s < samples - 1:
-                        s += 1
-                        t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
-                        if prunes:
-                            over = leap(gaps, gap_shape, image, voxels, pace, t, seed, image * rays + ray, s)
-                            if over > 0:
-                                s += over - 1
-                                continue
-                        inside, _, _, _, _ = canonical(field, has_field, image, field_shape, frame, unit, line, t, q)
-                        if not inside:
-                            continue
-                        if has_occupancy:
-                            cell = cells + cell_index(q[0], q[1], q[2], occupancy_shape)
-                            if occupied[cell] == 0 and is_skipped(seed, image * rays + ray, s):
-                                continue
-                        gather(planes, base, resolution, q, f, 0, C, D)
-                        decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, K, softplus_hidden)
-                        raw = out[0] + shift
-                        if has_noise:
-                            raw += noise[image, ray, s]
-                        alpha = ONE - exp_of_negative1(-softplus1(raw) * scale * step)
-                        weight = through * alpha
-                        for k in range(O):
-                            value = logistic1(out[1 + k]) if sigmoid else out[1 + k]
-                            total[k] += weight * value
-                        opacity += weight
-                        distance += weight * t
-                        through *= ONE - alpha
-                        if through < stop:
-                            break
-                for k in range(O):
-                    rendered[image, ray, k] = total[k]
-                rendered[image, ray, O] = opacity
-                rendered[image, ray, O + 1] = distance
+            q, total = np.empty(3, np.float32), np.empty(K - 1, np.float32)
+            for inner in range(TILE * TILE):
+                index = ray_index(tile, inner, across, height, lines.width)
+                if index >= 0:
+                    ray = make_ray(lines, samples, gap_frame, image, index)
+                    march(form, planes, latent * stride, resolution, decoder, light, ray, samples, space,
+                          (field_shape, cell_shape, gap_shape), (frame, unit), latent * cell_count,
+                          (f, h, out, q, total), rendered)  # fmt: skip
 
-    @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
-    def backward(
-        planes, resolution, views, w1, b1, w2, b2, origins, directions, width, near, far, jitter, samples, noise, field,
-        field_shape, field_box, box, occupied, occupancy_shape, gaps, gap_shape, gap_box, seed, scale, shift, sigmoid,
-        stop, grad,
-        grad_planes, grad_w1, grad_b1, grad_w2, grad_b2, grad_field,
-    ):  # fmt: skip
-        """Gradients of features and opacity (grad (B, M, O+2); the distance column carries none).
+    return forward
 
-        grad_planes like planes; decoder gradients one row per latent; grad_field like field, empty = not wanted.
-        """
-        images, rays, _ = directions.shape
-        stride = resolution * resolution * 3 * D * C
-        height, across = rays // width, (width + TILE - 1) // TILE
-        blocks = ((height + TILE - 1) // TILE) * across
-        has_field, has_noise, has_occupancy = field.size > 0, noise.size > 0, occupied.size > 0
-        frame, unit = field_frame(field_box, field_shape), unit_frame(box)
-        prunes, gap_frame = gaps.size > 0, field_frame(gap_box, gap_shape)
-        wants_field = grad_field.size > 0
+
+@lru_cache(maxsize=16)
+def backward_kernel(form: Form) -> Callable[..., None]:
+    """The renderer's adjoint."""
+    C, H, K, D = form.channels, form.hidden, form.outputs, form.depth
+
+    @_kernel
+    def backward(planes, decoder, lines, samples, space, geometry, sizes, light, grad, grads):
+        """Gradients of features and opacity (grad (B, M, K + 1); the distance column carries none), into `grads`."""
+        images, rays, _ = lines.directions.shape
+        views, resolution = sizes.views, sizes.resolution
+        stride, cell_count = resolution * resolution * 3 * D * C, space.occupied.size // (images // views)
+        field_shape, cell_shape, gap_shape = sizes.field, sizes.cells, sizes.gaps
+        frame, unit, box = field_frame(geometry.field, field_shape), unit_frame(geometry.box), geometry.box
+        gap_frame = field_frame(geometry.gaps, gap_shape)
+        height, across, tiles = tiling(rays, lines.width)
+        wants_field = grads.field.size > 0
         for latent in numba.prange(images // views):
             base = latent * stride
-            cells = latent * (occupied.size // (images // views))
-            qs, corners = np.empty((samples, 3), np.float32), np.empty(samples, np.int64)
-            fractions = np.empty((samples, 3), np.float32)
-            f, h, out = (
-                np.empty(samples * C, np.float32),
-                np.empty(samples * H, np.float32),
-                np.empty(samples * K, np.float32),
-            )
-            state = np.empty((samples, 4), np.float32)  # raw density, alpha, transmittance, gain
+
+            # scratch: a ray's samples, one sample's gradients, and this latent's decoder gradients
+            S = samples.count
+            qs, corners = np.empty((S, 3), np.float32), np.empty(S, np.int64)
+            fractions, state = np.empty((S, 3), np.float32), np.empty((S, 4), np.float32)
+            f, h, out = np.empty(S * C, np.float32), np.empty(S * H, np.float32), np.empty(S * K, np.float32)
+            record = Record(qs, corners, fractions, f, h, out, state)
             gh, gf, go = np.empty(H, np.float32), np.empty(C, np.float32), np.empty(K, np.float32)
-            mine_w1, mine_b1 = np.zeros(C * H, np.float32), np.zeros(H, np.float32)
-            mine_w2, mine_b2 = np.zeros(K * H, np.float32), np.zeros(K, np.float32)
+            mine_w1, mine_b1 = np.empty(C * H, np.float32), np.empty(H, np.float32)
+            mine_w2, mine_b2 = np.empty(K * H, np.float32), np.empty(K, np.float32)
+            mine = DecoderWeights(mine_w1, mine_b1, mine_w2, mine_b2)
+            clear(mine)
+
             for image in range(latent * views, (latent + 1) * views):
-                for pixel in range(blocks * TILE * TILE):
-                    block, inner = pixel // (TILE * TILE), pixel % (TILE * TILE)
-                    row, column = (
-                        (block // across) * TILE + inner // TILE,
-                        (block % across) * TILE + inner % TILE,
-                    )
-                    if row >= height or column >= width:
+                for pixel in range(tiles * TILE * TILE):
+                    tile, inner = pixel // (TILE * TILE), pixel % (TILE * TILE)
+                    index = ray_index(tile, inner, across, height, lines.width)
+                    if index < 0:
                         continue
-                    ray = row * width + column
-                    step = (far[image, ray] - near[image, ray]) / np.float32(samples)
-                    if step <= ZERO:
+                    ray = make_ray(lines, samples, gap_frame, image, index)
+                    if ray.step <= ZERO:
                         continue
-                    line = ray_line(origins, directions, image, ray)
-                    voxels = voxel_line(gap_frame, line)
-                    through = ONE
-                    count = 0
-                    pace = samples_per_voxel(voxels, step)
-                    s = -1
-                    while s < samples - 1:
-                        s += 1
-                        t = near[image, ray] + (np.float32(s) + jitter[image, ray]) * step
-                        if prunes:
-                            over = leap(gaps, gap_shape, image, voxels, pace, t, seed, image * rays + ray, s)
-                            if over > 0:
-                                s += over - 1
-                                continue
-                        q = qs[count]
-                        inside, corner, fx, fy, fz = canonical(
-                            field, has_field, image, field_shape, frame, unit, line, t, q
-                        )
-                        if not inside:
-                            continue
-                        if has_occupancy:
-                            cell = cells + cell_index(q[0], q[1], q[2], occupancy_shape)
-                            if occupied[cell] == 0 and is_skipped(seed, image * rays + ray, s):
-                                continue
-                        corners[count] = corner
-                        fractions[count, 0], fractions[count, 1], fractions[count, 2] = fx, fy, fz
-                        gather(planes, base, resolution, q, f, count * C, C, D)
-                        o = count * K
-                        decode(f, count * C, w1, b1, w2, b2, h, count * H, out, o, C, H, K, softplus_hidden)
-                        raw = out[o] + shift
-                        if has_noise:
-                            raw += noise[image, ray, s]
-                        alpha = ONE - exp_of_negative1(-softplus1(raw) * scale * step)
-                        gain = grad[image, ray, O]
-                        for k in range(1, K):
-                            if sigmoid:
-                                out[o + k] = logistic1(out[o + k])
-                            gain += grad[image, ray, k - 1] * out[o + k]
-                        state[count, 0], state[count, 1] = raw, alpha
-                        state[count, 2], state[count, 3] = through, gain
-                        through *= ONE - alpha
-                        count += 1
-                        if through < stop:
-                            break
+
+                    # Follow the ray once more, then go back along it.
+                    count = retrace(form, planes, base, resolution, decoder, light, ray, samples, space,
+                                    (field_shape, cell_shape, gap_shape), (frame, unit), latent * cell_count,
+                                    record, grad)  # fmt: skip
                     behind = ZERO
                     for n in range(count - 1, -1, -1):
-                        raw, alpha, through, gain = state[n, 0], state[n, 1], state[n, 2], state[n, 3]
-                        weight = through * alpha
-                        # d/d(rho * step) of the ray's sum: own light let through, light behind blocked.
-                        slope = step * (through * (ONE - alpha) * gain - behind)
-                        behind += weight * gain
-                        go[0] = slope * scale * logistic1(raw)
-                        for k in range(1, K):
-                            value = weight * grad[image, ray, k - 1]
-                            if sigmoid:
-                                value *= out[n * K + k] * (ONE - out[n * K + k])
-                            go[k] = value
-                        for k in range(K):
-                            mine_b2[k] += go[k]
-                        for j in range(0, H, 8):
-                            hidden_now, total = load8(h, n * H + j), splat8(ZERO)
-                            for k in range(K):
-                                g = go[k]
-                                total = axpy8(g, load8(w2, k * H + j), total)
-                                store8(mine_w2, k * H + j, axpy8(g, hidden_now, load8(mine_w2, k * H + j)))
-                            if not softplus_hidden:
-                                total = leaky_gradient8(hidden_now, total)
-                            store8(gh, j, total)
-                        if softplus_hidden:
-                            for j in range(H):
-                                gh[j] *= ONE - exp_of_negative1(-h[n * H + j])  # sigmoid of the input
-                        for j in range(0, H, 8):
-                            store8(mine_b1, j, fma8(load8(gh, j), splat8(ONE), load8(mine_b1, j)))
-                        for c in range(C):
-                            value, total = f[n * C + c], splat8(ZERO)
-                            for j in range(0, H, 8):
-                                g = load8(gh, j)
-                                store8(mine_w1, c * H + j, axpy8(value, g, load8(mine_w1, c * H + j)))
-                                total = fma8(g, load8(w1, c * H + j), total)
-                            gf[c] = sum8(total)
-                        _scatter(grad_planes, base, resolution, qs[n], gf, C, D)
+                        behind = output_gradient(form, light, ray, record, n, behind, grad, go)
+                        decoder_gradient(form, decoder, record, n, go, gh, gf, mine)
+                        _scatter(grads.planes, base, resolution, qs[n], gf, C, D)
                         if wants_field:
                             gx, gy, gz = _position_gradient(planes, base, resolution, qs[n], gf, C, D)
                             gx, gy, gz = gx / box[3], gy / box[4], gz / box[5]
-                            _, ny, nx = field_shape
-                            for m in range(8):
-                                w = fractions[n, 0] if m & 1 else ONE - fractions[n, 0]
-                                w *= fractions[n, 1] if m & 2 else ONE - fractions[n, 1]
-                                w *= fractions[n, 2] if m & 4 else ONE - fractions[n, 2]
-                                o = corners[n] + 3 * ((m & 1) + nx * ((m >> 1) & 1) + nx * ny * (m >> 2))
-                                grad_field[o] += w * gx
-                                grad_field[o + 1] += w * gy
-                                grad_field[o + 2] += w * gz
-            grad_w1[latent] = mine_w1
-            grad_b1[latent] = mine_b1
-            grad_w2[latent] = mine_w2
-            grad_b2[latent] = mine_b2
+                            field_gradient(grads.field, field_shape, corners[n], fractions, n, gx, gy, gz)
+            keep(mine, grads, latent)
 
-    @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
-    def density(planes, resolution, latents, w1, b1, w2, b2, points, scale, shift, densities):
+    return backward
+
+
+@lru_cache(maxsize=16)
+def density_kernel(form: Form) -> Callable[..., None]:
+    """A reader of densities."""
+    C, H, D = form.channels, form.hidden, form.depth
+
+    @_kernel
+    def density(planes, resolution, latents, decoder, points, light, densities):
         """densities (L, N) per world unit at points (N, 3) of the tri-grid's [-1, 1]^3, the same for all latents."""
         stride = resolution * resolution * 3 * D * C
         count = len(points)
@@ -380,7 +408,7 @@ def fused_kernels(
             f, h, out = np.empty(C, np.float32), np.empty(H, np.float32), np.empty(1, np.float32)
             for n in range(first, min(first + BLOCK, count)):
                 gather(planes, latent * stride, resolution, points[n], f, 0, C, D)
-                decode(f, 0, w1, b1, w2, b2, h, 0, out, 0, C, H, 1, softplus_hidden)
-                densities[latent, n] = softplus1(out[0] + shift) * scale
+                decode(f, 0, decoder.w1, decoder.b1, decoder.w2, decoder.b2, h, 0, out, 0, C, H, 1, form.softplus)
+                densities[latent, n] = softplus1(out[0] + light.shift) * light.scale
 
-    return forward, backward, density
+    return density

@@ -12,8 +12,8 @@ LARGEST_DISAGREEMENT = 1e-2
 
 
 def compare(device: torch.device | str, disagreement: Callable[[torch.device | str], float]) -> float:
-    """What `disagreement` says, with gradients and in float32, whatever goes on around it; what that draws at random
-    stays as it would have been."""
+    """Result of `disagreement` with gradients, in float32 and with random state restored, whatever modes are on
+    around the call."""
     place = torch.device(device)
     own = [place] if place.type == "cuda" else []
     with (

@@ -1,4 +1,4 @@
-"""Numba kernels that light what `kernels.raster` found: light of the surroundings at vertices, and shading of layers.
+"""Numba kernels that light what `kernels.raster` found, with what `kernels.surroundings` baked: shading of layers.
 
 Single-threaded and in a fixed order, so the same scene gives the same bytes.
 Plain twins: `tests/support/raster_twin.py`.
@@ -111,53 +111,9 @@ class Surroundings(NamedTuple):
 
 
 @_jit
-def add_direction(points, normals, soft, direction, radiance, axes, scale, depth, side, bias, total, seen, irradiance):
-    """Add one direction of the surroundings to the light that vertices get from them.
-
-    `depth` is the orthographic depth map of that direction. Adds the cosine weight (wrapped where `soft`) to
-    `total` (V,), its visible share (four bilinear taps) to `seen` (V,), and that times `radiance` (3,) to
-    `irradiance` (V,3).
-    """
-    for v in range(points.shape[0]):
-        cosine = normals[v, 0] * direction[0] + normals[v, 1] * direction[1] + normals[v, 2] * direction[2]
-        weight = 0.5 + 0.5 * cosine if soft[v] else cosine
-        if weight <= 0.0:
-            continue
-        total[v] += weight
-
-        # the vertex, moved along its normal, in the depth map
-        x = points[v, 0] + normals[v, 0] * bias
-        y = points[v, 1] + normals[v, 1] * bias
-        z = points[v, 2] + normals[v, 2] * bias
-        sx = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) * scale + 0.5 * side - 0.5
-        sy = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z) * scale + 0.5 * side - 0.5
-        sz = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - bias
-        ix = int(math.floor(sx))
-        iy = int(math.floor(sy))
-
-        # share of four bilinear taps that are not in front of it
-        lit = 0.0
-        if ix < 0 or iy < 0 or ix + 1 >= side or iy + 1 >= side:
-            lit = 1.0
-        else:
-            fx = sx - ix
-            fy = sy - iy
-            if depth[iy * side + ix] > sz:
-                lit += (1 - fx) * (1 - fy)
-            if depth[iy * side + ix + 1] > sz:
-                lit += fx * (1 - fy)
-            if depth[(iy + 1) * side + ix] > sz:
-                lit += (1 - fx) * fy
-            if depth[(iy + 1) * side + ix + 1] > sz:
-                lit += fx * fy
-        seen[v] += weight * lit
-        for q in range(3):
-            irradiance[v, q] += weight * lit * radiance[q]
-
-
-@_jit
 def _sample(atlas, linear, slot, level, u, v, out):
     """Bilinear lookup of a texture at (u, v): linear colour and alpha into `out` (4,)."""
+    # Texels and fractions.
     side = 512 >> level
     offset = LEVEL_OFFSETS[level]
     x = (u - math.floor(u)) * side - 0.5
@@ -174,6 +130,8 @@ def _sample(atlas, linear, slot, level, u, v, out):
     w01 = fx * (1 - fy)
     w10 = (1 - fx) * fy
     w11 = fx * fy
+
+    # Colour is interpolated after decoding, alpha as it is.
     for k in range(3):
         out[k] = (
             linear[atlas[slot, ya + xa, k]] * w00
@@ -222,6 +180,8 @@ def _albedo(surface, f, m, b0, b1, b2, texel, out):
     """Reflected share of light, linear, into `out` (3,). Returns how much of skin is painted hair."""
     kind, fields = surface.kind[m], surface.fields
     i0, i1, i2 = surface.triangles[f, 0], surface.triangles[f, 1], surface.triangles[f, 2]
+
+    # Hair, patterned cloth and eyes have formulas of their own.
     if kind in (HAIR, FRINGE):
         detail = max(texel[0] * fields[m, 4], 0.02) ** fields[m, 3]
         for q in range(3):
@@ -240,6 +200,8 @@ def _albedo(surface, f, m, b0, b1, b2, texel, out):
         for q in range(3):
             out[q] = min((fields[m, q] * texel[1] + fields[m, 5 + q] * (1 - texel[1])) * texel[0] * 4.0, 0.9)
         return 0.0
+
+    # Other materials are textured; skin has a tone and may be painted.
     for q in range(3):
         out[q] = min(texel[q] * fields[m, q], 0.95)
     if kind != SKIN:
@@ -257,6 +219,7 @@ def _albedo(surface, f, m, b0, b1, b2, texel, out):
 @_jit
 def _lit_share(key, x, y, z):
     """Share of the key light that reaches a point: a 3 x 3 box of depth comparisons at fractional position."""
+    # The point in the shadow map.
     hx = (
         (key.axes[0, 0] * x + key.axes[0, 1] * y + key.axes[0, 2] * z) * key.scale + 0.5 * key.side - 0.5
     ) / key.stride
@@ -264,6 +227,8 @@ def _lit_share(key, x, y, z):
         (key.axes[1, 0] * x + key.axes[1, 1] * y + key.axes[1, 2] * z) * key.scale + 0.5 * key.side - 0.5
     ) / key.stride
     hz = key.axes[2, 0] * x + key.axes[2, 1] * y + key.axes[2, 2] * z - key.bias
+
+    # Share of a box of 3 x 3 taps, the outer ones by fractions.
     ix = int(math.floor(hx))
     iy = int(math.floor(hy))
     fx = hx - ix
@@ -302,6 +267,7 @@ def _light(kind, gloss, covered, albedo, normal, view, key, lit, open_sky, irrad
 
     `view` (3,) points from the camera to the surface. `reflection` (3,) is what a mirror there would show.
     """
+    # Cosines: to the light, to the camera, and of the half vector.
     nl = normal[0] * key.direction[0] + normal[1] * key.direction[1] + normal[2] * key.direction[2]
     nv = min(max(-(normal[0] * view[0] + normal[1] * view[1] + normal[2] * view[2]), 0.0), 1.0)
     mx = key.direction[0] - view[0]
@@ -309,6 +275,8 @@ def _light(kind, gloss, covered, albedo, normal, view, key, lit, open_sky, irrad
     mz = key.direction[2] - view[2]
     length = math.sqrt(mx * mx + my * my + mz * mz + 1e-9)
     nh = min(max((normal[0] * mx + normal[1] * my + normal[2] * mz) / length, 0.0), 1.0)
+
+    # Each material's diffuse and reflected parts.
     if kind == SKIN:
         # light bounced between skin surfaces: occluded places turn warm rather than grey
         grazing = (1.0 - nv) * (1.0 - nv)
@@ -341,6 +309,87 @@ def _light(kind, gloss, covered, albedo, normal, view, key, lit, open_sky, irrad
             out[q] = albedo[q] * (irradiance[q] + key.colour[q] * max(nl, 0.0) * lit)
 
 
+@_inline
+def _viewing_ray(view, p, ray):
+    """Viewing ray of a sample: that of depth 1 as three numbers, that of length 1 into `ray` (3,)."""
+    py = p // view.side
+    sx = ((p - py * view.side + 0.5) / view.side - 0.5) / view.focal
+    sy = ((py + 0.5) / view.side - 0.5) / view.focal
+    dx = view.rotation[0, 0] * sx + view.rotation[0, 1] * sy + view.rotation[0, 2]
+    dy = view.rotation[1, 0] * sx + view.rotation[1, 1] * sy + view.rotation[1, 2]
+    dz = view.rotation[2, 0] * sx + view.rotation[2, 1] * sy + view.rotation[2, 2]
+    inverse = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+    ray[0], ray[1], ray[2] = dx * inverse, dy * inverse, dz * inverse
+    return dx, dy, dz
+
+
+@_inline
+def _opacity(kind, alpha):
+    """Opacity of a fragment whose texture has that alpha."""
+    if kind in (SKIN, CLOTH, PLAIN):
+        return np.float32(1.0)
+    if kind == HAIR:
+        return np.float32(min(max((alpha - 0.08) * 1.25, 0.0), 1.0))
+    return alpha
+
+
+@_inline
+def _facing_normal(surface, f, kind, b0, b1, b2, ray, normal):
+    """Normal turned to the camera into `normal` (3,); rounded hair normals past the horizon bend back to it."""
+    i0, i1, i2 = surface.triangles[f, 0], surface.triangles[f, 1], surface.triangles[f, 2]
+    for q in range(3):
+        normal[q] = surface.normals[i0, q] * b0 + surface.normals[i1, q] * b1 + surface.normals[i2, q] * b2
+    scale = 1.0 / math.sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2] + 1e-12)
+    facing = (normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2]) * scale
+    if kind != HAIR and (facing > 0.35 or (kind == FRINGE and facing > 0.0)):
+        scale = -scale
+    for q in range(3):
+        normal[q] *= scale
+    if kind == HAIR and facing > 0.0:
+        for q in range(3):
+            normal[q] -= facing * ray[q]
+
+
+@_inline
+def _key_share(view, key, dx, dy, dz, z, normal):
+    """Share of the key light at depth z of a viewing ray.
+
+    The place moves along the normal, more at grazing light, so that it does not shadow itself.
+    """
+    towards = normal[0] * key.direction[0] + normal[1] * key.direction[1] + normal[2] * key.direction[2]
+    push = key.bias * (1.0 + 2.0 * min(max(1.0 - towards, 0.0), 1.0))
+    return _lit_share(
+        key,
+        view.origin[0] + dx * z + normal[0] * push,
+        view.origin[1] + dy * z + normal[1] * push,
+        view.origin[2] + dz * z + normal[2] * push,
+    )
+
+
+@_inline
+def _from_surroundings(surface, around, f, kind, b0, b1, b2, ray, normal, irradiance, reflection):
+    """Light of the surroundings into `irradiance` (3,), what a mirror would show into `reflection` (3,).
+
+    Returns the share of the surroundings that is seen.
+    """
+    i0, i1, i2 = surface.triangles[f, 0], surface.triangles[f, 1], surface.triangles[f, 2]
+    open_sky = surface.open_sky[i0] * b0 + surface.open_sky[i1] * b1 + surface.open_sky[i2] * b2
+    for q in range(3):
+        irradiance[q] = surface.irradiance[i0, q] * b0 + surface.irradiance[i1, q] * b1 + surface.irradiance[i2, q] * b2
+    if kind in (SKIN, HAIR, EYE):
+        width = SKIN_GLOSS_WIDTH if kind == SKIN else (HAIR_GLOSS_WIDTH if kind == HAIR else EYE_GLOSS_WIDTH)
+        bounce = 2.0 * (normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2])
+        _reflection(
+            around,
+            ray[0] - bounce * normal[0],
+            ray[1] - bounce * normal[1],
+            ray[2] - bounce * normal[2],
+            width,
+            reflection,
+        )
+    return open_sky
+
+
 @_jit
 def shade(surface, atlas, linear, layers, view, key, around, rgba):
     """Shade every sample front to back into premultiplied linear `rgba` (side*side, 4).
@@ -361,16 +410,7 @@ def shade(surface, atlas, linear, layers, view, key, around, rgba):
         if layers.count[p] == 0:
             continue
         through = np.float32(1.0)
-
-        # viewing ray of depth 1 (d) and of length 1
-        py = p // view.side
-        sx = ((p - py * view.side + 0.5) / view.side - 0.5) / view.focal
-        sy = ((py + 0.5) / view.side - 0.5) / view.focal
-        dx = view.rotation[0, 0] * sx + view.rotation[0, 1] * sy + view.rotation[0, 2]
-        dy = view.rotation[1, 0] * sx + view.rotation[1, 1] * sy + view.rotation[1, 2]
-        dz = view.rotation[2, 0] * sx + view.rotation[2, 1] * sy + view.rotation[2, 2]
-        inverse = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-        ray[0], ray[1], ray[2] = dx * inverse, dy * inverse, dz * inverse
+        dx, dy, dz = _viewing_ray(view, p, ray)
 
         for k in range(layers.count[p]):
             f = layers.face[p, k]
@@ -387,57 +427,16 @@ def shade(surface, atlas, linear, layers, view, key, around, rgba):
             u = uv[f, 0, 0] * b0 + uv[f, 1, 0] * b1 + uv[f, 2, 0] * b2
             v = uv[f, 0, 1] * b0 + uv[f, 1, 1] * b1 + uv[f, 2, 1] * b2
             _sample(atlas, linear, surface.slot[m], surface.level[f], u, v, texel)
-            alpha = texel[3]
-            if kind in (SKIN, CLOTH, PLAIN):
-                alpha = np.float32(1.0)
-            elif kind == HAIR:
-                alpha = np.float32(min(max((alpha - 0.08) * 1.25, 0.0), 1.0))
+            alpha = _opacity(kind, texel[3])
             if alpha < 0.01:
                 continue
 
-            # normal, turned to the camera; rounded hair normals past the horizon bend back to it
-            i0, i1, i2 = surface.triangles[f, 0], surface.triangles[f, 1], surface.triangles[f, 2]
-            for q in range(3):
-                normal[q] = surface.normals[i0, q] * b0 + surface.normals[i1, q] * b1 + surface.normals[i2, q] * b2
-            scale = 1.0 / math.sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2] + 1e-12)
-            facing = (normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2]) * scale
-            if kind != HAIR and (facing > 0.35 or (kind == FRINGE and facing > 0.0)):
-                scale = -scale
-            for q in range(3):
-                normal[q] *= scale
-            if kind == HAIR and facing > 0.0:
-                for q in range(3):
-                    normal[q] -= facing * ray[q]
+            # what arrives
+            _facing_normal(surface, f, kind, b0, b1, b2, ray, normal)
+            lit = _key_share(view, key, dx, dy, dz, layers.z[p, k], normal)
+            open_sky = _from_surroundings(surface, around, f, kind, b0, b1, b2, ray, normal, irradiance, reflection)
 
-            # key light: the sample moves along the normal, more at grazing light, so that it does not shadow itself
-            towards = normal[0] * key.direction[0] + normal[1] * key.direction[1] + normal[2] * key.direction[2]
-            push = key.bias * (1.0 + 2.0 * min(max(1.0 - towards, 0.0), 1.0))
-            z = layers.z[p, k]
-            lit = _lit_share(
-                key,
-                view.origin[0] + dx * z + normal[0] * push,
-                view.origin[1] + dy * z + normal[1] * push,
-                view.origin[2] + dz * z + normal[2] * push,
-            )
-
-            # surroundings
-            open_sky = surface.open_sky[i0] * b0 + surface.open_sky[i1] * b1 + surface.open_sky[i2] * b2
-            for q in range(3):
-                irradiance[q] = (
-                    surface.irradiance[i0, q] * b0 + surface.irradiance[i1, q] * b1 + surface.irradiance[i2, q] * b2
-                )
-            if kind in (SKIN, HAIR, EYE):
-                width = SKIN_GLOSS_WIDTH if kind == SKIN else (HAIR_GLOSS_WIDTH if kind == HAIR else EYE_GLOSS_WIDTH)
-                bounce = 2.0 * (normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2])
-                _reflection(
-                    around,
-                    ray[0] - bounce * normal[0],
-                    ray[1] - bounce * normal[1],
-                    ray[2] - bounce * normal[2],
-                    width,
-                    reflection,
-                )
-
+            # what goes on to the camera
             covered = _albedo(surface, f, m, b0, b1, b2, texel, albedo)
             gloss = surface.fields[m, 14]
             _light(kind, gloss, covered, albedo, normal, ray, key, lit, open_sky, irradiance, reflection, light)

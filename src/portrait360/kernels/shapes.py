@@ -61,6 +61,7 @@ def skin_points(points, weights, transforms, out):
 @_jit
 def vertex_normals(points, triangles, out):
     """Area-weighted unit vertex normals, out (V,3)."""
+    # Sum the triangles' normals, whose length is twice the area.
     out[:] = 0.0
     for f in range(triangles.shape[0]):
         a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
@@ -78,6 +79,8 @@ def vertex_normals(points, triangles, out):
             out[i, 0] += nx
             out[i, 1] += ny
             out[i, 2] += nz
+
+    # Unit length.
     for v in range(out.shape[0]):
         s = math.sqrt(out[v, 0] ** 2 + out[v, 1] ** 2 + out[v, 2] ** 2)
         if s > 1e-20:

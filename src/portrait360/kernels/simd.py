@@ -19,7 +19,7 @@ FASTMATH = {"nnan", "ninf", "nsz", "arcp", "contract", "afn"}
 
 Numba optimises the body of a parallel kernel once for the process that compiles it and once more for the object file
 that later processes load. Free to reorder sums, LLVM orders them differently the second time: the first run after an
-install would draw pictures with other last bits than every later run. Costs nothing measurable.
+install would render images with other last bits than every later run. Costs nothing measurable.
 """
 LANES = 8
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)

@@ -82,6 +82,7 @@ def _determinant(a):
 @triton.jit
 def _move(volume, place, deltas, x, y, z):
     """Displacement (3 numbers) of a canonical point; Jacobian (9, row-major) of its posed position."""
+    # Displacement, blended motion (a), and what the slopes of the weights add to it (s).
     px, py, pz = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
     a0, a1, a2 = tl.zeros_like(x) + 1.0, tl.zeros_like(x), tl.zeros_like(x)
     a3, a4, a5 = tl.zeros_like(x), tl.zeros_like(x) + 1.0, tl.zeros_like(x)
@@ -101,6 +102,8 @@ def _move(volume, place, deltas, x, y, z):
         s0, s1, s2 = s0 + ux * wx, s1 + ux * wy, s2 + ux * wz
         s3, s4, s5 = s3 + uy * wx, s4 + uy * wy, s5 + uy * wz
         s6, s7, s8 = s6 + uz * wx, s7 + uz * wy, s8 + uz * wz
+
+    # Where space folds, slopes are left out.
     full = (a0 + s0, a1 + s1, a2 + s2, a3 + s3, a4 + s4, a5 + s5, a6 + s6, a7 + s7, a8 + s8)
     sloped = _determinant(full) >= _MIN_DETERMINANT
     jacobian = (
@@ -176,15 +179,20 @@ def backward(
     Implicit function theorem at the solution x: J dx = -sum_m W_m(x) dD_m [x; 1].
     """
     image, at, exists, qx, qy, qz = _node(nodes_x, nodes_y, nodes_z, nx, ny, nz, BLOCK)
+    # The nodes' gradients; programs without any are done.
     gx = tl.load(grad + at, mask=exists, other=0.0)
     gy = tl.load(grad + at + 1, mask=exists, other=0.0)
     gz = tl.load(grad + at + 2, mask=exists, other=0.0)
     if tl.max((gx != 0.0) | (gy != 0.0) | (gz != 0.0), axis=0):
         x, y, z = qx + tl.load(field + at), qy + tl.load(field + at + 1), qz + tl.load(field + at + 2)
         motion = deltas + image * 12 * _BONES
+
+        # Solve the transposed Jacobian at the nodes' canonical places.
         place = _place_point((wx, wy, wz), (low_x, low_y, low_z), inverse_spacing, x, y, z)
         _px, _py, _pz, j = _move(volume, place, motion, x, y, z)
         lx, ly, lz = _solve((j[0], j[3], j[6], j[1], j[4], j[7], j[2], j[5], j[8]), gx, gy, gz)
+
+        # Add its product with each bone's weight and [x; 1].
         out = grad_deltas + image * 12 * _BONES
         for m in tl.static_range(_BONES):
             weight, _wx, _wy, _wz = _weight(volume, m, place)

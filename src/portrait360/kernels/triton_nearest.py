@@ -40,6 +40,7 @@ def _corner(triangles, t, corner: tl.constexpr):
 @triton.jit
 def _squared(px, py, pz, a, b, c):
     """Squared distance of points (columns) to triangles (rows): Ericson, Real-Time Collision Detection, 5.1.5."""
+    # Projections onto the edges from a, as seen from a, b and c; the closest point of the plane.
     abx, aby, abz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
     acx, acy, acz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
     apx, apy, apz = px - a[0], py - a[1], pz - a[2]
@@ -51,7 +52,8 @@ def _squared(px, py, pz, a, b, c):
     va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
     v, w = _over(vb, va + vb + vc), _over(vc, va + vb + vc)
     x, y, z = apx - abx * v - acx * w, apy - aby * v - acy * w, apz - abz * v - acz * w
-    # the regions of edges and corners, later ones before earlier ones
+
+    # The regions of edges and corners, later ones before earlier ones
     bc = (va <= 0) & (d4 >= d3) & (d5 >= d6)
     along = _over(d4 - d3, (d4 - d3) + (d5 - d6))
     x = tl.where(bc, bpx - (acx - abx) * along, x)
@@ -102,10 +104,13 @@ def nearest(
         boxes: (groups, 2, 3) float64: the lowest and highest corner of each group's bounding box.
         count, groups, faces: how many.
     """
+    # This program's points.
     n = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
     there = n < count
     own = points + tl.minimum(n, count - 1) * 3
     px, py, pz = tl.load(own), tl.load(own + 1), tl.load(own + 2)
+
+    # A bound: the least distance to the farthest corner of a box.
     best = tl.full([POINTS], float("inf"), tl.float64)
     for group in range(groups):
         box = boxes + group * 6
@@ -114,6 +119,8 @@ def nearest(
         _, far_z = _side(box, pz, 2)
         best = tl.minimum(best, _dot(far_x, far_y, far_z, far_x, far_y, far_z))
     best *= 1.0 + _SLACK
+
+    # Try the triangles of groups that may hold a nearer one.
     chosen = tl.full([POINTS], 0, tl.int32) + faces
     for group in range(groups):
         box = boxes + group * 6

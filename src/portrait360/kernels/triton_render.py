@@ -1,7 +1,7 @@
 """The fused renderer for GPUs, in Triton: field warp, tri-grid lookup, decoder and compositing, sample by sample.
 
 `portrait360.kernels.render` is its twin for the CPU (same layouts, same samples), `portrait360.model.rendering.
-render_plain` the readable one. A program takes a tile of 8 x 8 rays of one picture. Both passes walk the samples from
+render_plain` the readable one. A program takes a tile of 8 x 8 rays of one image. Both passes walk the samples from
 the camera on and keep nothing of them: the gradient needs what lies behind a sample, which is the ray's whole light
 (known from the forward pass) less the light so far. Samples that no ray of a tile takes cost a look at the occupancy
 grid only.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from portrait360.kernels.render import EXPLORE_MASK
+from portrait360.kernels.rays import EXPLORE_MASK
 
 TILE = 8
 """Side of a program's square of rays."""
@@ -57,7 +57,7 @@ def _corner_weight(m, fx, fy, fz):
 
 @triton.jit
 def _is_explored(seed, ray, sample):
-    """`portrait360.kernels.render.explore_hash` in 32 bits: one in 32 unoccupied samples is taken all the same."""
+    """`portrait360.kernels.rays.explore_hash` in 32 bits: one in 32 unoccupied samples is taken all the same."""
     x = ray.to(tl.uint32) * 0x85EBCA6B + seed.to(tl.uint32) * 0x9E3779B1 + sample.to(tl.uint32) * 0xC2B2AE35
     x ^= x >> 16
     x *= 0x7FEB352D
@@ -122,7 +122,7 @@ def _softplus(x):
 
 @triton.jit
 def _rays(origins, directions, near, far, jitter, rays, width, samples):
-    """This program's picture and tile of rays: index, whether it exists, origin, direction, first distance, step."""
+    """This program's image and tile of rays: index, whether it exists, origin, direction, first distance, step."""
     height = rays // width
     across = (width + _TILE - 1) // _TILE
     tiles = ((height + _TILE - 1) // _TILE) * across
@@ -150,11 +150,14 @@ def _canonical(field, image, frame, counts, box, origin, direction, t, HAS_FIELD
 
     `frame`: the field's lower corner and nodes per world unit, `counts`: its nodes (nx, ny, nz), `box`: centre, half.
     """
+    # Posed position.
     x = origin[0] + t * direction[0]
     y = origin[1] + t * direction[1]
     z = origin[2] + t * direction[2]
     start = tl.zeros_like(t).to(tl.int32)
     fx, fy, fz = tl.zeros_like(t), tl.zeros_like(t), tl.zeros_like(t)
+
+    # Plus the field's trilinear displacement.
     if HAS_FIELD:
         i, fx = _field_node((x - frame[0]) * frame[3], counts[0])
         j, fy = _field_node((y - frame[1]) * frame[4], counts[1])
@@ -166,6 +169,8 @@ def _canonical(field, image, frame, counts, box, origin, direction, t, HAS_FIELD
             x += weight * tl.load(node)
             y += weight * tl.load(node + 1)
             z += weight * tl.load(node + 2)
+
+    # Normalised to the box.
     x = (x - box[0]) / box[3]
     y = (y - box[1]) / box[4]
     z = (z - box[2]) / box[5]
@@ -189,7 +194,7 @@ def _takes(occupied, latent, cells, q, seed, ray, sample, EXPLORES: tl.constexpr
 @triton.jit
 def _look(field, occupied, image, latent, frame, counts, box, cells, origin, direction, t, alive, seed, ray, sample,
           HAS_FIELD: tl.constexpr, HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr):  # fmt: skip
-    """Which of the samples at t are taken, and what `_canonical` says of them."""
+    """Which of the samples at t are taken, and the rest of what `_canonical` returns."""
     inside, q, start, fx, fy, fz = _canonical(field, image, frame, counts, box, origin, direction, t, HAS_FIELD)
     take = alive & inside
     if HAS_OCCUPANCY:
@@ -231,35 +236,40 @@ def _shade(f, decoder, noise, take, step, scale, shift, SOFTPLUS: tl.constexpr, 
 @triton.jit
 def forward(
     planes, w1, b1, w2, b2, origins, directions, near, far, jitter, noise, field, occupied, seed, rendered,
-    rays, width, samples, views, resolution,
-    x0, y0, z0, px, py, pz, nx, ny, nz, bx, by, bz, hx, hy, hz, cx, cy, cz, scale, shift, stop,
+    rays, width, samples, views, resolution, frame, counts, box, cells, light,
     C: tl.constexpr, H: tl.constexpr, O: tl.constexpr, D: tl.constexpr,
     CP: tl.constexpr, HP: tl.constexpr, OP: tl.constexpr,
     SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, HAS_FIELD: tl.constexpr,
     HAS_NOISE: tl.constexpr, HAS_OCCUPANCY: tl.constexpr, EXPLORES: tl.constexpr,
 ):  # fmt: skip
-    """rendered (B, M, O+2): features, opacity, sum of weight * distance. The grid is B times the tiles of a picture."""
+    """rendered (B, M, O+2): features, opacity, sum of weight * distance. The grid is B times the tiles of an image.
+
+    Tuples: `frame`, `counts` and `box` as of `_canonical`, `cells` (nx, ny, nz), `light` (scale, shift, stop).
+    """
+    # This program's rays and the decoder.
     image, ray, exists, origin, direction, first, step = _rays(
         origins, directions, near, far, jitter, rays, width, samples
     )
     latent = image // views
     base = latent.to(tl.int64) * (resolution * resolution * 3 * D * C)
     decoder = _load_decoder(w1, b1, w2, b2, C, H, O, CP, HP, OP)
+
+    # Sample by sample.
     through = tl.full([_TILE * _TILE], 1.0, tl.float32)
     opacity = tl.zeros([_TILE * _TILE], tl.float32)
     distance = tl.zeros([_TILE * _TILE], tl.float32)
     total = tl.zeros([_TILE * _TILE, OP], tl.float32)
     for s in range(samples):
-        alive = exists & (step > 0) & (through >= stop)
+        alive = exists & (step > 0) & (through >= light[2])
         t = first + s * step
         take, q, _start, _fx, _fy, _fz = _look(
-            field, occupied, image, latent, (x0, y0, z0, px, py, pz), (nx, ny, nz), (bx, by, bz, hx, hy, hz),
-            (cx, cy, cz), origin, direction, t, alive, seed, ray, s, HAS_FIELD, HAS_OCCUPANCY, EXPLORES,
+            field, occupied, image, latent, frame, counts, box, cells, origin, direction, t, alive, seed, ray, s,
+            HAS_FIELD, HAS_OCCUPANCY, EXPLORES,
         )  # fmt: skip
         if tl.max(take.to(tl.int32), axis=0) > 0:
             f = _gather(planes, base, q, resolution, take, C, D, CP)
             _before, _hidden, _raw, value, alpha = _shade(
-                f, decoder, noise + ray * samples + s, take, step, scale, shift,
+                f, decoder, noise + ray * samples + s, take, step, light[0], light[1],
                 SOFTPLUS, SIGMOID, PRECISION, HAS_NOISE, HP, H,
             )  # fmt: skip
             weight = through * alpha
@@ -267,6 +277,8 @@ def forward(
             opacity += weight
             distance += weight * t
             through *= 1.0 - alpha
+
+    # The rays' rows.
     k = tl.arange(0, OP)
     out = rendered + ray * (O + 2)
     tl.store(out[:, None] + k[None, :], total, mask=exists[:, None] & (k < O)[None, :])
@@ -278,8 +290,7 @@ def forward(
 def backward(
     planes, w1, b1, w2, b2, origins, directions, near, far, jitter, noise, field, occupied, seed, rendered, grad,
     grad_planes, grad_w1, grad_b1, grad_w2, grad_b2, grad_field,
-    rays, width, samples, views, resolution,
-    x0, y0, z0, px, py, pz, nx, ny, nz, bx, by, bz, hx, hy, hz, cx, cy, cz, scale, shift, stop,
+    rays, width, samples, views, resolution, frame, counts, box, cells, light,
     C: tl.constexpr, H: tl.constexpr, O: tl.constexpr, D: tl.constexpr,
     CP: tl.constexpr, HP: tl.constexpr, OP: tl.constexpr,
     SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, HAS_FIELD: tl.constexpr,
@@ -289,6 +300,7 @@ def backward(
 
     grad_w1 (C, H), grad_w2 (1 + O, H); `rendered` is what `forward` wrote.
     """
+    # This program's rays and the decoder.
     image, ray, exists, origin, direction, first, step = _rays(
         origins, directions, near, far, jitter, rays, width, samples
     )
@@ -296,12 +308,16 @@ def backward(
     base = latent.to(tl.int64) * (resolution * resolution * 3 * D * C)
     decoder = _load_decoder(w1, b1, w2, b2, C, H, O, CP, HP, OP)
     c, j, k = tl.arange(0, CP), tl.arange(0, HP), tl.arange(0, OP)
+
+    # What the loss wants of the rays, and their whole light under it.
     columns = ray[:, None] * (O + 2) + k[None, :]
     shown = exists[:, None] & (k < O)[None, :]
     wanted = tl.load(grad + columns, mask=shown, other=0.0)
     wanted_opacity = tl.load(grad + ray * (O + 2) + O, mask=exists, other=0.0)
     behind = tl.sum(wanted * tl.load(rendered + columns, mask=shown, other=0.0), axis=1)
     behind += wanted_opacity * tl.load(rendered + ray * (O + 2) + O, mask=exists, other=0.0)
+
+    # Sample by sample, with sums for the decoder.
     through = tl.full([_TILE * _TILE], 1.0, tl.float32)
     sum_w1 = tl.zeros([CP, HP], tl.float32)
     sum_b1 = tl.zeros([HP], tl.float32)
@@ -310,28 +326,32 @@ def backward(
     sum_density = tl.zeros([HP], tl.float32)
     sum_bias = 0.0
     for s in range(samples):
-        alive = exists & (step > 0) & (through >= stop)
+        alive = exists & (step > 0) & (through >= light[2])
         t = first + s * step
         take, q, start, fx, fy, fz = _look(
-            field, occupied, image, latent, (x0, y0, z0, px, py, pz), (nx, ny, nz), (bx, by, bz, hx, hy, hz),
-            (cx, cy, cz), origin, direction, t, alive, seed, ray, s, HAS_FIELD, HAS_OCCUPANCY, EXPLORES,
+            field, occupied, image, latent, frame, counts, box, cells, origin, direction, t, alive, seed, ray, s,
+            HAS_FIELD, HAS_OCCUPANCY, EXPLORES,
         )  # fmt: skip
         if tl.max(take.to(tl.int32), axis=0) > 0:
             f = _gather(planes, base, q, resolution, take, C, D, CP)
             before, hidden, raw, value, alpha = _shade(
-                f, decoder, noise + ray * samples + s, take, step, scale, shift,
+                f, decoder, noise + ray * samples + s, take, step, light[0], light[1],
                 SOFTPLUS, SIGMOID, PRECISION, HAS_NOISE, HP, H,
             )  # fmt: skip
+
+            # Gradient of the decoder's outputs; light behind is the whole less that so far.
             weight = through * alpha
             gain = wanted_opacity + tl.sum(wanted * value, axis=1)
             behind -= weight * gain
             # d/d(rho * step) of the ray's sum: own light let through, light behind blocked.
             slope = step * (through * (1.0 - alpha) * gain - behind)
             through *= 1.0 - alpha
-            g_raw = tl.where(take, slope * scale * _sigmoid(raw), 0.0)
+            g_raw = tl.where(take, slope * light[0] * _sigmoid(raw), 0.0)
             g_value = weight[:, None] * wanted
             if SIGMOID:
                 g_value *= value * (1.0 - value)
+
+            # Through the decoder.
             g_hidden = tl.dot(g_value, tl.trans(decoder[4]), input_precision=PRECISION)
             g_hidden += g_raw[:, None] * decoder[2][None, :]
             g_before = g_hidden * (_sigmoid(before) if SOFTPLUS else tl.where(before > 0, 1.0, 0.2))
@@ -343,14 +363,18 @@ def backward(
             sum_b2 += tl.sum(g_value, axis=0)
             sum_density += tl.sum(hidden * g_raw[:, None], axis=0)
             sum_bias += tl.sum(g_raw, axis=0)
+
+            # To the planes and the field.
             gx, gy, gz = _scatter(planes, grad_planes, base, q, resolution, take, gf, C, D, CP, WANTS_FIELD)
             if WANTS_FIELD:
                 for m in range(8):
                     share = _corner_weight(m, fx, fy, fz)
-                    node = grad_field + start + _corner(m, (nx, ny, nz))
-                    tl.atomic_add(node, share * gx / hx, mask=take, sem="relaxed")
-                    tl.atomic_add(node + 1, share * gy / hy, mask=take, sem="relaxed")
-                    tl.atomic_add(node + 2, share * gz / hz, mask=take, sem="relaxed")
+                    node = grad_field + start + _corner(m, counts)
+                    tl.atomic_add(node, share * gx / box[3], mask=take, sem="relaxed")
+                    tl.atomic_add(node + 1, share * gy / box[4], mask=take, sem="relaxed")
+                    tl.atomic_add(node + 2, share * gz / box[5], mask=take, sem="relaxed")
+
+    # Add the sums to the decoder's gradients.
     real_c, real_j, real_k = c < C, j < H, k < O
     tl.atomic_add(grad_w1 + c[:, None] * H + j[None, :], sum_w1, mask=real_c[:, None] & real_j[None, :], sem="relaxed")
     tl.atomic_add(grad_b1 + j, sum_b1, mask=real_j, sem="relaxed")

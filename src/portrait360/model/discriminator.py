@@ -1,4 +1,4 @@
-"""The discriminator: judges image, raw image and mask given camera and body pose, and predicts the pose (8)."""
+"""The discriminator: logits for image, raw image and mask under camera and body pose, and the pose (equations 8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from portrait360.types import CAMERA_LABEL_SIZE, InputError
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the discriminator sees. `raw` is None for models without super-resolution."""
+    """Input of the discriminator. `raw` is None for models without super-resolution."""
 
     image: Float[Tensor, "B 3 H H"]
     raw: Float[Tensor, "B 3 R R"] | None
@@ -44,7 +44,7 @@ def concatenate(*parts: Pictures) -> Pictures:
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block that halves the side (official_model 8.3)."""
+    """Residual block that halves the side (equations 8.3)."""
 
     def __init__(self, image_channels: int, width: int, out: int, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 def minibatch_std(x: Float[Tensor, "B C H W"], group_size: int, parts: int = 1) -> Float[Tensor, "B C1 H W"]:
-    """Append the mean standard deviation over interleaved groups of samples as one channel (8.4).
+    """Append the mean standard deviation over interleaved groups of samples as one channel (equations 8.4).
 
     A part of the batch that the group size does not divide falls back to the largest divisor.
     """
@@ -88,7 +88,7 @@ def _through(blocks: nn.Module, sides: list[int], x: Float[Tensor, "B C H W"]) -
 
 
 class FlatFeatures(nn.Module):
-    """What heads read: a convolution of the last features and of their minibatch deviation, as vectors."""
+    """Input of the heads: a convolution of the last features and of their minibatch deviation, flattened."""
 
     def __init__(self, width: int, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Epilogue(FlatFeatures):
 
 
 class PoseBranch(nn.Module):
-    """Body pose from the trunk's flat features and the camera (8.7)."""
+    """Body pose from the trunk's flat features and the camera (equations 8.7)."""
 
     def __init__(self, in_features: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class PoseBranch(nn.Module):
 
 
 class PosePath(FlatFeatures):
-    """Blocks that only poses are read through, from the features of a side on, beside those of verdicts."""
+    """Residual blocks for the pose head alone, from the features of a side on, beside those for logits."""
 
     def __init__(self, sides: list[int], config: DiscriminatorConfig) -> None:
         super().__init__(config.channels[-1], config)
@@ -137,7 +137,7 @@ class PosePath(FlatFeatures):
 
 
 class Discriminator(nn.Module):
-    """forward(pictures, camera) -> (logits [B, 1], predicted body pose [B, 6]). Names follow official_model 12.7."""
+    """forward(pictures, camera) -> (logits [B, 1], predicted body pose [B, 6]). Names follow equations 12.7."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -157,19 +157,19 @@ class Discriminator(nn.Module):
         self.b4 = Epilogue(width, config)
         self.mapping = MappingNetwork(0, width, config.mapping_layers, average=False)
         self.shared = len(self.sides) - config.pose_blocks
-        """Blocks that verdicts and poses have in common."""
+        """Number of blocks that logits and poses share."""
         self.pose_path = PosePath(self.sides[self.shared :], config) if config.pose_blocks else None
         self.pose_branch = PoseBranch(width * 16, config.pose_hidden)
 
     def trunk(self, pictures: Pictures, parts: int = 1) -> Float[Tensor, "B F"]:
-        """Flat features of image, raw image and mask at the image's side (8.1), for verdicts.
+        """Flat features of image, raw image and mask at the image's side (equations 8.1), for logits.
 
         The batch consists of `parts` equal parts (real, generated) whose minibatch statistics are kept apart.
         """
-        return self._for_verdicts(self.early(pictures), parts)
+        return self._for_logits(self.early(pictures), parts)
 
     def early(self, pictures: Pictures) -> Float[Tensor, "B C S S"]:
-        """Features after the blocks that verdicts and poses have in common."""
+        """Features after the blocks that logits and poses share."""
         mask = resize(pictures.mask, self.resolution) * 2.0 - 1.0
         layers = [pictures.image]
         if pictures.raw is not None:
@@ -179,21 +179,21 @@ class Discriminator(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         return _through(self, self.sides[: self.shared], x)
 
-    def _for_verdicts(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
+    def _for_logits(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
         return self.b4.flatten(_through(self, self.sides[self.shared :], x), parts)
 
     def _for_poses(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
-        return self._for_verdicts(x, parts) if self.pose_path is None else self.pose_path(x, parts)
+        return self._for_logits(x, parts) if self.pose_path is None else self.pose_path(x, parts)
 
     def predict_pose(self, pictures: Pictures, camera: Float[Tensor, "B 25"], parts: int = 1) -> Float[Tensor, "B 6"]:
-        """Body pose seen in the pictures: left views are mirrored, predicted, mirrored back (8.8)."""
+        """Predicted body pose: left views are mirrored, predicted, mirrored back (equations 8.8)."""
         left = is_left(camera)
         flat = self._for_poses(self.early(pictures.map(lambda t: select(left, t.flip(3), t))), parts)
         pose = self.pose_branch(flat, self._branch_camera(camera, left))
         return select(left, mirror_body_pose(pose), pose)
 
     def _branch_camera(self, camera: Tensor, left: Tensor) -> Tensor:
-        """The camera that belongs to mirrored pictures is mirrored too; the original leaves it as it was (8.8)."""
+        """Mirrored images come with a mirrored camera; the original leaves it as it was (equations 8.8)."""
         return camera if self.bugs.camera_unmirrored else select(left, mirror_camera(camera), camera)
 
     def forward(
@@ -203,7 +203,7 @@ class Discriminator(nn.Module):
         body_pose: Float[Tensor, "B 6"] | None = None,
         parts: int = 1,
     ):
-        """Conditioned on `body_pose` if given, else on the detached prediction (8.9). `parts`: see `trunk`."""
+        """Conditioned on `body_pose`, or else on the detached prediction (equations 8.9). `parts`: see `trunk`."""
         if not self.config.mirror_once:
             predicted = self.predict_pose(pictures, camera, parts)
             condition = self.mapping(None, camera, predicted.detach() if body_pose is None else body_pose)
@@ -211,7 +211,7 @@ class Discriminator(nn.Module):
         left = is_left(camera)
         seen = select(left, mirror_camera(camera), camera)
         early = self.early(pictures.map(lambda t: select(left, t.flip(3), t)))
-        flat = self._for_verdicts(early, parts)
+        flat = self._for_logits(early, parts)
         read = flat if self.pose_path is None else self.pose_path(early, parts)
         pose = self.pose_branch(read, self._branch_camera(camera, left))
         given = pose.detach() if body_pose is None else select(left, mirror_body_pose(body_pose), body_pose)
@@ -220,22 +220,24 @@ class Discriminator(nn.Module):
 
 
 def with_pose_path(discriminator: Discriminator, model: ModelConfig, blocks: int) -> tuple[Discriminator, ModelConfig]:
-    """A copy that reads poses through blocks of their own, and the model that it belongs to.
+    """A copy with residual blocks for the pose head alone, and the model that it belongs to.
 
-    They begin as copies of those that poses have been read through: at first it says what the given one says.
+    The new blocks begin as copies of the shared ones, so its predictions are those of the given one at first.
 
     Args:
         discriminator, model: the network and its model; a pose path that it has already grows, but never shrinks.
-        blocks: how many of the last residual blocks poses get; at least the first one stays shared.
+        blocks: how many of the last residual blocks the pose head gets; at least the first one stays shared.
 
     Raises:
-        InputError: it has no so many blocks.
+        InputError: it has too few blocks.
     """
     if not 0 < blocks < len(discriminator.sides):
         raise InputError(
             f"a pose path of {blocks} blocks does not fit {model.name}.",
             f"It takes 1 to {len(discriminator.sides) - 1}.",
         )
+
+    # New blocks begin as copies of the shared ones.
     model = model.with_pose_blocks(max(blocks, model.discriminator.pose_blocks))
     tensors = discriminator.state_dict()
     new = Discriminator(model).to(next(discriminator.parameters()).device)

@@ -1,7 +1,7 @@
 """Style-modulated layers at inference on a CPU: one sample at a time, everything linear folded into the convolution.
 
 The twins of `SynthesisLayer.forward` and of the skip connection in `SynthesisBlock` for [1, 3, 3, 1] networks
-(official_model 3.1-3.5). Style, demodulation and gain go into the weights of the one sample where these are smaller
+(equations 3.1-3.5). Style, demodulation and gain go into the weights of the one sample where these are smaller
 than the maps. An up-sampling layer is four small convolutions, one for each parity of row and column, and one compiled
 pass that smooths and activates.
 """
@@ -24,16 +24,16 @@ Precision = torch.dtype | None
 """Type of the numbers in folded convolutions; None stands for the plain layers."""
 
 
-def fold_precision(x: Tensor) -> Precision:
-    """float32 where the folded forms can stand in (inference on the CPU), bf16 there inside of `torch.autocast`."""
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+def fold_precision(x: Tensor, gradients: bool) -> Precision:
+    """float32 where the folded forms can stand in (no gradients, on the CPU), bf16 there inside of `torch.autocast`."""
+    if gradients or x.device.type != "cpu":
         return None
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def one_by_one(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """`function` of every sample of the batches on its own, joined; types of numbers are as the function says."""
-    with torch.autocast("cpu", enabled=False):
+    """`function` of every sample of the batches on its own, joined; no gradients, types are the function's own."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         samples = [function(*(b[i : i + 1].float() for b in batches)) for i in range(len(batches[0]))]
     return samples[0] if len(samples) == 1 else torch.cat(samples)
 
@@ -51,17 +51,22 @@ def folded_layer(
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "1 O H2 W2"]:
     """`layer(x, w, noise_mode)` for one sample; x and the result are channels-last. `dtype`: of the convolution."""
+    # Style and demodulation.
     style = layer.affine(w)[0]
     kernel = layer.weight.permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I): what follows runs along the channels
     styled = kernel * style
     gain = torch.rsqrt(torch.linalg.vector_norm(styled.flatten(1), dim=1).square() + 1e-8) * SQRT2
     bias = layer.bias * SQRT2
+
+    # Scale whichever is smaller: the map, or the kernel.
     scale_maps = x.numel() < kernel.numel()
     if scale_maps:
         x = x * style[:, None, None]
     else:
         kernel = styled.mul_(gain[:, None, None, None])
         gain = torch.ones_like(gain)
+
+    # Noise.
     clamp = math.inf if layer.clamp is None else layer.clamp
     side = x.shape[-1] * (2 if layer.up else 1)
     noise = None
@@ -69,6 +74,8 @@ def folded_layer(
         noise = torch.randn(side, side) * (layer.noise_strength * SQRT2)
     elif layer.noise and noise_mode == "const":
         noise = layer.noise_const * (layer.noise_strength * SQRT2)
+
+    # Convolve and activate.
     if layer.up:
         return _up(x.to(dtype), kernel.to(dtype), gain, bias, noise, clamp)
     x, weight = x.to(dtype), kernel.permute(0, 3, 1, 2).to(dtype)
@@ -123,6 +130,8 @@ def run_block(
     """
     if precision is None:
         return block(x, image, styles, noise_mode)
+
+    # Features.
     if x is None:
         x = folded_layer(block.conv1, _channels_last(block.const[None]), styles[-2], noise_mode, precision)
     elif last and block.up and noise_mode == "none" and x.shape[-1] >= 2 * BAND:
@@ -130,6 +139,8 @@ def run_block(
     else:
         x = folded_layer(block.conv0, _channels_last(x), styles[0], noise_mode, precision)
         x = folded_layer(block.conv1, x, styles[-2], noise_mode, precision)
+
+    # Colours, added to those so far.
     if not hasattr(block, "torgb"):
         return x, image
     rgb = block.torgb(x.float(), styles[-1])
@@ -151,7 +162,7 @@ _HALO = 2
 def _run_in_bands(block: SynthesisBlock, x: Tensor, image: Tensor | None, styles: list[Tensor], dtype: torch.dtype):
     """The block by bands of rows, which keeps its feature maps small; they are not returned.
 
-    At a band's edges zero padding is wrong, unless it is the picture's edge: those rows are computed and dropped.
+    At a band's edges zero padding is wrong, unless it is the image's edge: those rows are computed and dropped.
     """
     height = x.shape[-2]
     parts = []

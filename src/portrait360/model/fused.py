@@ -16,10 +16,11 @@ from torch import Tensor
 
 from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
+from portrait360.kernels.blocks import DecoderWeights, Form, Geometry, Gradients, Light, Lines, Samples, Sizes, Space
 from portrait360.kernels.lookup import gaps_between, reachable_voxels
-from portrait360.kernels.render import fused_kernels
-from portrait360.model.fused_gpu import render_triton, triton_works
-from portrait360.model.rendering import Deform, Occupancy, Rays, Rendered, finish
+from portrait360.kernels.render import backward_kernel, density_kernel, forward_kernel
+from portrait360.model.fused_gpu import Cast, render_triton, triton_works
+from portrait360.model.rendering import Deform, Rays, Rendered, Sampling, finish, image_width
 from portrait360.model.trigrid import Decoder, sample_trigrid
 
 STOP_TRANSMITTANCE = 1e-3
@@ -51,11 +52,11 @@ def read_density(
     if tri_grid.device.type != "cpu":
         with torch.no_grad():
             return read_density_plain(tri_grid, decoder, normalized, config)
-    planes, weights, sizes = kernel_inputs(tri_grid.detach(), decoder)
+    planes, weights, form = kernel_inputs(tri_grid.detach(), decoder)
     densities = torch.empty(len(tri_grid), len(normalized))
-    fused_kernels(*sizes)[2](
-        planes.numpy().reshape(-1), planes.shape[2], len(tri_grid), *kernel_weights(*weights), normalized.numpy(),
-        np.float32(config.density_scale), np.float32(config.density_shift), densities.numpy(),
+    density_kernel(form)(
+        planes.numpy().reshape(-1), planes.shape[2], len(tri_grid), kernel_weights(*weights), normalized.numpy(),
+        kernel_light(config, 0.0), densities.numpy(),
     )  # fmt: skip
     return densities
 
@@ -77,134 +78,138 @@ def occupied_cells(
     return (F.max_pool3d(grid, 3, stride=1, padding=1)[:, 0] > visible).to(torch.uint8)
 
 
-def picture_width(rays: int) -> int:
-    """Columns of a square picture; one row when the rays are not a square picture."""
-    side = math.isqrt(rays)
-    return side if side * side == rays else rays
+# ---- the kernels' inputs ----
 
 
-def kernel_inputs(tri_grid: Tensor, decoder: Decoder):
+def kernel_inputs(tri_grid: Tensor, decoder: Decoder) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor], Form]:
     """Planes in the kernels' order (no copy if a channels-last synthesis network made them), weights, sizes."""
     planes = tri_grid.permute(0, 4, 5, 1, 3, 2).float().contiguous()
     weights = decoder.parameters_as_used()
     hidden, channels = weights[0].shape
     softplus = decoder.net[1].name == "softplus"
-    return planes, weights, (channels, hidden, weights[2].shape[0] - 1, tri_grid.shape[3], softplus)
+    return planes, weights, Form(channels, hidden, weights[2].shape[0], tri_grid.shape[3], softplus)
 
 
-def kernel_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[np.ndarray, ...]:
-    """The decoder's weights as the kernels read them: w1 (C, H) and w2 (K, H), flat."""
-    w1 = w1.detach().t().contiguous().reshape(-1)
-    return (w1.numpy(), b1.detach().contiguous().numpy(), w2.detach().contiguous().reshape(-1).numpy(),
-            b2.detach().contiguous().numpy())  # fmt: skip
+def kernel_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> DecoderWeights:
+    """The decoder's weights as the kernels read them."""
+    w1 = w1.detach().t()
+    return DecoderWeights(*(value.detach().contiguous().reshape(-1).numpy() for value in (w1, b1, w2, b2)))
 
+
+def kernel_light(config: RenderConfig, stop: float) -> Light:
+    """How decoded values become light; a ray ends when less than `stop` is left."""
+    sigmoid = config.feature_activation == "sigmoid"
+    return Light(np.float32(config.density_scale), np.float32(config.density_shift), sigmoid, np.float32(stop))
+
+
+def kernel_lines(rays: Rays) -> Lines:
+    """The rays of square images (or of one row each)."""
+    width = image_width(rays.directions.shape[1])
+    return Lines(rays.origins.contiguous().numpy(), rays.directions.contiguous().numpy(), width)
+
+
+def kernel_space(
+    field: Tensor | None, occupied: Tensor | None, config: RenderConfig, resolution: int, views: int
+) -> tuple[Space, Geometry, Sizes]:
+    """What rays meet, without gaps to leap over: displacements and occupied cells, if there are any."""
+    box = np.array([*config.box_centre, *config.box_half], np.float32)
+    field_box = np.array([*FIELD_MIN, *FIELD_MAX], np.float32)
+    displacements = np.zeros(0, np.float32) if field is None else field.detach().contiguous().numpy().reshape(-1)
+    cells = np.zeros(0, np.uint8) if occupied is None else occupied.contiguous().numpy().reshape(-1)
+    return (
+        Space(displacements, cells, np.zeros((0, 0), np.uint8), -1),
+        Geometry(box, field_box, field_box),
+        Sizes(
+            resolution=resolution,
+            views=views,
+            field=_NO_NODES if field is None else tuple(field.shape[1:4]),
+            cells=_NO_CELLS if occupied is None else tuple(occupied.shape[1:]),
+            gaps=_NO_NODES,
+        ),
+    )
+
+
+_NO_NODES, _NO_CELLS = (2, 2, 2), (1, 1, 1)
+"""Shapes of fields and occupancy grids that are missing."""
 
 FARTHEST_GAP = 8
-"""Voxels up to which distances to the nearest occupied one are told apart."""
+"""Largest distance to an occupied voxel that is stored, in voxels."""
 
 
-def _gaps(
-    field: np.ndarray | None,
-    shape: tuple[int, ...],
-    field_box: np.ndarray,
-    box: np.ndarray,
-    occupancy: Occupancy,
-    images: int,
-) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
-    """Where rays may leap, as (voxels between nodes [B, N], nodes (nz, ny, nx), corners of their box).
+def _with_gaps(
+    space: Space, geometry: Geometry, sizes: Sizes, seed: int | None, images: int
+) -> tuple[Space, Geometry, Sizes]:
+    """The same with the voxels over which rays may leap: those of the field, before warping; without a field, the
+    occupancy's cells."""
+    latents, field, corners, gap_box = images // sizes.views, space.field, sizes.field, geometry.field
+    grids = images
+    if not len(field):
+        grids, corners = latents, tuple(n + 1 for n in sizes.cells)
+        centre, half = geometry.box[:3], geometry.box[3:]
+        field = np.zeros(latents * math.prod(corners) * 3, np.float32)
+        gap_box = np.concatenate([centre - half, centre + half])
 
-    Voxels are those of the field, before warping; without a field, the occupancy's cells.
-    """
-    latents, *cells = occupancy.occupied.shape
-    if field is None:
-        shape = tuple(n + 1 for n in cells)
-        field, field_box = np.zeros(latents * math.prod(shape) * 3, np.float32), box[[0, 1, 2, 0, 1, 2]].copy()
-        field_box[:3] -= box[3:]
-        field_box[3:] += box[3:]
-        grids = latents
-    else:
-        grids = images
-    voxels = tuple(n - 1 for n in shape)
+    # Which voxels lead to an occupied cell, and how far the others are from one that does.
+    voxels = tuple(n - 1 for n in corners)
     reachable = np.empty((grids, math.prod(voxels)), np.uint8)
-    occupied = occupancy.occupied.numpy().reshape(-1)
-    reachable_voxels(field, shape, field_box, box, occupied, tuple(cells), grids // latents, reachable)
+    reachable_voxels(field, corners, gap_box, geometry.box, space.occupied, sizes.cells, grids // latents, reachable)
     gaps = np.empty_like(reachable)
     # where unoccupied samples are explored, rays cannot leap
-    gaps_between(reachable, voxels, FARTHEST_GAP if occupancy.seed is None else 1, gaps)
-    return gaps.repeat(images // grids, axis=0), shape, field_box
+    gaps_between(reachable, voxels, FARTHEST_GAP if seed is None else 1, gaps)
+
+    return (
+        space._replace(gaps=gaps.repeat(images // grids, axis=0), seed=-1 if seed is None else seed),
+        geometry._replace(gaps=gap_box),
+        sizes._replace(gaps=corners),
+    )
+
+
+# ---- the renderer ----
 
 
 class _Fused(torch.autograd.Function):
     """Glue between autograd and the compiled kernels. Planes arrive as (L, P, P, 3, D, C)."""
 
     @staticmethod
-    def forward(ctx, planes, w1, b1, w2, b2, field, rays, jitter, noise, occupancy, samples, config, sizes, stop):
-        planes_array = planes.detach().numpy().reshape(-1)
-        empty = np.zeros(0, np.float32)
-        shape = (2, 2, 2) if field is None else tuple(field.shape[1:4])
+    def forward(ctx, cast, planes, field, *weights):
+        rays, sampling, occupancy = cast.rays, cast.sampling, cast.sampling.occupancy
         images, count, _ = rays.directions.shape
-        cells = (1, 1, 1) if occupancy is None else tuple(occupancy.occupied.shape[1:])
-        views = images // planes.shape[0]
-        field_array = empty if field is None else field.detach().contiguous().numpy().reshape(-1)
-        field_box = np.array([*FIELD_MIN, *FIELD_MAX], np.float32)
-        box = np.array([*config.box_centre, *config.box_half], np.float32)
-        occupied = np.zeros(0, np.uint8) if occupancy is None else occupancy.occupied.numpy().reshape(-1)
-        gaps = (np.zeros((0, 0), np.uint8), (2, 2, 2), field_box)
+
+        # What rays meet, and where they may leap.
+        cells, views = None if occupancy is None else occupancy.occupied, images // planes.shape[0]
+        space, geometry, sizes = kernel_space(field, cells, cast.config, planes.shape[2], views)
         if occupancy is not None:
-            gaps = _gaps(None if field is None else field_array, shape, field_box, box, occupancy, images)
-        common = (
-            planes.shape[2],
-            views,
-            *kernel_weights(w1, b1, w2, b2),
-            rays.origins.contiguous().numpy(),
-            rays.directions.contiguous().numpy(),
-            picture_width(count),
-            rays.near.contiguous().numpy(),
-            rays.far.contiguous().numpy(),
-            jitter.contiguous().numpy(),
-            samples,
-            empty.reshape(0, 0, 0) if noise is None else noise.contiguous().numpy(),
-            field_array,
-            shape,
-            field_box,
-            box,
-            occupied,
-            cells,
-            *gaps,
-            -1 if occupancy is None or occupancy.seed is None else int(occupancy.seed),
-            np.float32(config.density_scale),
-            np.float32(config.density_shift),
-            config.feature_activation == "sigmoid",
-            np.float32(stop),
+            seed = None if occupancy.seed is None else int(occupancy.seed)
+            space, geometry, sizes = _with_gaps(space, geometry, sizes, seed, images)
+
+        # Render; the inputs serve the backward pass again.
+        noise = np.zeros((0, 0, 0), np.float32) if sampling.noise is None else sampling.noise.contiguous().numpy()
+        near, far, jitter = (value.contiguous().numpy() for value in (rays.near, rays.far, sampling.jitter))
+        ctx.inputs = (
+            planes.detach().numpy().reshape(-1), kernel_weights(*weights), kernel_lines(rays),
+            Samples(near, far, jitter, noise, sampling.count), space, geometry, sizes,
+            kernel_light(cast.config, cast.stop),
         )  # fmt: skip
-        rendered = torch.empty(images, count, sizes[2] + 2)
-        fused_kernels(*sizes)[0](planes_array, *common, rendered.numpy())
-        ctx.common, ctx.sizes, ctx.planes = common, sizes, planes_array
-        ctx.shapes = planes.shape, None if field is None else field.shape
+        rendered = torch.empty(images, count, cast.form.outputs + 1)
+        forward_kernel(cast.form)(*ctx.inputs, rendered.numpy())
+        ctx.form, ctx.planes, ctx.field = cast.form, planes.shape, torch.Size() if field is None else field.shape
         return rendered
 
     @staticmethod
-    def backward(ctx, grad):
-        planes_shape, field_shape = ctx.shapes
-        channels, hidden, features, _, _ = ctx.sizes
-        latents = planes_shape[0]
-        wants_field = field_shape is not None and ctx.needs_input_grad[5]
-        grad_planes = torch.zeros(planes_shape)
-        grad_field = torch.zeros(field_shape or (0,)) if wants_field else torch.zeros(0)
-        parts = [torch.zeros(latents, n) for n in (channels * hidden, hidden, (1 + features) * hidden, 1 + features)]
-        fused_kernels(*ctx.sizes)[1](
-            ctx.planes,
-            *ctx.common,
-            grad.contiguous().float().numpy(),
-            grad_planes.numpy().reshape(-1),
-            *[p.numpy() for p in parts],
-            grad_field.numpy().reshape(-1),
-        )
-        g1, gb1, g2, gb2 = (p.sum(dim=0) for p in parts)
-        return (
-            grad_planes, g1.reshape(channels, hidden).t(), gb1, g2.reshape(1 + features, hidden), gb2,
-            grad_field if wants_field else None, *([None] * 8),
-        )  # fmt: skip
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        form, wants_field = ctx.form, len(ctx.field) > 0 and ctx.needs_input_grad[2]
+
+        # Let the kernel add up, the decoder's gradients one row per latent.
+        planes, field = torch.zeros(ctx.planes), torch.zeros(ctx.field) if wants_field else torch.zeros(0)
+        lengths = (form.channels * form.hidden, form.hidden, form.outputs * form.hidden, form.outputs)
+        rows = [torch.zeros(ctx.planes[0], length) for length in lengths]
+        grads = Gradients(*(values.numpy() for values in (planes.view(-1), *rows, field.view(-1))))
+        backward_kernel(form)(*ctx.inputs, grad.contiguous().float().numpy(), grads)
+
+        # Back to the shapes of `Decoder.parameters_as_used`.
+        w1, b1, w2, b2 = (row.sum(dim=0) for row in rows)
+        w1, w2 = w1.reshape(form.channels, form.hidden).t(), w2.reshape(form.outputs, form.hidden)
+        return None, planes, field if wants_field else None, w1, b1, w2, b2
 
 
 def render_fused(
@@ -212,22 +217,19 @@ def render_fused(
     decoder: Decoder,
     rays: Rays,
     config: RenderConfig,
+    sampling: Sampling,
     *,
-    samples: int,
-    jitter: Float[Tensor, "B M"],
     field: Float[Tensor, "B nz ny nx 3"] | None = None,
-    noise: Float[Tensor, "B M S"] | None = None,
-    occupancy: Occupancy | None = None,
     stop: float = STOP_TRANSMITTANCE,
 ) -> Rendered:
-    """`render_plain` in one compiled pass; differentiable in tri-grid, decoder and field."""
+    """`render_plain` in one compiled pass; differentiable in tri-grid, decoder and field.
+
+    A ray ends when less than `stop` of its light is left.
+    """
     if tri_grid.device.type != "cpu":
-        return render_triton(
-            tri_grid, decoder, rays, config, width=picture_width(rays.directions.shape[1]), samples=samples,
-            jitter=jitter, field=field, noise=noise, occupancy=occupancy, stop=stop,
-        )  # fmt: skip
-    planes, weights, sizes = kernel_inputs(tri_grid, decoder)
-    out = _Fused.apply(planes, *weights, field, rays, jitter, noise, occupancy, samples, config, sizes, stop)
+        return render_triton(tri_grid, decoder, rays, config, sampling, field=field, stop=stop)
+    planes, weights, form = kernel_inputs(tri_grid, decoder)
+    out = _Fused.apply(Cast(rays, sampling, config, form, stop), planes, field, *weights)
     assert isinstance(out, Tensor)
     return finish(out[..., :-2], out[..., -2:-1], out[..., -1:], rays)
 

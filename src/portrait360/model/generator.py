@@ -1,4 +1,4 @@
-"""The generator: z, camera and body pose to a canonical tri-grid, rendered posed (official_model 2-7, 9)."""
+"""The generator: z, camera and body pose to a canonical tri-grid, rendered posed (equations 2-7, 9)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,31 @@ from torch import Tensor, nn
 from portrait360.config import ModelConfig
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import is_left, mirror_body_pose, mirror_camera, rays
-from portrait360.geometry.deformation import apply_field, deform_exact, deformation_field, deformation_field_reference
+from portrait360.geometry.deformation import (
+    FIELD_SHAPE,
+    apply_field,
+    deform_exact,
+    deformation_field,
+    deformation_field_reference,
+)
 from portrait360.model.fused import can_fuse, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
-from portrait360.model.rendering import Occupancy, Rendered, bound_rays, query, render_original, render_plain
+from portrait360.model.rendering import (
+    Deform,
+    Occupancy,
+    Rays,
+    Rendered,
+    Sampling,
+    bound_rays,
+    query,
+    render_original,
+    render_plain,
+)
 from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
 from portrait360.model.trigrid import Decoder, split_planes, symmetrize
-from portrait360.model.two_pass import can_render_midpoints, render_midpoints
+from portrait360.model.two_pass import can_render_two_pass, render_two_pass
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, RenderOutput
 
 
@@ -46,7 +62,7 @@ class Backbone(nn.Module):
 
 
 class GeneratorPoseBranch(nn.Module):
-    """Predicts the body pose that goes with a latent and a camera, mirror-symmetric (official_model 9)."""
+    """Predicts the body pose that goes with a latent and a camera, mirror-symmetric (equations 9)."""
 
     def __init__(self, z_dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -71,20 +87,26 @@ class Scene:
 
 @dataclass(frozen=True)
 class RenderDraws:
-    """Random numbers of one training render; all None at inference, which is deterministic."""
+    """How one render samples its rays. Nothing is random at inference."""
 
     jitter: Float[Tensor, "B M"] | None = None
+    """Of training: where in its interval each ray samples, 0 to 1."""
     density_noise: float = 0.0
+    """Of training: standard deviation of the noise on raw densities."""
     occupancy: Occupancy | None = None
+    gradients: bool = True
+    """False permits the compiled forms of inference, which have no gradients."""
 
 
 class Generator(nn.Module):
-    """Tensor names follow the original networks (official_model 12.6)."""
+    """Tensor names follow the original networks (equations 12.6)."""
 
     def __init__(self, config: ModelConfig, body: BodyTemplate | None = None) -> None:
         super().__init__()
         self.config = config
         self.body = load_body() if body is None else body
+        self.field_shape = FIELD_SHAPE
+        """Nodes of the deformation field along z, y and x."""
         self.backbone = Backbone(config)
         self.decoder = Decoder(config.plane_features, config.decoder_hidden, config.features, config.decoder_activation)
         if config.features != 3:
@@ -113,18 +135,21 @@ class Generator(nn.Module):
         w: Float[Tensor, "L S"],
         w_background: Float[Tensor, "L S"] | None = None,
         noise_mode: str = "const",
+        *,
+        gradients: bool = True,
     ) -> Scene:
-        """Tri-grid and background of each style."""
+        """Tri-grid and background of each style. `gradients` False permits the folded layers of inference."""
         ws = w[:, None].expand(-1, self.backbone.synthesis.num_ws, -1)
-        planes = self.backbone.synthesis(ws, noise_mode)
+        planes = self.backbone.synthesis(ws, noise_mode, gradients=gradients)
         background = None
         if self.config.background is not None:
             wb = w if w_background is None else w_background
-            background = self.bcg_synthesis(wb[:, None].expand(-1, self.bcg_synthesis.num_ws, -1), noise_mode)
+            ws = wb[:, None].expand(-1, self.bcg_synthesis.num_ws, -1)
+            background = self.bcg_synthesis(ws, noise_mode, gradients=gradients)
         tri_grid = symmetrize(split_planes(planes, self.config.plane_depth), self.config.symmetric_features)
         return Scene(w, tri_grid, background, w_background)
 
-    # ---- from scene to pictures ----
+    # ---- from scene to images ----
 
     def cast(
         self,
@@ -136,53 +161,76 @@ class Generator(nn.Module):
         plain: bool,
     ) -> Rendered:
         """Rays of `side` x `side` pixels per camera through the scene; see `render`."""
+        bounded = bound_rays(*rays(camera, side), self.config.render)
+        if self.config.render.quadrature == "midpoint":
+            return self._cast_two_pass(scene, bounded, body_pose, draws, plain)
+        return self._cast_one_pass(scene, bounded, body_pose, draws, plain)
+
+    def _field(self, body_pose: Tensor | None, plain: bool) -> Float[Tensor, "B nz ny nx 3"] | None:
+        """The deformation field of models that have one."""
+        if body_pose is None or self.config.deformation != "field":
+            return None
+        make = deformation_field_reference if plain else deformation_field
+        return make(self.body, body_pose, self.field_shape)
+
+    def _exact(self, body_pose: Tensor | None) -> Deform | None:
+        """The transfer through triangles of models that have it."""
+        if body_pose is None or self.config.deformation == "field":
+            return None
+        return partial(
+            deform_exact,
+            body=self.body,
+            pose=body_pose,
+            thickness=self.config.thickness,
+            first_axis_of_three=self.config.original_bugs.first_axis_of_three,
+        )
+
+    def _cast_two_pass(
+        self, scene: Scene, bounded: Rays, body_pose: Tensor | None, draws: RenderDraws, plain: bool
+    ) -> Rendered:
+        """The published renderer, or its fast twin where nothing is random and no gradients are wanted."""
         config = self.config.render
-        origins, directions = rays(camera, side)
-        bounded = bound_rays(origins, directions, config)
-        field = deform = None
-        if body_pose is not None and self.config.deformation == "field":
-            field = (deformation_field_reference if plain else deformation_field)(self.body, body_pose)
-        elif body_pose is not None:
-            deform = partial(
-                deform_exact,
-                body=self.body,
-                pose=body_pose,
-                thickness=self.config.thickness,
-                first_axis_of_three=self.config.original_bugs.first_axis_of_three,
-            )
-        if config.quadrature == "midpoint":
-            if draws.occupancy is not None and not plain and self._is_inference(scene, draws):
-                if deform is not None and body_pose is not None:
-                    field = deformation_field(self.body, body_pose)
-                return render_midpoints(
-                    scene.tri_grid, self.decoder, bounded, config, draws.occupancy.occupied, field=field
-                )
-            n, m = bounded.near.shape
-            jitter = None if draws.jitter is None else draws.jitter[..., None, None].expand(n, m, config.samples, 1)
-            if field is not None:
-                deform = partial(apply_field, field)
-            tri_grid = scene.tri_grid.repeat_interleave(n // scene.tri_grid.shape[0], dim=0)
-            return render_original(
-                tri_grid, self.decoder, bounded, config,
-                deform=deform, jitter=jitter, density_noise=draws.density_noise,
-            )  # fmt: skip
+        if draws.occupancy is not None and not plain and self._is_inference(scene, draws):
+            field = None if body_pose is None else deformation_field(self.body, body_pose, self.field_shape)
+            occupied = draws.occupancy.occupied
+            return render_two_pass(scene.tri_grid, self.decoder, bounded, config, occupied, field=field)
+
+        field, deform = self._field(body_pose, plain), self._exact(body_pose)
+        if field is not None:
+            deform = partial(apply_field, field)
+        n, m = bounded.near.shape
+        jitter = None if draws.jitter is None else draws.jitter[..., None, None].expand(n, m, config.samples, 1)
+        tri_grid = scene.tri_grid.repeat_interleave(n // scene.tri_grid.shape[0], dim=0)
+        return render_original(
+            tri_grid, self.decoder, bounded, config,
+            deform=deform, jitter=jitter, density_noise=draws.density_noise,
+        )  # fmt: skip
+
+    def _cast_one_pass(
+        self, scene: Scene, bounded: Rays, body_pose: Tensor | None, draws: RenderDraws, plain: bool
+    ) -> Rendered:
+        """This project's renderer, fused where that is possible."""
+        config = self.config.render
+        field, deform = self._field(body_pose, plain), self._exact(body_pose)
+
+        # Training jitters and may add noise; inference takes the middles of the intervals.
         training = draws.jitter is not None
         samples = config.samples if training else (config.inference_samples or config.samples)
         jitter = torch.full_like(bounded.near, 0.5) if draws.jitter is None else draws.jitter
         noise = None
         if draws.density_noise > 0:
             noise = torch.randn(*jitter.shape, samples, device=jitter.device) * draws.density_noise
-        options = {
-            "samples": samples, "jitter": jitter, "field": field, "noise": noise, "occupancy": draws.occupancy,
-        }  # fmt: skip
+        sampling = Sampling(samples, jitter, noise, draws.occupancy)
+
         if can_fuse(scene.tri_grid, deform) and not plain:
-            return render_fused(scene.tri_grid, self.decoder, bounded, config, **options)
-        return render_plain(scene.tri_grid, self.decoder, bounded, config, deform=deform, **options)
+            return render_fused(scene.tri_grid, self.decoder, bounded, config, sampling, field=field)
+        return render_plain(scene.tri_grid, self.decoder, bounded, config, sampling, field=field, deform=deform)
 
     def _is_inference(self, scene: Scene, draws: RenderDraws) -> bool:
         """Whether the compiled two-pass renderer, which has no gradients and draws nothing, can be used."""
-        random = draws.jitter is not None or draws.density_noise > 0 or torch.is_grad_enabled()
-        return not random and can_render_midpoints(scene.tri_grid, self.decoder, self.config.render)
+        random = draws.jitter is not None or draws.density_noise > 0
+        inference = not random and not draws.gradients
+        return inference and can_render_two_pass(scene.tri_grid, self.decoder, self.config.render)
 
     def render(
         self,
@@ -194,25 +242,29 @@ class Generator(nn.Module):
         draws: RenderDraws | None = None,
         plain: bool = False,
     ) -> RenderOutput:
-        """Pictures of B = L * views cameras, latent-major. No body pose means the canonical body.
+        """Images of B = L * views cameras, latent-major. No body pose means the canonical body.
 
         `resolution`: side of the rays (default: the config's). `plain` forces the slow readable renderer and
         the readable field.
         """
         side = self.config.raw_resolution if resolution is None else resolution
+        draws = draws or RenderDraws()
         with torch.autocast(camera.device.type, enabled=False):  # positions need all their bits
-            rendered = self.cast(scene, camera, body_pose, side, draws or RenderDraws(), plain)
-        return self.compose(scene, rendered, side)
+            rendered = self.cast(scene, camera, body_pose, side, draws, plain)
+        return self.compose(scene, rendered, side, gradients=draws.gradients)
 
-    def compose(self, scene: Scene, rendered: Rendered, side: int) -> RenderOutput:
-        """Pictures of rays that were cast: put over the background, coloured, super-resolved (5.9, 7)."""
+    def compose(self, scene: Scene, rendered: Rendered, side: int, *, gradients: bool = True) -> RenderOutput:
+        """Images of rays that were cast: put over the background, coloured, super-resolved (equations 5.9, 7)."""
+        # Rays to images.
         n = rendered.features.shape[0]
         views = n // scene.w.shape[0]
 
-        def picture(v: Tensor) -> Tensor:
+        def to_image(v: Tensor) -> Tensor:
             return v.transpose(1, 2).reshape(n, -1, side, side)
 
-        features, opacity, depth = picture(rendered.features), picture(rendered.opacity), picture(rendered.distance)
+        features, opacity, depth = to_image(rendered.features), to_image(rendered.opacity), to_image(rendered.distance)
+
+        # Over the background.
         w = scene.w.repeat_interleave(views, dim=0)
         background = None
         if scene.background is not None:
@@ -222,12 +274,14 @@ class Generator(nn.Module):
             background = self._colour(behind, w_behind)
         elif self.config.features == 3:
             features = features + (1.0 - opacity) * (self.config.plain_background * 0.5 + 0.5)
+
+        # Colours, and more pixels.
         raw = self._colour(features, w)
         image = raw
         if self.config.superresolution is not None:
             if self.config.superresolution.resample == "box":
                 features = features.contiguous(memory_format=torch.channels_last)
-            image = self.superresolution(raw, features, w).float()
+            image = self.superresolution(raw, features, w, gradients=gradients).float()
             if self.config.original_bugs.raw_overwritten:
                 raw = self.superresolution.overwritten_raw(raw, features, w)
         return RenderOutput(image, raw, opacity * 1.002 - 0.001, depth, background, features)
@@ -241,7 +295,7 @@ class Generator(nn.Module):
     def query(self, scene: Scene, points: Float[Tensor, "L N 3"], body_pose: Float[Tensor, "L 6"] | None = None):
         """Density per world unit [L, N, 1] and colour in [0, 1] [L, N, 3] at posed points."""
         if body_pose is not None:
-            points = apply_field(deformation_field(self.body, body_pose), points)
+            points = apply_field(deformation_field(self.body, body_pose, self.field_shape), points)
         config = self.config.render
         raw, features = query(scene.tri_grid, self.decoder, points, config)
         density = torch.nn.functional.softplus(raw + config.density_shift) * config.density_scale

@@ -1,4 +1,4 @@
-"""Building blocks shared by the generator and the discriminator (official_model 2.2, 3, 8.2)."""
+"""Building blocks shared by the generator and the discriminator (equations 2.2, 3, 8.2)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def leaky_relu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def normalize_second_moment(x: Float[Tensor, "B C"], eps: float = 1e-8) -> Float[Tensor, "B C"]:
-    """Scale every row to unit mean square (official_model 2.3)."""
+    """Scale every row to unit mean square (equations 2.3)."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + eps)
 
 
 def resize(x: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C side side"]:
-    """Antialiased bilinear resize with half-pixel centres; the identity at equal size (official_model 4.3)."""
+    """Antialiased bilinear resize with half-pixel centres; the identity at equal size (equations 4.3)."""
     if x.shape[-1] == side and x.shape[-2] == side:
         return x
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
@@ -50,7 +50,7 @@ def fir(
 
 
 def upsample_fir(x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"]) -> Float[Tensor, "B C H2 W2"]:
-    """Zero-stuff by 2 and smooth; exactly twice the side (official_model 3.5)."""
+    """Zero-stuff by 2 and smooth; exactly twice the side (equations 3.5)."""
     n, c, h, w = x.shape
     stuffed = x.new_zeros(n, c, 2 * h, 2 * w)
     stuffed[:, :, ::2, ::2] = x
@@ -104,7 +104,7 @@ MIN_SIDE_TO_FOLD = 16
 
 
 class FullyConnected(nn.Module):
-    """y = x (W lr / sqrt(in))^T + b lr, then lrelu * sqrt(2) or nothing (official_model 2.2). Always float32."""
+    """y = x (W lr / sqrt(in))^T + b lr, then lrelu * sqrt(2) or nothing (equations 2.2). Always float32."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ POSE_OUTPUT_SCALE = 0.05
 
 
 class SynthesisLayer(nn.Module):
-    """3x3 modulated and demodulated convolution, noise, bias, lrelu (official_model 3.1-3.3).
+    """3x3 modulated and demodulated convolution, noise, bias, lrelu (equations 3.1-3.3).
 
     The convolution is computed as scale - convolve - scale, which equals per-sample kernels exactly and shares one
     weight over the batch.
@@ -195,7 +195,7 @@ class SynthesisLayer(nn.Module):
         return fir(F.pad(x, (1, 1, 1, 1)), self.resample_filter, gain=4.0)
 
     def _per_sample(self, x: Tensor, style: Tensor) -> Tensor:
-        """Modulation and convolution with one kernel per sample, rounded as the original does at inference (3.2)."""
+        """Modulation and convolution, one kernel per sample: the original's rounding at inference (equations 3.2)."""
         n = len(x)
         kernels = self.weight[None] * style[:, None, :, None, None]
         kernels = kernels * torch.rsqrt(kernels.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
@@ -208,7 +208,7 @@ class SynthesisLayer(nn.Module):
         return y.reshape(n, -1, *y.shape[2:])
 
     def _original(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
-        """Step by step as in 3.1."""
+        """Step by step as in equations 3.1."""
         y = self._per_sample(x, self.affine(w))
         if self.noise and noise_mode == "random":
             y = y + torch.randn_like(y[:, :1]) * self.noise_strength
@@ -236,7 +236,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """1x1 modulated convolution without demodulation, noise or activation (official_model 3.4).
+    """1x1 modulated convolution without demodulation, noise or activation (equations 3.4).
 
     `plane_depth` above 1 marks the output as a tri-grid: weights are stored in the original's order (plane, feature,
     slice), the output's channels come as (plane, slice, feature), the order that the renderer reads.
@@ -325,7 +325,7 @@ class SynthesisBlock(nn.Module):
 
 
 class Conv(nn.Module):
-    """Equalised convolution, optional 2x down-sampling, optional lrelu with clamp (official_model 8.2)."""
+    """Equalised convolution, optional 2x down-sampling, optional lrelu with clamp (equations 8.2)."""
 
     resample_filter: Tensor
 
@@ -368,7 +368,7 @@ class Conv(nn.Module):
         return x if limit is None else x.clamp(-limit, limit)
 
     def _original(self, x: Tensor, gain: float) -> Tensor:
-        """With [1, 3, 3, 1] filters, step by step as in 8.2: the same rounding as the original."""
+        """With [1, 3, 3, 1] filters, step by step as in equations 8.2: the same rounding as the original."""
         weight = self.weight * self.weight_gain
         kernel_size = weight.shape[-1]
         if not self.down:

@@ -1,4 +1,4 @@
-"""Mapping networks: (z, camera, body pose) to style (official_model 2), labels to D's condition (8.6)."""
+"""Mapping networks: (z, camera, body pose) to style (equations 2), labels to D's condition (equations 8.6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
 
 
 def latent(seed: int, z_dim: int) -> Float[Tensor, "1 Z"]:
-    """z of a seed: numpy's RandomState, as the original's scripts draw it (official_model 14.1)."""
+    """z of a seed: numpy's RandomState, as the original's scripts draw it (equations 14.1)."""
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
 
 
@@ -70,9 +70,9 @@ class MappingNetwork(nn.Module):
 
     @torch.no_grad()
     def update_average(self, w: Float[Tensor, "B S"], decay: float) -> None:
-        """w_avg <- decay * w_avg + (1 - decay) * mean(w) (official_model 2.4)."""
+        """w_avg <- decay * w_avg + (1 - decay) * mean(w) (equations 2.4)."""
         self.w_avg.copy_(w.detach().float().mean(dim=0).lerp(self.w_avg, decay))
 
     def truncate(self, w: Float[Tensor, "B S"], psi: float) -> Float[Tensor, "B S"]:
-        """w_avg + psi (w - w_avg) (official_model 2.5)."""
+        """w_avg + psi (w - w_avg) (equations 2.5)."""
         return w if psi == 1.0 else self.w_avg.lerp(w, psi)

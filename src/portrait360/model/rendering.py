@@ -1,11 +1,13 @@
-"""Volume rendering of the tri-grid (official_model 5): the plain renderers, and the fused one's twin.
+"""Volume rendering of the tri-grid (equations 5): the plain renderers, and the fused one's twin.
 
-`render_original` is the published two-pass renderer. `render_plain` is the one-pass renderer of this project's own
-presets; `render_fused` computes the same in one compiled pass and is its fast twin. `render` chooses.
+`render_original` is the published two-pass renderer; `two_pass.render_two_pass` is its fast twin for inference.
+`render_plain` is the one-pass renderer of this project's own presets; `fused.render_fused` computes the same in one
+compiled pass and is its fast twin. `Generator.cast` chooses.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,11 +20,11 @@ from torch import Tensor
 from portrait360.config import RenderConfig
 from portrait360.geometry.cameras import ray_box
 from portrait360.geometry.deformation import apply_field
-from portrait360.kernels.render import EXPLORE_MASK, explore_hash
+from portrait360.kernels.rays import EXPLORE_MASK, explore_hash
 from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
 
 EMPTY_DENSITY = -1000.0
-"""Raw density of cropped space, before shift and softplus (official_model 5.5)."""
+"""Raw density of cropped space, before shift and softplus (equations 5.5)."""
 
 Deform = Callable[[Tensor], Tensor]
 
@@ -49,10 +51,24 @@ class Rendered:
 @dataclass(frozen=True)
 class Occupancy:
     """Which cells of the tri-grid box rays visit, portrait by portrait. `seed` picks samples of the others that are
-    taken all the same, to find new matter in training; None takes none. As a tensor (int32) it may stay on a GPU."""
+    taken all the same, to find new density in training; None takes none. As a tensor (int32) it may stay on a GPU."""
 
     occupied: UInt8[Tensor, "L nz ny nx"]
     seed: int | Int[Tensor, ""] | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where the one-pass renderers sample rays."""
+
+    count: int
+    """Samples per ray."""
+    jitter: Float[Tensor, "B M"]
+    """Where in its interval each sample of a ray lies, 0 to 1."""
+    noise: Float[Tensor, "B M S"] | None = None
+    """On raw densities."""
+    occupancy: Occupancy | None = None
+    """None: samples are taken everywhere."""
 
 
 def bound_rays(origins: Float[Tensor, "B M 3"], directions: Float[Tensor, "B M 3"], config: RenderConfig) -> Rays:
@@ -67,11 +83,17 @@ def bound_rays(origins: Float[Tensor, "B M 3"], directions: Float[Tensor, "B M 3
     return Rays(origins[:, 0], directions, near, torch.maximum(far, near.clamp_max(1e5)))
 
 
+def image_width(rays: int) -> int:
+    """Columns of a square image; one row when the rays are not a square image."""
+    side = math.isqrt(rays)
+    return side if side * side == rays else rays
+
+
 # ---- the original two-pass renderer ----
 
 
 def coarse_depths(near: float, far: float, samples: int, jitter: Float[Tensor, "B M S 1"]) -> Float[Tensor, "B M S 1"]:
-    """linspace plus jitter times the spacing; the last sample may lie past `far` (official_model 5.2)."""
+    """linspace plus jitter times the spacing; the last sample may lie past `far` (equations 5.2)."""
     step = (far - near) / (samples - 1)
     return torch.linspace(near, far, samples, device=jitter.device).reshape(1, 1, samples, 1) + jitter * step
 
@@ -80,7 +102,7 @@ def coarse_depths(near: float, far: float, samples: int, jitter: Float[Tensor, "
 def importance_depths(
     depths: Float[Tensor, "B M S 1"], weights: Float[Tensor, "B M S1 1"], u: Float[Tensor, "B M I"]
 ) -> Float[Tensor, "B M I 1"]:
-    """Inverse-transform samples of the smoothed coarse weights (official_model 5.7)."""
+    """Inverse-transform samples of the smoothed coarse weights (equations 5.7)."""
     n, m, s, _ = depths.shape
     t = depths.reshape(n * m, s)
     w = weights.reshape(n * m, 1, s - 1)
@@ -102,7 +124,7 @@ def march_midpoints(
     features: Float[Tensor, "B M K F"], densities: Float[Tensor, "B M K 1"], depths: Float[Tensor, "B M K 1"],
     config: RenderConfig,
 ):  # fmt: skip
-    """Composite neighbours' averages (official_model 5.6). Returns feature, distance, weights [B, M, K-1, 1]."""
+    """Composite neighbours' averages (equations 5.6). Returns feature, distance, weights [B, M, K-1, 1]."""
 
     def middle(v: Tensor) -> Tensor:
         return 0.5 * (v[:, :, 1:] + v[:, :, :-1])
@@ -155,13 +177,14 @@ def render_original(
     density_noise: float = 0.0,
     trace: dict[str, Tensor] | None = None,
 ) -> Rendered:
-    """Coarse pass, importance samples, merge, composite (official_model 5.2-5.8). No jitter means 0.5 everywhere.
+    """Coarse pass, importance samples, merge, composite (equations 5.2-5.8). No jitter means 0.5 everywhere.
 
     `trace` is filled with `depths_coarse` [B, M, S, 1], `weights_coarse` [B, M, S-1, 1] and `depths_fine` [B, M, I, 1].
     """
     n, m, _ = rays.directions.shape
     device = rays.directions.device
 
+    # What a pass reads at distances along the rays.
     def shade(t: Tensor) -> tuple[Tensor, Tensor]:
         points = (rays.origins[:, None, None] + t * rays.directions[:, :, None]).reshape(n, -1, 3)
         density, feature = query(tri_grid, decoder, points if deform is None else deform(points), config)
@@ -171,6 +194,7 @@ def render_original(
             )
         return density.reshape(n, m, -1, 1), feature.reshape(n, m, t.shape[2], -1)
 
+    # Coarse pass.
     if jitter is None:
         jitter = torch.full((n, m, config.samples, 1), 0.5, device=device)
     t0 = coarse_depths(config.near, config.far, config.samples, jitter)
@@ -178,24 +202,28 @@ def render_original(
     feature, distance, weights = march_midpoints(feature0, density0, t0, config)
     if trace is not None:
         trace |= {"depths_coarse": t0, "weights_coarse": weights}
-    if config.importance_samples:
-        if importance_u is None:
-            count = config.importance_samples
-            importance_u = torch.linspace(0.0, 1.0, count, device=device).expand(n, m, count)
-        t1 = importance_depths(t0, weights, importance_u)
-        if trace is not None:
-            trace["depths_fine"] = t1
-        density1, feature1 = shade(t1)
-        depths = torch.cat([t0, t1], dim=2)
-        order = depths.argsort(dim=2)
+    if not config.importance_samples:
+        return Rendered(feature, weights.sum(dim=2), distance)
 
-        def merge(a: Tensor, b: Tensor) -> Tensor:
-            v = torch.cat([a, b], dim=2)
-            return v.gather(2, order.expand(-1, -1, -1, v.shape[-1]))
+    # Importance samples.
+    if importance_u is None:
+        count = config.importance_samples
+        importance_u = torch.linspace(0.0, 1.0, count, device=device).expand(n, m, count)
+    t1 = importance_depths(t0, weights, importance_u)
+    if trace is not None:
+        trace["depths_fine"] = t1
+    density1, feature1 = shade(t1)
 
-        feature, distance, weights = march_midpoints(
-            merge(feature0, feature1), merge(density0, density1), merge(t0, t1), config
-        )
+    # Both by distance.
+    order = torch.cat([t0, t1], dim=2).argsort(dim=2)
+
+    def merge(a: Tensor, b: Tensor) -> Tensor:
+        v = torch.cat([a, b], dim=2)
+        return v.gather(2, order.expand(-1, -1, -1, v.shape[-1]))
+
+    feature, distance, weights = march_midpoints(
+        merge(feature0, feature1), merge(density0, density1), merge(t0, t1), config
+    )
     return Rendered(feature, weights.sum(dim=2), distance)
 
 
@@ -242,35 +270,38 @@ def render_plain(
     decoder: Decoder,
     rays: Rays,
     config: RenderConfig,
+    sampling: Sampling,
     *,
-    samples: int,
-    jitter: Float[Tensor, "B M"],
     field: Float[Tensor, "B nz ny nx 3"] | None = None,
     deform: Deform | None = None,
-    noise: Float[Tensor, "B M S"] | None = None,
-    occupancy: Occupancy | None = None,
 ) -> Rendered:
     """One stratified pass: w_k = T_k (1 - exp(-rho_k step)), each sample standing for its interval.
 
-    B is a multiple of L: pictures are latent-major, B / L views of each tri-grid.
+    B is a multiple of L: images are latent-major, B / L views of each tri-grid.
     """
+    # Place the samples and bring them to canonical space.
     n, m, _ = rays.directions.shape
-    t = sample_distances(rays, samples, jitter)
+    samples, noise = sampling.count, sampling.noise
+    t = sample_distances(rays, samples, sampling.jitter)
     points = (rays.origins[:, None, None] + t[..., None] * rays.directions[:, :, None]).reshape(n, -1, 3)
     if field is not None:
         points = apply_field(field, points)
     elif deform is not None:
         points = deform(points)
+
+    # Decode them, the views of a tri-grid together.
     flat = points.reshape(tri_grid.shape[0], -1, 3)
     density, features = query(tri_grid, decoder, flat, config)
     density, features = density.reshape(n, m, samples), features.reshape(n, m, samples, -1)
     if noise is not None:
         density = density + torch.where(density <= EMPTY_DENSITY, torch.zeros_like(noise), noise)
+
+    # Composite; samples that are not taken have no density.
     step = ((rays.far - rays.near) / samples).clamp_min(0.0)[..., None]
     rho = F.softplus(density + config.density_shift) * config.density_scale
-    if occupancy is not None:
+    if sampling.occupancy is not None:
         normalized = normalize_points(points, config.box_centre, config.box_half)
-        rho = rho * occupancy_mask(normalized, occupancy, m, samples).reshape(n, m, samples)
+        rho = rho * occupancy_mask(normalized, sampling.occupancy, m, samples).reshape(n, m, samples)
     optical = rho * step
     through = torch.exp(-(optical.cumsum(dim=-1) - optical))
     weights = through * (1.0 - torch.exp(-optical))

@@ -1,4 +1,4 @@
-"""Super-resolution: two modulated blocks on rendered features (official_model 7)."""
+"""Super-resolution: two modulated blocks on rendered features (equations 7)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from portrait360.model.layers import SynthesisBlock, fir_kernel, resize
 
 
 class SuperResolution(nn.Module):
-    """Raw picture and features at ray resolution to the final picture; one style row for all layers."""
+    """Raw image and features at ray resolution to the final image; one style row for all layers."""
 
     def __init__(self, config: SuperResolutionConfig, features: int, w_dim: int) -> None:
         super().__init__()
@@ -36,12 +36,17 @@ class SuperResolution(nn.Module):
         features: Float[Tensor, "B F R R"],
         w: Float[Tensor, "B S"],
         noise_mode: str = "none",
+        *,
+        gradients: bool = True,
     ) -> Float[Tensor, "B 3 H H"]:
-        """The final picture. `raw` is never changed, unlike the original at equal resolutions (7.5)."""
+        """The final image. `raw` is never changed, unlike the original at equal resolutions (equations 7.5).
+
+        `gradients` False permits the folded layers of inference, which have none.
+        """
         if self._resizes(features):
             wanted = self.config.input_resolution
             raw, features = resize(raw, wanted), resize(features, wanted)
-        precision = fold_precision(features) if self.config.resample == "fir" else None
+        precision = fold_precision(features, gradients) if self.config.resample == "fir" else None
         if precision is None:
             return self._blocks(raw, features, w, noise_mode, None)
         return one_by_one(partial(self._blocks, noise_mode=noise_mode, precision=precision), raw, features, w)
@@ -57,7 +62,7 @@ class SuperResolution(nn.Module):
         w: Float[Tensor, "B S"],
         noise_mode: str = "none",
     ) -> Float[Tensor, "B 3 R R"]:
-        """The raw picture as the original leaves it: with its first block's colours, if the sides are equal (7.5)."""
+        """The original's raw image: with the first block's colours added, if the sides are equal (equations 7.5)."""
         if self.config.up_first or self._resizes(features):
             return raw
         _, image = self.block0(features, raw, [w, w, w], noise_mode)

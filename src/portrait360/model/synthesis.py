@@ -1,4 +1,4 @@
-"""Skip-architecture StyleGAN2 synthesis, used for the tri-grid and for the background (official_model 3, 4)."""
+"""Skip-architecture StyleGAN2 synthesis, used for the tri-grid and for the background (equations 3, 4)."""
 
 from __future__ import annotations
 
@@ -39,9 +39,17 @@ class SynthesisNetwork(nn.Module):
             self.add_module(f"b{side}", block)
             previous = channels
 
-    def forward(self, ws: Float[Tensor, "B L S"], noise_mode: str) -> Float[Tensor, "B C R R"]:
-        """`ws`: at least `num_ws` rows. A block's toRGB shares its row with the next block's first layer."""
-        precision = fold_precision(ws) if self.resample == "fir" else None
+    def forward(
+        self, ws: Float[Tensor, "B L S"], noise_mode: str, *, gradients: bool = True
+    ) -> Float[Tensor, "B C R R"]:
+        """The image of styles.
+
+        Args:
+            ws: at least `num_ws` rows. A block's toRGB shares its row with the next block's first layer.
+            noise_mode: random, const or none (equations 3.1).
+            gradients: False permits the folded layers of inference, which have none.
+        """
+        precision = fold_precision(ws, gradients) if self.resample == "fir" else None
         if precision is None:
             return self._run(ws, noise_mode, None)
         return one_by_one(partial(self._run, noise_mode=noise_mode, precision=precision), ws)

@@ -1,4 +1,4 @@
-"""The tri-grid: three stacks of feature planes, and the decoder (official_model 3.9, 5.3, 5.4)."""
+"""The tri-grid: three stacks of feature planes, and the decoder (equations 3.9, 5.3, 5.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast form of the original renderer: the CPU, no gradients, and only where a portrait has matter."""
+"""The fast form of the original renderer: on the CPU, without gradients, and only in occupied cells."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from portrait360.config import RenderConfig
-from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
-from portrait360.kernels.two_pass import midpoint_kernel
-from portrait360.model.fused import kernel_inputs, kernel_weights, occupied_cells, picture_width
+from portrait360.kernels.blocks import Passes
+from portrait360.kernels.two_pass import two_pass_kernel
+from portrait360.model.fused import (
+    kernel_inputs,
+    kernel_light,
+    kernel_lines,
+    kernel_space,
+    kernel_weights,
+    occupied_cells,
+)
 from portrait360.model.rendering import Rays, Rendered
 from portrait360.model.trigrid import Decoder
 
@@ -22,12 +29,12 @@ STOP_TRANSMITTANCE = 1e-3
 VISIBLE_DENSITY = 0.02
 """Density per world unit below which a cell counts as empty; half a unit of it stops one per cent of the light."""
 
-FINEST_MATTER = 0.0225
-"""World units between the points where densities are read to find matter."""
+DENSITY_SPACING = 0.0225
+"""Largest distance of the points where densities are read, world units."""
 
 
-def can_render_midpoints(tri_grid: Tensor, decoder: Decoder, config: RenderConfig) -> bool:
-    """Whether `render_midpoints` can stand in for `render_original`."""
+def can_render_two_pass(tri_grid: Tensor, decoder: Decoder, config: RenderConfig) -> bool:
+    """Whether `render_two_pass` can stand in for `render_original`."""
     hidden = len(decoder.parameters_as_used()[1])
     return (
         config.quadrature == "midpoint"
@@ -39,20 +46,23 @@ def can_render_midpoints(tri_grid: Tensor, decoder: Decoder, config: RenderConfi
     )
 
 
-def cells_for_midpoints(
+def cells_for_two_pass(
     tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, config: RenderConfig
 ) -> UInt8[Tensor, "L nz ny nx"]:
-    """Cells that rays must visit. A cell is as long as the distance of two coarse samples: the compositing averages
-    neighbours, so the samples next to matter count, and cells next to occupied ones are visited too. Densities are
-    read at least every `FINEST_MATTER`."""
+    """Cells that rays must visit.
+
+    A cell is as long as the distance of two coarse samples: the compositing averages neighbours, so the samples next to
+    visible density count, and cells next to occupied ones are visited too. Densities are read at least every
+    `DENSITY_SPACING`.
+    """
     spacing = (config.far - config.near) / (config.samples - 1)
     nx, ny, nz = (max(1, int(2.0 * half / spacing)) for half in config.box_half)
-    samples = math.ceil(spacing / FINEST_MATTER)
+    samples = math.ceil(spacing / DENSITY_SPACING)
     return occupied_cells(tri_grid, decoder, config, (nz, ny, nx), samples, visible=VISIBLE_DENSITY)
 
 
 @torch.no_grad()
-def render_midpoints(
+def render_two_pass(
     tri_grid: Float[Tensor, "L 3 C D H W"],
     decoder: Decoder,
     rays: Rays,
@@ -65,39 +75,31 @@ def render_midpoints(
     """What `render_original` computes at inference (jitter 0.5, even u), in occupied cells of the tri-grid box.
 
     Samples in other cells, or outside of the box, count as cropped. With everything occupied and `stop` 0 the two
-    agree to rounding inside of the box. Rays that meet nothing get the largest distance, as there (official_model
+    agree to rounding inside of the box. Rays that meet nothing get the largest distance, as there (equations
     5.2-5.8).
     """
-    planes, weights, sizes = kernel_inputs(tri_grid, decoder)
+    # What rays meet.
+    planes, weights, form = kernel_inputs(tri_grid, decoder)
     images, count, _ = rays.directions.shape
+    space, geometry, sizes = kernel_space(field, occupied, config, planes.shape[2], images // planes.shape[0])
     half = np.array(config.box_half, np.float32)
     limits = np.ones(3, np.float32) if config.crop is None else np.array([config.crop, half[1], config.crop]) / half
-    empty = np.zeros(0, np.float32)
-    out = torch.empty(images, count, sizes[2] + 2)
-    midpoint_kernel(*sizes)(
-        planes.numpy().reshape(-1),
-        planes.shape[2],
-        images // planes.shape[0],
-        *kernel_weights(*weights),
-        rays.origins.contiguous().numpy(),
-        rays.directions.contiguous().numpy(),
-        picture_width(count),
+
+    # Render.
+    passes = Passes(
         np.float32(config.near),
         np.float32(config.far),
         config.samples,
         config.importance_samples,
-        empty if field is None else field.detach().contiguous().numpy().reshape(-1),
-        (2, 2, 2) if field is None else tuple(field.shape[1:4]),
-        np.array([*FIELD_MIN, *FIELD_MAX], np.float32),
-        np.array([*config.box_centre, *config.box_half], np.float32),
         limits.astype(np.float32),
-        occupied.contiguous().numpy().reshape(-1),
-        tuple(occupied.shape[1:]),
-        np.float32(config.density_scale),
-        np.float32(config.density_shift),
-        np.float32(stop),
-        out.numpy(),
     )
+    out = torch.empty(images, count, form.outputs + 1)
+    two_pass_kernel(form)(
+        planes.numpy().reshape(-1), kernel_weights(*weights), kernel_lines(rays), passes, space, geometry, sizes,
+        kernel_light(config, stop), out.numpy(),
+    )  # fmt: skip
+
+    # From sums of weight * distance to distances.
     opacity, distance = out[..., -2:-1], out[..., -1:]
     farthest = config.far + 0.5 * (config.far - config.near) / (config.samples - 1)
     distance = torch.where(opacity > 0, distance / opacity.clamp_min(1e-12), torch.full_like(distance, farthest))

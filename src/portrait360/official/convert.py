@@ -1,4 +1,4 @@
-"""From a snapshot of the original training code to this project's weights (official_model 12).
+"""From a snapshot of the original training code to this project's weights (equations 12).
 
 The configuration is read off the tensors' shapes and the generator's options; tensors keep their names and values
 (float32). Tensors of the licensed body model are left out: the deformation is driven by the packaged body, or by an

@@ -1,4 +1,4 @@
-"""A user's own SMPL file as the body behind the deformation (official_model 1.1, 1.7, 6.2).
+"""A user's own SMPL file as the body behind the deformation (equations 1.1, 1.7, 6.2).
 
 Poses are those of smplx: the neck's and the head's turn are joints 12 and 15, all other joints rest, shape is the mean.
 The file stays the user's: it falls under the licence of SMPL, and so does what is made of it here.

@@ -1,4 +1,4 @@
-"""Snapshots of the original training code as data (official_model 12): which networks, which tensors, which options.
+"""Snapshots of the original training code as data (equations 12): which networks, which tensors, which options.
 
 A snapshot is a pickle whose normal loading runs source text stored in it. Here nothing of it runs (`pickle_data`):
 source texts are dropped unread, unknown classes of the original's packages become inert `Thing`s, tensors are rebuilt
@@ -45,7 +45,7 @@ class _Storage:
         self.values = values
 
 
-# ---- the legacy container of one storage (12.3) ----
+# ---- the legacy container of one storage (equations 12.3) ----
 
 
 class _StorageRules(Rules):
@@ -95,7 +95,7 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
     return storage.values.as_strided(size, stride, offset).clone()
 
 
-# ---- names of the original's pickles (12.2) ----
+# ---- names of the original's pickles (equations 12.2) ----
 
 
 def _persistent_object(meta: Any) -> Thing:
@@ -185,7 +185,7 @@ def _decompress(path: Path) -> bytes:
 
 
 def state_tensors(module: Thing) -> dict[str, Tensor]:
-    """Parameters and buffers of a network under their state names (12.4).
+    """Parameters and buffers of a network under their state names (equations 12.4).
 
     Raises:
         CheckpointError: modules nested in an impossible way.

@@ -64,7 +64,7 @@ class Fit:
     """Of the square crop, right and down, pixels of the photo."""
     side: float
     camera: Float[Tensor, " 25"]
-    """Label of the crop: radius 2.7 and the fixed focal length, roll kept (official_model 13.4)."""
+    """Label of the crop: radius 2.7 and the fixed focal length, roll kept (equations 13.4)."""
     body_pose: Float[Tensor, " 6"]
     fit_error: float
     """Root mean square distance between the face mesh, or where there is none the encoder's landmarks, and the

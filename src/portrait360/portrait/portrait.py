@@ -18,7 +18,7 @@ from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
 from portrait360.model.rendering import Occupancy
-from portrait360.model.two_pass import can_render_midpoints, cells_for_midpoints
+from portrait360.model.two_pass import can_render_two_pass, cells_for_two_pass
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
@@ -33,8 +33,8 @@ Vector3 = tuple[float, float, float]
 def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx"] | None:
     """The cells where a scene has matter, or None where no compiled renderer can use them."""
     render = generator.config.render
-    if can_render_midpoints(scene.tri_grid, generator.decoder, render):
-        return cells_for_midpoints(scene.tri_grid, generator.decoder, render)
+    if can_render_two_pass(scene.tri_grid, generator.decoder, render):
+        return cells_for_two_pass(scene.tri_grid, generator.decoder, render)
     if render.quadrature == "point" and can_fuse(scene.tri_grid, None):
         return occupied_cells(scene.tri_grid, generator.decoder, render, VIEWING_CELLS)
     return None
@@ -62,7 +62,7 @@ class Portrait:
         z = latent(seed, generator.config.z_dim).to(device)
         w = generator.map(z, camera_label(0.0, device=device), None, truncation_psi)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            scene = generator.scene(w)
+            scene = generator.scene(w, gradients=False)
         return cls(generator, scene, find_matter(generator, scene), bf16)
 
     @property
@@ -115,7 +115,7 @@ class Portrait:
     def _render(
         self, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None, side: int, plain: bool
     ) -> RenderOutput:
-        draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied))
+        draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied), gradients=False)
         pose = None if body_pose is None else body_pose.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16 and not plain):
             out = self.generator.render(

@@ -85,7 +85,7 @@ class CanonicalTilt:
         w = generator.map(z, front, z.new_zeros(PORTRAITS, 6))
         total = torch.zeros(points.shape[1], device=device)
         for one in w.split(1):
-            density, _ = generator.query(generator.scene(one), points)
+            density, _ = generator.query(generator.scene(one, gradients=False), points)
             total += 1.0 - torch.exp(-STEP * density[0, :, 0])
         return self.fit((total / PORTRAITS).cpu())
 

@@ -28,8 +28,9 @@ def network_pictures(
     """Pictures and masks of any size, or their middle parts, as the model's discriminator has learned to see real ones.
 
     This project's models: before plain grey if they have no background network, the mean over the area of each
-    pixel (middle parts: bilinearly), and the mask at the side of the rays (10.4), as in training. The original's:
-    resized bilinearly, the mask at its own size (14.2). `before_grey`: the pictures are before plain grey already.
+    pixel (middle parts: bilinearly), and the mask at the side of the rays (equations 10.4), as in training. The
+    original's: resized bilinearly, the mask at its own size (equations 14.2). `before_grey`: the pictures are before
+    plain grey already.
     """
     side = model.resolution
     if model.background is None and not before_grey:
@@ -77,7 +78,7 @@ def window_poses(
 ) -> Float[Tensor, "B K 6"]:
     """Body poses that the discriminator sees in pictures and their middle parts, seen by cameras to match.
 
-    Every picture is judged by itself: the minibatch deviation (8.4) does not depend on the others.
+    Every picture is judged by itself: the minibatch deviation (equations 8.4) does not depend on the others.
 
     Args:
         discriminator, model: the network and the model that it belongs to.

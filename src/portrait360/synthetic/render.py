@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portrait360.kernels import raster, shading
+from portrait360.kernels import raster, shading, surroundings
 from portrait360.synthetic.background import background
 from portrait360.synthetic.light import radiance, spread_directions
 from portrait360.synthetic.scene import Scene
@@ -182,7 +182,7 @@ class Renderer:
             axes = _axes(direction)
             screen = _orthographic(scene.points, axes, _SHADOW_EXTENT, _SKY_SIDE)
             depth, _ = self._nearest(scene, screen, False, 128, _SKY_SIDE)
-            shading.add_direction(
+            surroundings.add_direction(
                 scene.points,
                 scene.normals,
                 scene.soft,

@@ -1,4 +1,4 @@
-"""Changes to batches: blur, mirroring, and swapping with the neighbour in the batch (official_model 10.2, 10.3)."""
+"""Changes to batches: blur, mirroring, and swapping with the neighbour in the batch (equations 10.2, 10.3)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mirror_some(
     cameras: Float[Tensor, "B 25"],
     body_poses: Float[Tensor, "B 6"],
 ):
-    """Mirror image, mask, camera and body pose together where the flag is set (1.5)."""
+    """Mirror image, mask, camera and body pose together where the flag is set (equations 1.5)."""
     samples = (images, masks, cameras, body_poses)
     return tuple(select(flags, there, here) for there, here in zip(mirrored(*samples), samples, strict=True))
 

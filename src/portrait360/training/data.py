@@ -164,7 +164,7 @@ class Framing:
 def random_labels(
     cameras: Float[Tensor, "N 25"], body_poses: Float[Tensor, "N 6"], size: int, mirror: bool, device: torch.device
 ) -> Labels:
-    """Labels of pictures drawn at random, half of them mirrored (10.1); uses torch's random state."""
+    """Labels of pictures drawn at random, half of them mirrored (equations 10.1); uses torch's random state."""
     i = torch.randint(len(cameras), (size,))
     flip = torch.rand(size) < (0.5 if mirror else 0.0)
     camera, pose = cameras[i], body_poses[i]

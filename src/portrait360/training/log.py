@@ -15,7 +15,7 @@ from numpy import ndarray
 from portrait360.geometry.cameras import camera_label
 from portrait360.media.images import to_bytes
 from portrait360.media.sheets import grid, save_png
-from portrait360.model.generator import Generator
+from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.mapping import latent
 from portrait360.runtime.files import atomic_write
 from portrait360.types import InputError
@@ -82,10 +82,11 @@ def turn_sheet(generator: Generator, seeds: range, psi: float = 0.7) -> UInt8[nd
     """One row per seed, eight yaws of 45 degrees from the front."""
     front = camera_label(0.0)
     cameras = camera_label(torch.arange(8) * (math.pi / 4))
-    rows = []
+    rows, draws = [], RenderDraws(gradients=False)
     for seed in seeds:
-        scene = generator.scene(generator.map(latent(seed, generator.config.z_dim), front, None, psi))
-        rows.append(to_bytes(generator.render(scene, cameras).image))
+        w = generator.map(latent(seed, generator.config.z_dim), front, None, psi)
+        scene = generator.scene(w, gradients=False)
+        rows.append(to_bytes(generator.render(scene, cameras, draws=draws).image))
     return grid(np.concatenate(rows), len(rows[0]))
 
 
@@ -94,10 +95,11 @@ def pose_sheet(generator: Generator, seeds: range, psi: float = 0.7) -> UInt8[nd
     """Two rows per seed (front and 45 degrees), one column per pose of `SHEET_POSES_DEGREES`."""
     front = camera_label(0.0)
     poses = torch.tensor(SHEET_POSES_DEGREES) * (math.pi / 180)
-    rows = []
+    rows, draws = [], RenderDraws(gradients=False)
     for seed in seeds:
-        scene = generator.scene(generator.map(latent(seed, generator.config.z_dim), front, None, psi))
+        w = generator.map(latent(seed, generator.config.z_dim), front, None, psi)
+        scene = generator.scene(w, gradients=False)
         for yaw in (0.0, math.pi / 4):
             camera = camera_label(yaw).expand(len(poses), -1).contiguous()
-            rows.append(to_bytes(generator.render(scene, camera, poses).image))
+            rows.append(to_bytes(generator.render(scene, camera, poses, draws=draws).image))
     return grid(np.concatenate(rows), len(rows[0]))

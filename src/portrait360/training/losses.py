@@ -1,4 +1,4 @@
-"""Loss terms as pure functions of logits, poses and gradients (official_model 10.7-10.9; R3GAN, Huang et al. 2024)."""
+"""Loss terms as pure functions of logits, poses and gradients (equations 10.7-10.9; R3GAN, Huang et al. 2024)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """What a step of training computes on the device: generated pictures, verdicts, losses and their gradients
-(official_model 10).
+(equations 10).
 
 Both networks get their gradients from the same forward pass: the generated pictures are judged once, the generator
 takes the gradient at the pictures, the discriminator the gradient at its weights. `separate_gradients` is the readable
@@ -134,11 +134,13 @@ def decide(state: TrainingState, batch: Batch | Labels) -> Given:
     )
 
 
-def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = None) -> Generated:
-    """Pictures of new latents seen with the labels' cameras, with the pose branch's body poses (10.1, 10.2).
+def generate(
+    state: TrainingState, batch: Batch | Labels, given: Given | None = None, *, gradients: bool = True
+) -> Generated:
+    """Pictures of new latents seen with the labels' cameras, with the pose branch's body poses (equations 10.1, 10.2).
 
     With `given`, what the CPU has decided, nothing waits for the device, and the same work is done whatever numbers
-    the tensors hold.
+    the tensors hold. `gradients`: whether the generator will learn from them.
     """
     given = given or decide(state, batch)
     config, generator, moment = state.config, state.generator, given.moment
@@ -161,7 +163,7 @@ def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = 
     (w_background,) = swap_some(behind, w)
 
     with autocast(config, device):
-        scene = generator.scene(w, w_background, noise_mode="random")
+        scene = generator.scene(w, w_background, noise_mode="random", gradients=gradients)
         side = moment.raw_resolution
         occupancy = None
         if config.occupancy and can_fuse(scene.tri_grid, None) and not config.plain_renderer:
@@ -172,6 +174,7 @@ def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = 
             torch.rand(n, side * side, device=device),
             moment.density_noise,
             occupancy,
+            gradients,
         )
         out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws, plain=config.plain_renderer)
     raw = None if state.model.superresolution is None else out.raw
@@ -179,14 +182,14 @@ def generate(state: TrainingState, batch: Batch | Labels, given: Given | None = 
 
 
 def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
-    """Real image, raw image and mask at the sizes of the generated ones (10.4)."""
+    """Real image, raw image and mask at the sizes of the generated ones (equations 10.4)."""
     side = schedules.raw_resolution(state.images, state.model, state.config)
     raw = None if state.model.superresolution is None else resize(batch.image, side)
     return Pictures(batch.image, raw, resize(batch.mask, side))
 
 
 def blurred(pictures: Pictures, sigma: float, *, raw: bool) -> Pictures:
-    """The blur of 10.3: real raw images are blurred, generated ones and masks never."""
+    """The blur of equations 10.3: real raw images are blurred, generated ones and masks never."""
     return Pictures(
         blur(pictures.image, sigma),
         blur(pictures.raw, sigma) if raw and pictures.raw is not None else pictures.raw,
@@ -199,7 +202,7 @@ def _leaf(pictures: Pictures) -> Pictures:
 
 
 def regularise(state: TrainingState, real: Pictures, camera: Tensor) -> dict[str, Tensor]:
-    """Lazy R1 on image, raw image and mask; gradients are added to the discriminator's (10.9)."""
+    """Lazy R1 on image, raw image and mask; gradients are added to the discriminator's (equations 10.9)."""
     config, leaf = state.config, _leaf(real)
     with autocast(config, camera.device):
         logits, _ = state.discriminator(leaf, camera)

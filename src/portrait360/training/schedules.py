@@ -1,4 +1,4 @@
-"""What changes over training, as pure functions of the number of images shown (official_model 10)."""
+"""What changes over training, as pure functions of the number of images shown (equations 10)."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def moment(images: int, step: int, model: ModelConfig, config: TrainingConfig) -
 
 
 def swap_probability(images: int, config: TrainingConfig) -> float:
-    """Chance that a portrait is conditioned on another picture's labels: from 1 to the config's (10.2)."""
+    """Chance that a portrait is conditioned on another picture's labels: from 1 to the config's (equations 10.2)."""
     a = _progress(images, config.swap_fade_kimg)
     return (1.0 - a) + a * config.swap_probability
 
 
 def blur_sigma(images: int, config: TrainingConfig) -> float:
-    """Width of the blur on what the discriminator sees, in pixels: fades to 0 (10.3)."""
+    """Width of the blur on what the discriminator sees, in pixels: fades to 0 (equations 10.3)."""
     return config.blur_sigma * (1.0 - _progress(images, config.blur_fade_kimg))
 
 
 def density_noise(images: int, config: TrainingConfig) -> float:
-    """Standard deviation of the noise on raw densities: fades to 0 (10.6)."""
+    """Standard deviation of the noise on raw densities: fades to 0 (equations 10.6)."""
     return config.density_noise * (1.0 - _progress(images, config.density_noise_fade_kimg))
 
 
 def pose_regularisation(images: int, config: TrainingConfig) -> float:
-    """Weight of L_preg: full for `pose_preg_kimg`, then linearly to 0 over as long again (10.7)."""
+    """Weight of L_preg: full for `pose_preg_kimg`, then linearly to 0 over as long again (equations 10.7)."""
     if config.pose_preg_kimg <= 0:
         return 0.0
     return config.pose_preg_weight * min(max(2.0 - images / (1000.0 * config.pose_preg_kimg), 0.0), 1.0)
@@ -66,7 +66,7 @@ def refined_share(images: int, config: TrainingConfig) -> float:
 
 
 def ema_beta(images: int, config: TrainingConfig) -> float:
-    """Share of the old average that stays in one step (10.11)."""
+    """Share of the old average that stays in one step (equations 10.11)."""
     half_life = 1000.0 * config.ema_kimg
     if config.ema_rampup is not None:
         half_life = min(half_life, config.ema_rampup * images)
@@ -83,7 +83,7 @@ def learning_rate_factor(images: int, config: TrainingConfig) -> float:
 
 
 def raw_resolution(images: int, model: ModelConfig, config: TrainingConfig) -> int:
-    """Side of the volume-rendered picture (10.5)."""
+    """Side of the volume-rendered picture (equations 10.5)."""
     ramp = config.raw_ramp
     if ramp is None:
         return model.raw_resolution
@@ -92,5 +92,5 @@ def raw_resolution(images: int, model: ModelConfig, config: TrainingConfig) -> i
 
 
 def learns_pose_branch(images: int, config: TrainingConfig) -> bool:
-    """Whether the generator's pose branch still learns (stage 1 of 10.13)."""
+    """Whether the generator's pose branch still learns (stage 1 of equations 10.13)."""
     return config.pose_branch_kimg is None or images < 1000.0 * config.pose_branch_kimg

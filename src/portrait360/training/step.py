@@ -1,4 +1,4 @@
-"""One update of generator and discriminator: gradients, optimisers, moving averages (official_model 10).
+"""One update of generator and discriminator: gradients, optimisers, moving averages (equations 10).
 
 `joint_update` takes the gradients of both networks from one pass; `separate_phases` is the published training.
 """
@@ -33,7 +33,7 @@ TILT_INTERVAL = 100
 
 @torch.no_grad()
 def update_average(average: torch.nn.Module, current: torch.nn.Module, beta: float) -> None:
-    """Parameters move towards the current ones, buffers are copied (10.11)."""
+    """Parameters move towards the current ones, buffers are copied (equations 10.11)."""
     averages: list[Tensor] = list(average.parameters())
     newest: list[Tensor] = list(current.parameters())
     torch._foreach_lerp_(averages, newest, 1.0 - beta)  # pyright: ignore[reportPrivateImportUsage]
@@ -83,7 +83,7 @@ def joint_update(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, 
 
 def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, Tensor]:
     """One network after the other, as published: each phase generates pictures of its own, for labels of its own, and
-    ends with a step of its optimiser, the penalties (every `r1_interval` steps) too (10.1, 10.7-10.10).
+    ends with a step of its optimiser, the penalties (every `r1_interval` steps) too (equations 10.1, 10.7-10.10).
 
     A loss that is not finite ends the update where it shows.
     """
@@ -109,7 +109,7 @@ def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[st
 
     state.d_optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        shown = generate(state, for_discriminator)
+        shown = generate(state, for_discriminator, gradients=False)
     fake = blurred(shown.pictures, sigma, raw=False)
     real = blurred(real_pictures(state, batch), sigma, raw=True)
     fake_logits, fake_poses = judge(fake, for_discriminator.camera)
