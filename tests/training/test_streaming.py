@@ -106,9 +106,10 @@ def test_a_run_from_shards_resumes_exactly(packed, tmp_path):
     train(packed[1], "tiny", tmp_path / "whole", kimg=0.016, quiet=True)
     train(packed[1], "tiny", tmp_path / "parts", kimg=0.008, quiet=True)
     train(packed[1], "tiny", tmp_path / "parts", resume=True, kimg=0.016, quiet=True)
-    _, whole, _ = load_checkpoint(checkpoints(tmp_path / "whole")[-1])
-    _, parts, progress = load_checkpoint(checkpoints(tmp_path / "parts")[-1])
-    assert progress["images"] == 16
+    whole = load_checkpoint(checkpoints(tmp_path / "whole")[-1]).tensors
+    last = load_checkpoint(checkpoints(tmp_path / "parts")[-1])
+    parts = last.tensors
+    assert last.images == 16
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from portrait360.portrait.weights import read_weights_file
 from portrait360.poses.memory import PoseMemory
 from portrait360.runtime.distributed import Ranks
 from portrait360.runtime.tensors import fill_module, module_tensors
+from portrait360.training.checkpoints import Checkpoint
 from portrait360.training.passes import TrainingState
 from portrait360.types import CheckpointError
 
@@ -196,33 +197,39 @@ def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tens
     return tensors
 
 
-def fill_state(
-    state: TrainingState, tensors: dict[str, Tensor], progress: dict[str, Any], path: Path, ranks: Ranks
-) -> None:
+def fill_state(state: TrainingState, checkpoint: Checkpoint, ranks: Ranks) -> None:
     """Put a checkpoint's tensors into a fresh state of the same preset.
 
     With another number of processes than before, each seeds its random state anew.
+
+    Raises:
+        CheckpointError: a tensor is missing, or of another shape.
     """
-    has_average = any(name.startswith("D_ema/") for name in tensors)
+    # Networks and optimisers
+    tensors = checkpoint.tensors
     for module, prefix in (
         (state.generator, "G"),
         (state.discriminator, "D"),
         (state.average, "G_ema"),
-        (state.average_discriminator, "D_ema" if has_average else "D"),  # older checkpoints have none
+        (state.average_discriminator, "D_ema"),
     ):
-        fill_module(module, tensors, prefix, path)
+        fill_module(module, tensors, prefix, checkpoint.path)
     fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
     fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
+
+    # The memory of poses and the random state
+    device = next(state.generator.parameters()).device
     try:
         state.memory = PoseMemory.from_tensors(tensors)
         random_states = tensors["random/cpu"]
         if len(random_states) == ranks.size:
             torch.set_rng_state(random_states[ranks.rank].clone())
         else:
-            torch.manual_seed(int(progress["images"]) * ranks.size + ranks.rank)
-        device = next(state.generator.parameters()).device
+            torch.manual_seed(checkpoint.images * ranks.size + ranks.rank)
         if device.type == "cuda" and "random/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random/cuda"], device)
-        state.images, state.step = int(progress["images"]), int(progress["step"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} lacks parts of the training state ({error}).", "Use another one.") from error
+        raise CheckpointError(
+            f"{checkpoint.path} lacks parts of the training state ({error}).", "Use another one."
+        ) from error
+    state.images, state.step = checkpoint.images, checkpoint.step
