@@ -20,6 +20,7 @@ from portrait360.encoder.batches import EncoderData, EncoderTraining, batch_of, 
 from portrait360.encoder.files import load_encoder
 from portrait360.encoder.network import EncoderConfig, PortraitEncoder, to_view
 from portrait360.encoder.train import (
+    EncoderState,
     contrastive_loss,
     encoder_losses,
     learning_rate,
@@ -167,7 +168,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(data, tmp_path, one_thread):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
     encoder, info = load_encoder(tmp_path / "whole.safetensors")
-    assert info["about"] == {"steps": 6, "pictures": 21}
+    assert info["about"] == {"steps": 6, "images": 21}
     assert encoder.config == SMALL
     assert encoder.feature_scale.std() > 0
 
@@ -252,12 +253,14 @@ def test_a_resumed_optimizer_has_the_layout_of_its_parameters(data, tmp_path):
     """Otherwise GPUs would take the parameters one by one from then on."""
     encoder = train_encoder(data, tmp_path / "encoder.safetensors", SMALL, RECIPE, stop_after=2)
     optimizer = torch.optim.AdamW(encoder.parameters())
-    assert encoder_training._resume(tmp_path / "encoder.checkpoint.safetensors", encoder, optimizer)[0] == 2
+    state = EncoderState(encoder, optimizer)
+    state.resume(tmp_path / "encoder.checkpoint.safetensors")
+    assert state.step == 2
     assert len(optimizer.state) == len(list(encoder.parameters()))
-    for parameter, state in optimizer.state.items():
-        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
-        assert state["exp_avg_sq"].max() > 0
-        assert state["step"] == 2
+    for parameter, moments in optimizer.state.items():
+        assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
+        assert moments["exp_avg_sq"].max() > 0
+        assert moments["step"] == 2
 
 
 def test_the_command_line_of_the_module(people, tmp_path, one_thread):
@@ -265,14 +268,14 @@ def test_the_command_line_of_the_module(people, tmp_path, one_thread):
     words = line.split()
     assert words[:3] == ["python", "-m", "portrait360.encoder.train"]
     with pytest.raises(InputError, match="not a device"):
-        main((people,), tmp_path / "encoder.safetensors", SMALL, RECIPE, device="gpu")
+        main((people,), tmp_path / "encoder.safetensors", config=SMALL, recipe=RECIPE, device="gpu")
     changes = {"train.zip": str(people), "encoder.safetensors": str(tmp_path / "encoder.safetensors")}
     changes |= {"cuda": "cpu", "14": "2"}
     sizes = "--config.resolution 32 --config.stem 8 --config.channels 8 8 8 8 --config.blocks 1"
     sizes += " --config.mask-channels 8 --config.hidden 16 --config.identity 8 --recipe.steps 2 --recipe.people 3"
     tyro.cli(main, args=[changes.get(word, word) for word in words[3:]] + sizes.split())
     encoder, info = load_encoder(tmp_path / "encoder.safetensors")
-    assert info["about"] == {"steps": 2, "pictures": 21}
+    assert info["about"] == {"steps": 2, "images": 21}
     assert encoder.config == dataclasses.replace(SMALL, sees_covers=True)
 
 

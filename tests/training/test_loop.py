@@ -108,6 +108,16 @@ def test_run_leaves_weights_log_and_sheets(unbroken):
     assert sorted(losses(unbroken)) == list(range(4, 84, 4))
 
 
+def test_a_run_without_tensorboard_says_so_and_writes_its_log(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr(loop, "REPORT_STEPS", 1)
+    train(data, "tiny", tmp_path / "run", kimg=0.004, quiet=True)
+    assert "without tensorboard" in capsys.readouterr().out
+    assert sorted(losses(tmp_path / "run")) == [4]
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert any((tmp_path / "run" / "sheets").iterdir())
+
+
 def test_damaged_last_checkpoint_falls_back_to_the_one_before(data, unbroken, tmp_path):
     out = tmp_path / "run"
     out.mkdir()

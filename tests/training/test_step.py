@@ -13,7 +13,7 @@ from portrait360.model.fused import occupied_cells
 from portrait360.poses.memory import CAPACITY
 from portrait360.runtime.distributed import Ranks
 from portrait360.training import step
-from portrait360.training.passes import generate, real_pictures, separate_gradients, shared_gradients
+from portrait360.training.passes import generate, real_images, separate_gradients, shared_gradients
 from portrait360.training.state import new_state
 from portrait360.training.step import TILT_INTERVAL, training_step, update_average
 from support.presets import ALL_PRESETS, TINY, TINY_ORIGINAL
@@ -182,7 +182,7 @@ def test_empty_space_is_skipped_without_a_visible_difference(monkeypatch):
     for skips in (True, False):
         torch.manual_seed(5)
         state.config = dataclasses.replace(preset.training, occupancy=skips)
-        masks.append(generate(state, batch).pictures.mask.detach())
+        masks.append(generate(state, batch).images.mask.detach())
     assert len(shares) == 1
     assert 0.05 < shares[0] < 0.95
     assert (masks[0] - masks[1]).abs().mean() < 0.01
@@ -274,13 +274,13 @@ def test_published_gradients_are_those_of_their_losses(monkeypatch):
 
     torch.manual_seed(5)
     made = generate(state, for_generator)
-    logits, _ = state.discriminator(made.pictures, for_generator.camera)
+    logits, _ = state.discriminator(made.images, for_generator.camera)
     pull = 0.5 * (made.body_pose - for_generator.coarse_pose).square().sum(dim=1).mean()
     (torch.nn.functional.softplus(-logits).mean() + pull).backward(inputs=list(state.generator.parameters()))
     with torch.no_grad():
         made = generate(state, for_discriminator)
-    fake, poses = state.discriminator(made.pictures, for_discriminator.camera)
-    real, _ = state.discriminator(real_pictures(state, batch), batch.camera)
+    fake, poses = state.discriminator(made.images, for_discriminator.camera)
+    real, _ = state.discriminator(real_images(state, batch), batch.camera)
     loss = torch.nn.functional.softplus(fake).mean() + torch.nn.functional.softplus(-real).mean()
     (loss + (poses - made.body_pose).square().sum(dim=1).mean()).backward(inputs=list(state.discriminator.parameters()))
     for grads, module in zip(found, (state.generator, state.discriminator), strict=True):
@@ -312,7 +312,7 @@ def test_raw_pictures_grow_on_the_ramp(monkeypatch):
     batch = random_batch(preset.model, 4)
     for images, side in ((0, start), (1500, (start + 20) // 2), (2000, 20)):
         state.images = images
-        for pictures in (generate(state, batch.drawn[0]).pictures, real_pictures(state, batch)):
+        for pictures in (generate(state, batch.drawn[0]).images, real_images(state, batch)):
             assert pictures.raw.shape[-1] == pictures.mask.shape[-1] == side
             assert pictures.image.shape[-1] == preset.model.resolution
         training_step(state, batch)

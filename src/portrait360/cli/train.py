@@ -49,7 +49,7 @@ class Train:
     same preset, or of one that it can grow from (cpu-64 into portrait-128)."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "preset"
     """How to train: as the preset says, or `original`, the published recipe."""
-    settings: Annotated[Mapping[str, object], tyro.conf.Suppress, tyro.conf.Fixed] = field(default_factory=dict)
+    settings: Annotated[Mapping[str, Any], tyro.conf.Suppress, tyro.conf.Fixed] = field(default_factory=dict)
     """Values of the preset to change, by full name; the flags `--training.*` and `--model.*`."""
 
     def run(self) -> None:

@@ -76,7 +76,8 @@ def _fields(path: str, owner: type) -> Iterator[PresetField]:
     for field in dataclasses.fields(owner):
         kind, inner = kinds[field.name], f"{path}.{field.name}"
         options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-        part = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        parts = (option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option))
+        part = next(parts, None)
         yield PresetField(inner, kind, owner, part)
         if part is not None:
             yield from _fields(inner, part)

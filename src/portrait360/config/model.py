@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Resample = Literal["fir", "box"]
 Vector3 = tuple[float, float, float]
@@ -180,7 +180,7 @@ def check_model(model: ModelConfig) -> None:
         InputError: with the name of the field, what it is and what it should be.
     """
     # Sizes that are counts of something
-    for path, config in _parts(model):
+    for path, config in _parts(model).items():
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
             sizes = value if isinstance(value, tuple) else (value,)
@@ -220,10 +220,10 @@ def check_model(model: ModelConfig) -> None:
 _MAY_BE_ZERO = {"importance_samples", "pose_blocks", "symmetric_features"}
 
 
-def _parts(model: ModelConfig) -> list[tuple[str, object]]:
-    """The model config and the configs in it, with their names."""
-    nested = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    return [("model", model)] + [(f"model.{k}", v) for k, v in nested.items() if dataclasses.is_dataclass(v)]
+def _parts(model: ModelConfig) -> dict[str, Any]:
+    """The model config and the configs in it, by their names."""
+    nested = {f"model.{f.name}": getattr(model, f.name) for f in dataclasses.fields(model)}
+    return {"model": model} | {name: part for name, part in nested.items() if dataclasses.is_dataclass(part)}
 
 
 def _mistake(path: str, expected: str, value: object) -> Exception:

@@ -147,11 +147,11 @@ def _check(recipe: TrainingConfig) -> None:
         numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, (int, float))]
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise _mistake(name, "a number of at least 0", value)
-        if name in _COUNTS and value < 1:
+        if name in _COUNTS and min(numbers) < 1:
             raise _mistake(name, "at least 1", value)
-        if name in _ABOVE_ZERO and value <= 0:
+        if name in _ABOVE_ZERO and min(numbers) <= 0:
             raise _mistake(name, "above 0", value)
-        if name in _PROBABILITIES and value > 1:
+        if name in _PROBABILITIES and max(numbers) > 1:
             raise _mistake(name, "between 0 and 1", value)
         if name.endswith("betas") and any(number >= 1 for number in numbers):
             raise _mistake(name, "two numbers of at least 0 and below 1", value)

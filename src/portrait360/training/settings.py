@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
 
 from portrait360.config import Preset
 from portrait360.config.fields import PresetField, differences, preset_fields
@@ -74,10 +73,9 @@ def _changed(preset: Preset, settings: Mapping[str, object]) -> Preset:
             if inner[part] is None:
                 inner[part] = {}
             inner = inner[part]
-        value: Any = settings[path]
-        inner[name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        inner[name] = settings[path]
     try:
-        text = json.dumps(values)
+        text = json.dumps(values, default=dataclasses.asdict)
     except TypeError as error:
         raise CheckpointError("a value cannot be written as JSON.") from error
     return from_json(Preset, text)

@@ -75,7 +75,10 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
             "Convert the original weights once more, without --body.",
         )
     if not _grows_into(info["model"], model):
-        raise CheckpointError(f"{path} belongs to {info['model'].name}, not {model.name}.", "Give its --preset.")
+        raise CheckpointError(
+            f"{path} belongs to {info['model'].name}, not {model.name} as it is set here.",
+            "Give its `preset` and the values of `model` that it was trained with.",
+        )
     images = info["about"].get("images", 0)
     return StartingWeights(Path(path), info["model"], tensors, images if isinstance(images, int) else 0)
 
@@ -86,19 +89,23 @@ def with_pose_path_of(origin: ModelConfig, preset: Preset) -> Preset:
 
 
 def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
-    """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis, and, without
-    super-resolution, at the beginning of its discriminator, for pictures of twice the side each.
+    """Whether `model` is `smaller` with more blocks, or none, for images of twice the side each.
 
-    What it is called, how many rays there are, how many samples they take and which features are symmetric does not
-    matter: no weight depends on it. Nor does a pose path: a run takes it over (`with_pose_path_of`).
+    They come at the end of the tri-grid synthesis and, without super-resolution, at the beginning of the discriminator.
+    Names, numbers of rays and samples and the symmetric features do not matter: no weight depends on them. Nor does a
+    pose path: a run takes it over (`with_pose_path_of`).
     """
-    kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
-    judged = smaller.discriminator.channels
-    doublings = len(model.discriminator.channels) - len(judged)
+    # The discriminator's first width, repeated once per doubling
+    known = smaller.discriminator.channels
+    doublings = len(model.discriminator.channels) - len(known)
     if doublings < 0 or (doublings > 0 and model.superresolution is not None):
         return False
-    if model.discriminator.channels != (judged[0],) * doublings + judged:
+    if model.discriminator.channels != (known[0],) * doublings + known:
         return False
+
+    # All else is the same
+    kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
+    blocks = smaller.discriminator.pose_blocks
     return smaller == dataclasses.replace(
         model,
         name=smaller.name,
@@ -106,9 +113,7 @@ def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
         raw_resolution=smaller.raw_resolution,
         symmetric_features=smaller.symmetric_features,
         synthesis=dataclasses.replace(model.synthesis, channels=kept),
-        discriminator=dataclasses.replace(
-            model.discriminator, channels=judged, pose_blocks=smaller.discriminator.pose_blocks
-        ),
+        discriminator=dataclasses.replace(model.discriminator, channels=known, pose_blocks=blocks),
         render=dataclasses.replace(model.render, samples=smaller.render.samples),
     )
 
@@ -129,9 +134,9 @@ def _with_new_blocks(generator: Generator, tensors: dict[str, Tensor]) -> dict[s
 
 
 def _with_new_sides(discriminator: Discriminator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with the blocks of larger pictures added that the file lacks, fresh from `discriminator`.
+    """Tensors with the blocks of larger images added that the file lacks, fresh from `discriminator`.
 
-    They begin by passing on the mean of 2 x 2 pixels' features: what the smaller discriminator makes of the picture
+    They begin by passing on the mean of 2 x 2 pixels' features: what the smaller discriminator makes of the image
     at half the side, but for the order of the mean and the first activation.
     """
     added = dict(tensors)
@@ -165,6 +170,7 @@ def start_from(state: TrainingState, weights: StartingWeights) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Adam's state by the names of the parameters, `prefix/name/exp_avg`."""
     names = {id(p): name for name, p in module.named_parameters()}
     tensors = {}
     for parameter, values in optimizer.state.items():
@@ -174,6 +180,7 @@ def optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: st
 
 
 def fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """The inverse of `optimizer_tensors`; parameters without a state keep none."""
     for name, parameter in module.named_parameters():
         keys = {key: f"{prefix}/{name}/{key}" for key in ("exp_avg", "exp_avg_sq", "step")}
         if all(k in tensors for k in keys.values()):
