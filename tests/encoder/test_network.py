@@ -248,7 +248,7 @@ def test_looking_both_ways_says_of_mirror_images_what_is_true_of_them():
     )
     other = landmark_places(body, flipped.label(), pose * signs)
     guess = dataclasses.replace(plain, landmarks=places)
-    torch.testing.assert_close(encoder_module._mirrored(guess).landmarks, other, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder_module.mirror_encoded(guess).landmarks, other, atol=1e-5, rtol=0)
 
 
 def test_yaws_about_straight_behind_meet_there():

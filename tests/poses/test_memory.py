@@ -196,13 +196,3 @@ def test_labels_calibrate_what_is_seen_once_there_are_enough():
         assert found.windows == (1.0,)
         torch.testing.assert_close(found.maps, expected)
     assert PoseMemory().calibration() is None
-
-    older = PoseMemory.from_tensors({k: v for k, v in memory.tensors().items() if "labels" not in k})
-    assert older.ready
-    nothing = torch.zeros(CAPACITY // 4, 6)
-    for part in range(4):
-        assert (older.calibration() is None) == (part < 2)
-        rows = slice(part * CAPACITY // 4, (part + 1) * CAPACITY // 4)
-        older.note(camera_label(torch.zeros(CAPACITY // 4)), seen[rows], nothing, nothing, 0.5 * seen[rows])
-        older.keep(Ranks())
-    torch.testing.assert_close(older.calibration().maps[0][:6], expected[0][:6])

@@ -94,12 +94,12 @@ def test_middle_parts_are_calibrated_where_pictures_are_zoomed_and_at_hand(datas
     preset = PRESETS["cpu-64"]
     state = new_state(preset, 0, torch.device("cpu"))
     monkeypatch.setattr(module, "LEAST_IMAGES", 20)
-    assert loop._calibration(state, opened(dataset)) is None  # nothing was seen yet
+    assert loop.final_calibration(state, opened(dataset)) is None  # nothing was seen yet
     monkeypatch.setattr(state.memory, "calibration", lambda: PoseCalibration((1.0,), (torch.zeros(7, 6),)))
-    assert loop._calibration(state, opened(dataset, zoom_probability=0.0)) is None
+    assert loop.final_calibration(state, opened(dataset, zoom_probability=0.0)) is None
     write_shards(dataset, tmp_path / "shards", 12, progress=False)
-    assert loop._calibration(state, StreamingData(tmp_path / "shards", preset.model, preset.training, 0)) is None
-    found = loop._calibration(state, opened(dataset))
+    assert loop.final_calibration(state, StreamingData(tmp_path / "shards", preset.model, preset.training, 0)) is None
+    found = loop.final_calibration(state, opened(dataset))
     assert found is not None
     assert found.windows == (1.0, 0.6, 0.42)
 

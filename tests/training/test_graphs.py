@@ -118,9 +118,9 @@ def test_nothing_is_recorded_while_schedules_change_and_old_recordings_are_dropp
     for i in range(WARM_UP + 2):
         training_step(state, random_batch(state.model, 4, i))
     assert steps.replayed == 2
-    assert len(steps._recordings) == 1
+    assert steps.kinds == 1
     training_step(state, random_batch(state.model, 8))
-    assert not steps._recordings
+    assert steps.kinds == 0
 
 
 def test_where_recording_fails_steps_are_computed():

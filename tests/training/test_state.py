@@ -17,8 +17,8 @@ from portrait360.runtime.distributed import Ranks
 from portrait360.training import schedules
 from portrait360.training.checkpoints import Checkpoint, RunRecord, load_checkpoint, save_checkpoint
 from portrait360.training.state import (
-    _grows_into,
     fill_state,
+    grows_into,
     new_state,
     read_weights,
     start_from,
@@ -98,11 +98,11 @@ def test_a_discriminator_of_larger_pictures_starts_as_the_smaller_one_of_their_m
 
 def test_portrait_128_grows_from_cpu_64():
     small, large = PRESETS["cpu-64"].model, PRESETS["portrait-128"].model
-    assert _grows_into(small, large)
-    assert not _grows_into(large, small)
-    assert not _grows_into(small, PRESETS["portrait-256"].model)
+    assert grows_into(small, large)
+    assert not grows_into(large, small)
+    assert not grows_into(small, PRESETS["portrait-256"].model)
     wider = dataclasses.replace(large.discriminator, channels=(48, *small.discriminator.channels))
-    assert not _grows_into(small, dataclasses.replace(large, discriminator=wider))
+    assert not grows_into(small, dataclasses.replace(large, discriminator=wider))
 
 
 def test_a_run_that_refines_poses_resumes_exactly(tmp_path):

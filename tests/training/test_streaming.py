@@ -87,7 +87,7 @@ def test_few_shards_are_in_memory(packed):
     data = StreamingData(packed[1], MODEL, recipe(), 0)
     for batch in shown(data, Ranks(), 30):
         assert batch.image.shape[0] == 2
-        assert len(data._groups) <= 3
+        assert data.groups_in_memory <= 3
     assert MIXED_SHARDS * data.per_shard < len(data)
 
 

@@ -279,7 +279,7 @@ class PortraitEncoder(nn.Module):
 
     def encode_twice(self, images: Float[Tensor, "B 3 H H"], batch: int = 64) -> tuple[Encoded, Encoded]:
         """`encode`, and its predictions for the mirrored images, mirrored back."""
-        return self.encode(images, batch), _mirrored(self.encode(images.flip(3), batch))
+        return self.encode(images, batch), mirror_encoded(self.encode(images.flip(3), batch))
 
     def encode_both_ways(self, images: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
         """The mean of both predictions of `encode_twice`: somewhat more exact, at twice the time.
@@ -367,7 +367,7 @@ def _joined(parts: list[Encoded]) -> Encoded:
     )
 
 
-def _mirrored(encoded: Encoded) -> Encoded:
+def mirror_encoded(encoded: Encoded) -> Encoded:
     """The same for the mirrored images."""
     camera = encoded.camera
     flip = encoded.camera.offset.new_tensor([-1.0, 1.0])

@@ -111,6 +111,11 @@ class RecordedSteps:
         self.replayed = 0
         """Steps that were replayed so far."""
 
+    @property
+    def kinds(self) -> int:
+        """Kinds of steps that are recorded now."""
+        return len(self._recordings)
+
     def __call__(self, state: TrainingState, batch: Batch, inputs: StepInputs) -> StepOutputs:
         tensors = _tensors(batch, inputs)
         key = inputs.schedule, tuple(value.shape for value in tensors)

@@ -194,7 +194,7 @@ def _take_steps(
     if state.images > begin:
         folder.save(state)
         folder.draw_sheets(state)
-        if ranks.first and not stop.requested and (calibration := _calibration(state, images)) is not None:
+        if ranks.first and not stop.requested and (calibration := final_calibration(state, images)) is not None:
             folder.write_weights(state, calibration)
     folder.close()
     if stop.interrupted:
@@ -210,7 +210,7 @@ def _next_batch(state: TrainingState, images: TrainingData | StreamingData, rank
     return batch
 
 
-def _calibration(state: TrainingState, images: TrainingData | StreamingData) -> PoseCalibration | None:
+def final_calibration(state: TrainingState, images: TrainingData | StreamingData) -> PoseCalibration | None:
     """The calibration of whole images and their centre crops, where images are zoomed and in memory; else None.
 
     It takes as long as training on some hundred images, so weights get it at the end; until then they have that of

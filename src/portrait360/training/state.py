@@ -74,7 +74,7 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
             f"{path} deforms with a body of its own ({body.name}), but training uses the packaged one.",
             "Convert the original weights once more, without --body.",
         )
-    if not _grows_into(info["model"], model):
+    if not grows_into(info["model"], model):
         raise CheckpointError(
             f"{path} belongs to {info['model'].name}, not {model.name} as it is set here.",
             "Give its `preset` and the values of `model` that it was trained with.",
@@ -88,7 +88,7 @@ def with_pose_path_of(origin: ModelConfig, preset: Preset) -> Preset:
     return dataclasses.replace(preset, model=preset.model.with_pose_blocks(origin.discriminator.pose_blocks))
 
 
-def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
+def grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
     """Whether `model` is `smaller` with more blocks, or none, for images of twice the side each.
 
     They come at the end of the tri-grid synthesis and, without super-resolution, at the beginning of the discriminator.

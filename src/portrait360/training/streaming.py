@@ -63,6 +63,11 @@ class StreamingData:
     def __len__(self) -> int:
         return len(self.cameras)
 
+    @property
+    def groups_in_memory(self) -> int:
+        """Groups of shards that are in memory, or being read."""
+        return len(self._groups)
+
     def batch(self, images: int, size: int, ranks: Ranks, device: torch.device) -> Batch:
         """What this process shows after `images` images of all processes; `size`: its share of the batch.
 
