@@ -195,7 +195,7 @@ def check_model(model: ModelConfig) -> None:
     if model.resolution != discriminated:
         count = len(model.discriminator.channels)
         raise _mistake(
-            "model.resolution", f"{discriminated} for {count} model.discriminator.channels", model.resolution
+            "model.resolution", f"{discriminated} for {count} `model.discriminator.channels`", model.resolution
         )
     upscaled = model.raw_resolution
     if model.superresolution is not None:
@@ -206,14 +206,14 @@ def check_model(model: ModelConfig) -> None:
 
     # Numbers that are parts of others
     if model.symmetric_features > model.plane_features:
-        allowed = f"at most model.plane_features, {model.plane_features}"
+        allowed = f"at most `model.plane_features`, {model.plane_features}"
         raise _mistake("model.symmetric_features", allowed, model.symmetric_features)
     if model.discriminator.pose_blocks >= len(model.discriminator.channels) - 1:
         allowed = f"below {len(model.discriminator.channels) - 1}"
         raise _mistake("model.discriminator.pose_blocks", allowed, model.discriminator.pose_blocks)
     if not 0.0 < model.render.near < model.render.far:
         raise _mistake(
-            "model.render.near", f"above 0 and below model.render.far, {model.render.far}", model.render.near
+            "model.render.near", f"above 0 and below `model.render.far`, {model.render.far}", model.render.near
         )
 
 

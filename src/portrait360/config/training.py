@@ -161,7 +161,7 @@ def _check(recipe: TrainingConfig) -> None:
     if not all(0 < w < 1 for w in windows) or list(windows) != sorted(windows, reverse=True) or not windows:
         raise _mistake("zoom_windows", "numbers between 0 and 1, the largest first", windows)
     if recipe.batch % recipe.views_per_latent:
-        raise _mistake("batch", f"a multiple of training.views_per_latent, {recipe.views_per_latent}", recipe.batch)
+        raise _mistake("batch", f"a multiple of `training.views_per_latent`, {recipe.views_per_latent}", recipe.batch)
     if recipe.separate_phases and (recipe.loss != "nonsaturating" or recipe.zoom_probability > 0):
         raise _mistake("separate_phases", "off, or separate phases with the non-saturating loss and whole images", True)
 

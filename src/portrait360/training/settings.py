@@ -73,12 +73,17 @@ def _changed(preset: Preset, settings: Mapping[str, object]) -> Preset:
             if inner[part] is None:
                 inner[part] = {}
             inner = inner[part]
-        inner[name] = settings[path]
+        inner[name] = _plain(settings[path])
     try:
-        text = json.dumps(values, default=dataclasses.asdict)
+        text = json.dumps(values)
     except TypeError as error:
         raise CheckpointError("a value cannot be written as JSON.") from error
     return from_json(Preset, text)
+
+
+def _plain(value: object) -> object:
+    """A config as a dictionary; everything else as it is."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _misfit(preset: Preset, settings: Mapping[str, object]) -> InputError:
@@ -96,7 +101,7 @@ def _misfit(preset: Preset, settings: Mapping[str, object]) -> InputError:
     part = next(part for path in settings if (part := _missing_part(preset, path)) is not None)
     return InputError(
         f"`{part.path}` is None in this preset, and needs all of its values to be set.",
-        f"They are {', '.join(path for path in preset_fields() if path.startswith(f'{part.path}.'))}.",
+        f"They are {', '.join(f'`{path}`' for path in preset_fields() if path.startswith(f'{part.path}.'))}.",
     )
 
 
