@@ -42,7 +42,7 @@ RECIPE = EncoderTraining(steps=6, people=3, warm_up=2, save_every=3)
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> Path:
-    """Seven persons, three pictures each: the colours belong to the person, the rest to the picture."""
+    """Seven persons, three images each: the colours belong to the person, the rest to the image."""
     path = tmp_path_factory.mktemp("people") / "people.zip"
     source = FakeSource()
     with open_writer(path, resolution=32, meta={"label_kind": "exact", "views_per_subject": 3}) as writer:
@@ -68,7 +68,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_every_person_comes_once_an_epoch_with_two_pictures(data):
+def test_every_person_comes_once_an_epoch_with_two_images(data):
     for epoch in range(3):
         rows = torch.cat([batch_rows(2 * epoch + i, 3, data, seed=0) for i in range(2)]).reshape(-1, 2)
         assert torch.equal(rows[:, 0] // 3, rows[:, 1] // 3)
@@ -130,7 +130,7 @@ def test_batches_go_into_pinned_memory_whole(data, monkeypatch):
 
 
 @pytest.mark.parametrize("sees_covers", [False, True])
-def test_losses_are_computed_where_the_pictures_are(data, sees_covers):
+def test_losses_are_computed_where_the_images_are(data, sees_covers):
     """The meta device refuses tensors of the CPU as a GPU does."""
     encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=sees_covers)).to("meta")
     photos, poses = batch_of(0, data, RECIPE)
@@ -287,7 +287,7 @@ def test_it_starts_from_a_given_encoder(data, tmp_path, one_thread):
     before, after = load_file(first), load_file(tmp_path / "second.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert all("running" in name or "tracked" in name or name.startswith("encoder/feature_") for name in changed)
-    # its features are in units of the pictures' own deviation, not of what the first one's were divided by
+    # its features are in units of the images' own deviation, not of what the first one's were divided by
     seen = load_encoder(tmp_path / "second.safetensors")[0].encode(batch_of(0, data, RECIPE)[0].image).features
     assert seen.mean().abs() < 0.3
     assert 0.5 < seen.std(0).mean() < 1.5
@@ -417,7 +417,7 @@ def test_several_datasets_are_one(people, data, tmp_path):
         assert torch.equal(getattr(both, name), torch.cat([getattr(data, name), getattr(others, name)]))
 
 
-def test_data_without_several_pictures_are_refused(people, tmp_path):
+def test_data_without_several_images_are_refused(people, tmp_path):
     write_fake_dataset(tmp_path / "one.zip", coarse=True)
     with pytest.raises(DatasetError, match="several times"):
         EncoderData.load(tmp_path / "one.zip", 32)

@@ -1,4 +1,4 @@
-"""What a discriminator sees of real pictures and of their middle parts."""
+"""What a discriminator sees of real images and of their centre crops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def some_pictures(count: int, side: int):
     return images, masks, camera_label(torch.linspace(-2.5, 2.5, count))
 
 
-def test_middle_parts_are_in_the_middle():
+def test_centre_crops_are_in_the_middle():
     picture = torch.arange(100.0).reshape(1, 1, 10, 10)
     assert torch.equal(centre_crop(picture, 0.6)[0, 0], picture[0, 0, 2:8, 2:8])
     assert torch.equal(centre_crop(picture, 1.0), picture)
@@ -30,7 +30,7 @@ def test_middle_parts_are_in_the_middle():
 
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
 def test_parts_are_seen_as_in_training(preset):
-    """Windows of pictures that training keeps in memory, and of the same pictures as files have them."""
+    """Windows of images that training keeps in memory, and of the same images as files have them."""
     model = ALL_PRESETS[preset].model
     windows, full = (1.0, 0.6, 0.42), 2 * model.resolution
     images, masks, cameras = some_pictures(4, full)

@@ -64,7 +64,7 @@ def test_it_takes_the_windows_that_training_shows(dataset, networks, monkeypatch
     assert whole.windows == (1.0,)
 
 
-def test_too_few_pictures_tell_nothing(dataset, networks, tmp_path):
+def test_too_few_images_tell_nothing(dataset, networks, tmp_path):
     assert calibrate(networks[1], PRESETS["cpu-64"].model, opened(dataset)) is None
     weights = tmp_path / "w.safetensors"
     save_weights(weights, PRESETS["cpu-64"].model, *networks, {})
@@ -90,7 +90,7 @@ def test_the_command_writes_the_same_weights_with_a_calibration(dataset, network
         assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-def test_middle_parts_are_calibrated_where_pictures_are_zoomed_and_at_hand(dataset, tmp_path, monkeypatch):
+def test_centre_crops_are_calibrated_where_images_are_zoomed_and_at_hand(dataset, tmp_path, monkeypatch):
     preset = PRESETS["cpu-64"]
     state = new_state(preset, 0, torch.device("cpu"))
     monkeypatch.setattr(module, "LEAST_IMAGES", 20)

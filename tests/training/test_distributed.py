@@ -150,7 +150,7 @@ def test_a_process_that_is_killed_comes_back_from_the_last_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["preset", "original"])
 def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path, recipe):
-    """Both networks, penalties included, with the same random numbers for the same pictures."""
+    """Both networks, penalties included, with the same random numbers for the same images."""
     results = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.pt"

@@ -66,7 +66,7 @@ def test_a_finer_tri_grid_starts_as_the_coarse_one_enlarged(tmp_path):
 
 
 def grown(preset: Preset) -> Preset:
-    """The preset for pictures of twice the side, with another name."""
+    """The preset for images of twice the side, with another name."""
     model = preset.model
     channels = model.discriminator.channels
     discriminator = dataclasses.replace(model.discriminator, channels=(channels[0], *channels))
@@ -76,7 +76,7 @@ def grown(preset: Preset) -> Preset:
 
 
 @pytest.mark.parametrize("pose_blocks", [0, 2])
-def test_a_discriminator_of_larger_pictures_starts_as_the_smaller_one_of_their_means(tmp_path, pose_blocks):
+def test_a_discriminator_of_larger_images_starts_as_the_smaller_one_of_their_means(tmp_path, pose_blocks):
     plain = shrunken(PRESETS["cpu-64"])
     small = dataclasses.replace(plain, model=plain.model.with_pose_blocks(pose_blocks))
     path, before = weights_file(tmp_path, small)

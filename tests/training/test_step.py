@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", ALL_PRESETS)
 def test_every_preset_trains_two_shrunken_steps(name):
     preset = shrunken(ALL_PRESETS[name])
+    assert preset.model.deformation == ALL_PRESETS[name].model.deformation
     state = new_state(preset, 0, CPU)
     before = {k: v.clone() for k, v in state.generator.state_dict().items()}
     for i in range(2):
@@ -121,16 +122,16 @@ def test_refined_poses_replace_the_labels_and_the_tilt_is_part_of_what_is_shown(
 
 
 def test_the_discriminator_learns_what_is_shown(monkeypatch):
-    """Its pose head is taught the rendered pose plus the tilt; what it says of real pictures is remembered."""
+    """Its pose head is trained on the rendered pose plus the tilt; its predictions for real images are remembered."""
     state = refining()
     state.memory.tilt = torch.full((6,), 0.07)
-    taught = []
+    targets = []
     monkeypatch.setattr(
-        "portrait360.training.passes.pose_loss", lambda a, b, *_: (taught.append(b), a.square().mean())[1]
+        "portrait360.training.passes.pose_loss", lambda a, b, *_: (targets.append(b), a.square().mean())[1]
     )
     before = state.memory.seen.added
     training_step(state, random_batch(state.model, 4))
-    torch.testing.assert_close(taught[-1], torch.full((4, 6), 0.1 + 0.25 * 0.07))
+    torch.testing.assert_close(targets[-1], torch.full((4, 6), 0.1 + 0.25 * 0.07))
     assert state.memory.seen.added == state.memory.labels.added == before + 4
     assert not torch.equal(state.memory.seen.rows[:4, -6:], torch.full((4, 6), 0.1))
 
@@ -305,7 +306,7 @@ def test_the_pose_branch_rests_in_the_later_stages():
         assert any(k.startswith("backbone.synthesis") for k in moved)
 
 
-def test_raw_pictures_grow_on_the_ramp(monkeypatch):
+def test_raw_images_grow_on_the_ramp(monkeypatch):
     preset = published(raw_ramp=RawRamp(20, 1.0, 1.0))
     state = new_state(preset, 0, CPU)
     start = preset.model.raw_resolution

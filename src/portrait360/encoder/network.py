@@ -246,6 +246,8 @@ class PortraitEncoder(nn.Module):
             scale=numbers[:, 4].exp(),
             offset=numbers[:, 5:7],
         )
+
+        # All predictions
         return Encoded(
             camera=camera,
             body_pose=to_body(numbers[:, 7:13] * POSE_UNIT, camera),
