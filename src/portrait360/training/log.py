@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from portrait360.media.sheets import grid, save_png
 from portrait360.model.generator import Generator
 from portrait360.model.mapping import latent
 from portrait360.runtime.files import atomic_write
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLog:
@@ -68,8 +65,8 @@ class RunLog:
             self._board.close()
 
 
-def _tensorboard(folder: Path, images: int) -> SummaryWriter | None:
-    """A writer that goes on after so many images; None, and a line that says so, without the package."""
+def _tensorboard(folder: Path, images: int) -> Any:
+    """A `SummaryWriter` that goes on after so many images; None, and a line that says so, without the package."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
