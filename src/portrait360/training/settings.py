@@ -130,6 +130,6 @@ def resumed_preset(stored: Preset, settings: Mapping[str, object]) -> Preset:
             old, new = field.of(stored), field.of(asked)
             raise InputError(
                 f"`{field.path}` was {old} when the run began and cannot become {new} now.",
-                f"Leave it out to go on with {old}, or start a new run.",
+                "Leave it out to go on as the run began, or start a new one.",
             )
     return asked
