@@ -144,8 +144,8 @@ def _first_state(
     state.memory.shared = shared_turns(images.body_poses)
 
     # How steps are computed on this machine: all processes alike
-    allowed = choose_bf16(preset.training.bf16, device, measured)
-    bf16 = bool(ranks.average({"bf16": torch.tensor(float(allowed))})["bf16"] > 0.5)
+    choice = choose_bf16(preset.training.bf16, device, measured)
+    bf16 = bool(ranks.average({"bf16": torch.tensor(float(choice))})["bf16"] > 0.5)
     state.config = dataclasses.replace(preset.training, bf16=bf16)
     record_steps(state, device)
     folder.open(ranks, state.images, dataclasses.replace(run, bf16=bf16, processor=processor_name()))
