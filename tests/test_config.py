@@ -106,5 +106,5 @@ def test_the_published_recipe():
 
 def test_separate_phases_exclude_what_they_cannot_do():
     for changes in ({"loss": "relativistic"}, {"zoom_probability": 0.5}):
-        with pytest.raises(ValueError, match="separate phases"):
+        with pytest.raises(InputError, match="separate phases"):
             TrainingConfig(separate_phases=True, **changes)

@@ -24,10 +24,10 @@ from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.portrait.weights import load_weights, save_weights
 from portrait360.poses.calibration import PoseCalibration
-from portrait360.poses.windows import network_pictures
+from portrait360.poses.windows import network_images
 from portrait360.runtime.distributed import Ranks
 from portrait360.training.data import TrainingData
-from portrait360.training.passes import real_pictures
+from portrait360.training.passes import real_images
 from portrait360.training.state import new_state
 from portrait360.types import InputError
 from support.presets import ALL_PRESETS
@@ -95,7 +95,7 @@ def test_it_is_what_the_discriminator_says_of_one_picture(any_weights):
     # The way of the original's scripts: a batch of one, in which the minibatch deviation is sqrt(1e-8).
     weights = load_weights(any_weights)
     images, masks, cameras = some_pictures(2, 32)
-    pictures = network_pictures(weights.generator.config, images, masks).map(lambda t: t[1:])
+    pictures = network_images(weights.generator.config, images, masks).map(lambda t: t[1:])
     with torch.no_grad():
         _, expected = weights.discriminator(pictures, cameras[1:])
     torch.testing.assert_close(predict_body_pose(weights, images, masks, cameras)[1:], expected, rtol=0, atol=1e-6)
@@ -130,7 +130,7 @@ def test_the_originals_pose_head_sees_the_camera_unmirrored(original_weights):
     flat_alone = []
     with torch.no_grad():
         for i in range(len(images)):
-            pictures = network_pictures(weights.generator.config, images[i : i + 1], masks[i : i + 1])
+            pictures = network_images(weights.generator.config, images[i : i + 1], masks[i : i + 1])
             flat_alone.append(weights.discriminator.trunk(pictures.map(lambda t: t.flip(3))))
         expected = mirror_body_pose(weights.discriminator.pose_branch(torch.cat(flat_alone), cameras))
     torch.testing.assert_close(predict_body_pose(weights, images, masks, cameras), expected, rtol=0, atol=1e-5)
@@ -150,11 +150,11 @@ def test_pictures_are_prepared_as_for_training(preset, tmp_path):
     order, _, levels = data.sampler.take(0, 4)
     assert not levels.any()
     batch = data.batch(0, 4, Ranks(), torch.device("cpu"))
-    expected = real_pictures(new_state(small, 0, torch.device("cpu")), batch)
+    expected = real_images(new_state(small, 0, torch.device("cpu")), batch)
     dataset = PortraitDataset(path)
     images = torch.stack([torch.from_numpy(dataset.image(i).copy()) for i in order.tolist()]).permute(0, 3, 1, 2)
     masks = torch.stack([torch.from_numpy(dataset.mask(i).copy()) for i in order.tolist()])[:, None]
-    found = network_pictures(small.model, images.float() / 127.5 - 1.0, masks.float() / 255.0)
+    found = network_images(small.model, images.float() / 127.5 - 1.0, masks.float() / 255.0)
     assert len(found.tensors()) == len(expected.tensors())
     for ours, theirs in zip(found.tensors(), expected.tensors(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.6 / 127.5)
@@ -164,7 +164,7 @@ def test_the_original_sees_pictures_as_its_scripts_give_them(original_weights):
     # equations 14.2: background kept, bilinear resizing, the mask at its own size.
     model = load_weights(original_weights).generator.config
     images, masks, _ = some_pictures(2, 48)
-    pictures = network_pictures(model, images, masks)
+    pictures = network_images(model, images, masks)
     assert torch.equal(pictures.mask, masks)
     expected = nn.functional.interpolate(images, size=(32, 32), mode="bilinear", antialias=True)
     assert torch.equal(pictures.image, expected)

@@ -1,4 +1,4 @@
-"""From synthetic portraits to pictures like photos."""
+"""From synthetic portraits to images like photos."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def changed(seed: int = 0, **ranges):
     return images, masks, photo_batch(images, masks, cameras, torch.Generator().manual_seed(seed), recipe)
 
 
-def test_without_changes_pictures_stay():
+def test_without_changes_images_stay():
     images, masks, photos = changed()
     # tested off the border of the mask: colours there pass through the mask twice
     assert torch.allclose(photos.image, images / 127.5 - 1.0, atol=1e-4)
@@ -72,7 +72,7 @@ def test_crops_and_colours_alone_are_those_of_whole_changes():
     assert float((other - image).abs().mean(dim=(1, 2, 3)).min()) > 0.01
 
 
-def test_untouched_pictures_stay_in_their_places():
+def test_untouched_images_stay_in_their_places():
     images, masks, cameras = portraits(64)
     ranges = dataclasses.replace(CLUTTERED, plain_crop=0.0, colour=1.0, untouched=0.5)
     photos = photo_batch(images, masks, cameras, torch.Generator().manual_seed(0), ranges)
@@ -114,7 +114,7 @@ def test_the_generator_decides_everything():
         {"cluttered_background": 1.0},
     ],
 )
-def test_every_change_changes_pictures(ranges):
+def test_every_change_changes_images(ranges):
     images, _, photos = changed(**ranges)
     assert ((photos.image - (images / 127.5 - 1.0)).abs().amax(dim=(1, 2, 3)) > 0.01).float().mean() > 0.7
 
@@ -162,7 +162,7 @@ def test_shapes_have_hard_edges_and_leave_some_of_what_is_behind():
     assert torch.equal(pictures, again)
 
 
-def test_bystanders_are_the_next_picture_s_person():
+def test_bystanders_are_the_next_image_s_person():
     person = torch.linspace(-0.9, 0.9, 8)[:, None, None, None].expand(8, 3, 40, 40).contiguous()
     mask = torch.zeros(8, 1, 40, 40)
     mask[:, :, 5:35, 10:30] = 1.0

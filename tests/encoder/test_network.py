@@ -1,4 +1,4 @@
-"""The portrait encoder's network: crops, cameras, and pictures one by one."""
+"""The portrait encoder's network: crops, cameras, and images one by one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_crops_show_what_their_camera_label_sees():
     assert torch.allclose(found[..., 0].transpose(1, 2)[inside], (plain * 2 - 1)[inside], atol=1e-4)
 
 
-def test_a_plain_crop_leaves_pictures_alone():
+def test_a_plain_crop_leaves_images_alone():
     zero = torch.zeros(1)
     camera = CameraEstimate(zero, zero, zero, torch.ones(1), torch.zeros(1, 2))
     picture = torch.randn(1, 3, 16, 16)
@@ -93,7 +93,7 @@ def test_what_comes_out():
     assert (seen.camera.scale > 0).all()
 
 
-def test_pictures_do_not_depend_on_their_neighbours():
+def test_images_do_not_depend_on_their_neighbours():
     encoder, pictures = small_encoder(), torch.randn(5, 3, 64, 64).clamp(-1, 1)
     whole = encoder.encode(pictures, batch=2)
     for i in range(5):
@@ -248,7 +248,7 @@ def test_looking_both_ways_says_of_mirror_images_what_is_true_of_them():
     )
     other = landmark_places(body, flipped.label(), pose * signs)
     guess = dataclasses.replace(plain, landmarks=places)
-    torch.testing.assert_close(encoder_module._mirrored(guess).landmarks, other, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder_module.mirror_encoded(guess).landmarks, other, atol=1e-5, rtol=0)
 
 
 def test_yaws_about_straight_behind_meet_there():

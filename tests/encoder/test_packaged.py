@@ -38,7 +38,7 @@ def test_it_sees_outlines_and_persons(result):
     assert result["plain"]["retrieval"] > 0.6
 
 
-def test_pictures_like_photos_are_harder_but_not_hopeless(result):
+def test_images_like_photos_are_harder_but_not_hopeless(result):
     found = result["photo_like"]["sectors"]["all"]
     assert found["yaw"] < 16.0
     assert found["overlap"] > 0.85

@@ -20,6 +20,7 @@ from portrait360.encoder.batches import EncoderData, EncoderTraining, batch_of, 
 from portrait360.encoder.files import load_encoder
 from portrait360.encoder.network import EncoderConfig, PortraitEncoder, to_view
 from portrait360.encoder.train import (
+    EncoderState,
     contrastive_loss,
     encoder_losses,
     learning_rate,
@@ -41,7 +42,7 @@ RECIPE = EncoderTraining(steps=6, people=3, warm_up=2, save_every=3)
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> Path:
-    """Seven persons, three pictures each: the colours belong to the person, the rest to the picture."""
+    """Seven persons, three images each: the colours belong to the person, the rest to the image."""
     path = tmp_path_factory.mktemp("people") / "people.zip"
     source = FakeSource()
     with open_writer(path, resolution=32, meta={"label_kind": "exact", "views_per_subject": 3}) as writer:
@@ -67,7 +68,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_every_person_comes_once_an_epoch_with_two_pictures(data):
+def test_every_person_comes_once_an_epoch_with_two_images(data):
     for epoch in range(3):
         rows = torch.cat([batch_rows(2 * epoch + i, 3, data, seed=0) for i in range(2)]).reshape(-1, 2)
         assert torch.equal(rows[:, 0] // 3, rows[:, 1] // 3)
@@ -129,7 +130,7 @@ def test_batches_go_into_pinned_memory_whole(data, monkeypatch):
 
 
 @pytest.mark.parametrize("sees_covers", [False, True])
-def test_losses_are_computed_where_the_pictures_are(data, sees_covers):
+def test_losses_are_computed_where_the_images_are(data, sees_covers):
     """The meta device refuses tensors of the CPU as a GPU does."""
     encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=sees_covers)).to("meta")
     photos, poses = batch_of(0, data, RECIPE)
@@ -167,7 +168,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(data, tmp_path, one_thread):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
     encoder, info = load_encoder(tmp_path / "whole.safetensors")
-    assert info["about"] == {"steps": 6, "pictures": 21}
+    assert info["about"] == {"steps": 6, "images": 21}
     assert encoder.config == SMALL
     assert encoder.feature_scale.std() > 0
 
@@ -252,12 +253,14 @@ def test_a_resumed_optimizer_has_the_layout_of_its_parameters(data, tmp_path):
     """Otherwise GPUs would take the parameters one by one from then on."""
     encoder = train_encoder(data, tmp_path / "encoder.safetensors", SMALL, RECIPE, stop_after=2)
     optimizer = torch.optim.AdamW(encoder.parameters())
-    assert encoder_training._resume(tmp_path / "encoder.checkpoint.safetensors", encoder, optimizer)[0] == 2
+    state = EncoderState(encoder, optimizer)
+    state.resume(tmp_path / "encoder.checkpoint.safetensors")
+    assert state.step == 2
     assert len(optimizer.state) == len(list(encoder.parameters()))
-    for parameter, state in optimizer.state.items():
-        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
-        assert state["exp_avg_sq"].max() > 0
-        assert state["step"] == 2
+    for parameter, moments in optimizer.state.items():
+        assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
+        assert moments["exp_avg_sq"].max() > 0
+        assert moments["step"] == 2
 
 
 def test_the_command_line_of_the_module(people, tmp_path, one_thread):
@@ -265,14 +268,14 @@ def test_the_command_line_of_the_module(people, tmp_path, one_thread):
     words = line.split()
     assert words[:3] == ["python", "-m", "portrait360.encoder.train"]
     with pytest.raises(InputError, match="not a device"):
-        main((people,), tmp_path / "encoder.safetensors", SMALL, RECIPE, device="gpu")
+        main((people,), tmp_path / "encoder.safetensors", config=SMALL, recipe=RECIPE, device="gpu")
     changes = {"train.zip": str(people), "encoder.safetensors": str(tmp_path / "encoder.safetensors")}
     changes |= {"cuda": "cpu", "14": "2"}
     sizes = "--config.resolution 32 --config.stem 8 --config.channels 8 8 8 8 --config.blocks 1"
     sizes += " --config.mask-channels 8 --config.hidden 16 --config.identity 8 --recipe.steps 2 --recipe.people 3"
     tyro.cli(main, args=[changes.get(word, word) for word in words[3:]] + sizes.split())
     encoder, info = load_encoder(tmp_path / "encoder.safetensors")
-    assert info["about"] == {"steps": 2, "pictures": 21}
+    assert info["about"] == {"steps": 2, "images": 21}
     assert encoder.config == dataclasses.replace(SMALL, sees_covers=True)
 
 
@@ -284,7 +287,7 @@ def test_it_starts_from_a_given_encoder(data, tmp_path, one_thread):
     before, after = load_file(first), load_file(tmp_path / "second.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert all("running" in name or "tracked" in name or name.startswith("encoder/feature_") for name in changed)
-    # its features are in units of the pictures' own deviation, not of what the first one's were divided by
+    # its features are in units of the images' own deviation, not of what the first one's were divided by
     seen = load_encoder(tmp_path / "second.safetensors")[0].encode(batch_of(0, data, RECIPE)[0].image).features
     assert seen.mean().abs() < 0.3
     assert 0.5 < seen.std(0).mean() < 1.5
@@ -414,7 +417,7 @@ def test_several_datasets_are_one(people, data, tmp_path):
         assert torch.equal(getattr(both, name), torch.cat([getattr(data, name), getattr(others, name)]))
 
 
-def test_data_without_several_pictures_are_refused(people, tmp_path):
+def test_data_without_several_images_are_refused(people, tmp_path):
     write_fake_dataset(tmp_path / "one.zip", coarse=True)
     with pytest.raises(DatasetError, match="several times"):
         EncoderData.load(tmp_path / "one.zip", 32)

@@ -1,4 +1,4 @@
-"""Calibration of the poses that the discriminator sees in real pictures."""
+"""Calibration of the poses that the discriminator sees in real images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from portrait360.poses.calibration import (
 
 
 def overconfident(count: int, bias: float = 0.3):
-    """True poses; what is seen of them, which holds the sum of two turns and splits it at random; coarse labels."""
+    """True poses; what is seen of them, which holds the sum of two turns and splits it at random; noisy labels."""
     g = torch.Generator().manual_seed(3)
     truth = torch.randn(count, 6, generator=g) * 0.15
     split = torch.randn(count, generator=g) * 0.2
@@ -54,7 +54,7 @@ def test_bias_of_labels_does_not_matter():
     torch.testing.assert_close(fit_calibration(seen, labels).maps, fit_calibration(seen, shifted).maps)
 
 
-def test_it_is_least_squares_on_pictures_and_their_mirror_images(monkeypatch):
+def test_it_is_least_squares_on_images_and_their_mirror_images(monkeypatch):
     monkeypatch.setattr(module, "RIDGE", 0.0)
     _, seen, labels = overconfident(300)
     seen = seen[:, 0]
@@ -84,7 +84,7 @@ def test_constant_answers_stay_bounded_and_no_calibration_changes_nothing():
 
 
 def with_closer_looks(count: int):
-    """Answers about the whole picture and about two parts, each with errors of its own, the closer the smaller."""
+    """Answers about the whole image and about two parts, each with errors of its own, the closer the smaller."""
     truth, whole, labels = overconfident(count)
     g = torch.Generator().manual_seed(4)
     nods = torch.tensor([0.3, 0.0, 0.0, 0.3, 0.0, 0.0])

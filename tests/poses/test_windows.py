@@ -1,4 +1,4 @@
-"""What a discriminator sees of real pictures and of their middle parts."""
+"""What a discriminator sees of real images and of their centre crops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, zoom_camera
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.poses.calibration import PoseCalibration
-from portrait360.poses.windows import middle, network_pictures, window_poses, windows_with_detail
+from portrait360.poses.windows import centre_crop, network_images, window_poses, windows_with_detail
 from portrait360.training.augment import zoom_some
 from portrait360.training.data import composite
 from support.presets import ALL_PRESETS
@@ -22,15 +22,15 @@ def some_pictures(count: int, side: int):
     return images, masks, camera_label(torch.linspace(-2.5, 2.5, count))
 
 
-def test_middle_parts_are_in_the_middle():
+def test_centre_crops_are_in_the_middle():
     picture = torch.arange(100.0).reshape(1, 1, 10, 10)
-    assert torch.equal(middle(picture, 0.6)[0, 0], picture[0, 0, 2:8, 2:8])
-    assert torch.equal(middle(picture, 1.0), picture)
+    assert torch.equal(centre_crop(picture, 0.6)[0, 0], picture[0, 0, 2:8, 2:8])
+    assert torch.equal(centre_crop(picture, 1.0), picture)
 
 
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
 def test_parts_are_seen_as_in_training(preset):
-    """Windows of pictures that training keeps in memory, and of the same pictures as files have them."""
+    """Windows of images that training keeps in memory, and of the same images as files have them."""
     model = ALL_PRESETS[preset].model
     windows, full = (1.0, 0.6, 0.42), 2 * model.resolution
     images, masks, cameras = some_pictures(4, full)
@@ -41,13 +41,13 @@ def test_parts_are_seen_as_in_training(preset):
         image, mask, camera = zoom_some(
             levels, kept[0] / 127.5 - 1.0, kept[1] / 255.0, cameras, windows[1:], model.resolution
         )
-        shown = network_pictures(model, *floats, window)
+        shown = network_images(model, *floats, window)
         torch.testing.assert_close(shown.image, image, atol=0.01, rtol=0)  # kept in bytes
         assert shown.mask.shape[-1] == model.raw_resolution
         if model.raw_resolution == model.resolution:
             torch.testing.assert_close(shown.mask, mask, atol=0.01, rtol=0)
         if level:
-            torch.testing.assert_close(camera, zoom_camera(cameras, full / middle(floats[0], window).shape[-1]))
+            torch.testing.assert_close(camera, zoom_camera(cameras, full / centre_crop(floats[0], window).shape[-1]))
 
 
 def test_each_part_is_what_the_discriminator_says_of_it_alone():
@@ -62,15 +62,15 @@ def test_each_part_is_what_the_discriminator_says_of_it_alone():
     with torch.no_grad():
         for i in range(4):
             one = slice(i, i + 1)
-            shown = network_pictures(model, image[one], mask[one])
+            shown = network_images(model, image[one], mask[one])
             whole = network.predict_pose(Pictures(shown.image, None, shown.mask), cameras[one])
             torch.testing.assert_close(found[one, 0], whole, atol=1e-6, rtol=0)
-            part = network_pictures(model, image[one], mask[one], 0.5)
+            part = network_images(model, image[one], mask[one], 0.5)
             torch.testing.assert_close(
                 found[one, 1], network.predict_pose(part, zoom_camera(cameras[one], 2.0)), atol=1e-6, rtol=0
             )
     grey = composite(images, masks, model.plain_background, 128)[0] / 127.5 - 1.0
-    again = window_poses(network, model, grey, mask, cameras, (1.0, 0.5), before_grey=True)
+    again = window_poses(network, model, grey, mask, cameras, (1.0, 0.5), on_grey=True)
     torch.testing.assert_close(again, found, atol=2e-3, rtol=0)
 
 

@@ -14,7 +14,7 @@ def _narrow(config: SynthesisConfig | None, steps: int) -> SynthesisConfig | Non
 
 
 def shrunken(preset: Preset) -> Preset:
-    """32-pixel pictures from 16-pixel rays (or 32 without super-resolution), 8 channels, few samples."""
+    """32-pixel images from 16-pixel rays (or 32 without super-resolution), 8 channels, few samples."""
     model = preset.model
     sr = model.superresolution
     if sr is not None:
@@ -40,7 +40,6 @@ def shrunken(preset: Preset) -> Preset:
             importance_samples=4 if model.render.importance_samples else 0,
             inference_samples=None,
         ),
-        deformation="field",
     )
     training = dataclasses.replace(preset.training, batch=4, bf16=False, r1_interval=1)
     return Preset(small, training)

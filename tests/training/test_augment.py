@@ -33,7 +33,7 @@ def test_small_blur_is_the_identity():
     assert blur(x, 0.3) is x
 
 
-def test_mirroring_flips_picture_and_labels_together():
+def test_mirroring_flips_image_and_labels_together():
     image, mask = torch.randn(2, 3, 4, 4), torch.rand(2, 1, 4, 4)
     camera = camera_label(torch.tensor([0.7, 0.7]), torch.tensor([0.2, 0.2]))
     pose = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]]).repeat(2, 1)
@@ -73,7 +73,7 @@ def test_zooming_shows_the_middle_with_a_camera_that_saw_just_that():
         u, v = project(label[None], point.expand(1, 1, 3))[0][0, 0].tolist()
         row, column = divmod(int(picture.argmax()), side)
         assert (row, column) == (int(v * side), int(u * side))
-    assert shown[0].max() == 1.0  # half the picture at half the pixels: nothing is averaged
+    assert shown[0].max() == 1.0  # half the image at half the pixels: nothing is averaged
     torch.testing.assert_close(shown[1].max(), torch.tensor(0.25))
 
 

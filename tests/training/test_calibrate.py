@@ -47,15 +47,15 @@ def opened(path, **changes) -> TrainingData:
 
 
 def test_it_takes_the_windows_that_training_shows(dataset, networks, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_PICTURES", 20)
-    monkeypatch.setattr(module, "PICTURES", 22)
+    monkeypatch.setattr(module, "LEAST_IMAGES", 20)
+    monkeypatch.setattr(module, "IMAGES", 22)
     data, model = opened(dataset), PRESETS["cpu-64"].model
     found = calibrate(networks[1], model, data)
     assert found is not None
     assert found.windows == (1.0, 0.6, 0.42)
     rows = torch.randperm(24, generator=torch.Generator().manual_seed(0))[:22]
     image, mask = data.images[rows] / 127.5 - 1.0, data.masks[rows] / 255.0
-    seen = window_poses(networks[1], model, image, mask, data.cameras[rows], (1.0, 0.6, 0.42), before_grey=True)
+    seen = window_poses(networks[1], model, image, mask, data.cameras[rows], (1.0, 0.6, 0.42), on_grey=True)
     expected = fit_calibration(seen, data.body_poses[rows], (1.0, 0.6, 0.42))
     for a, b in zip(found.maps, expected.maps, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
@@ -64,7 +64,7 @@ def test_it_takes_the_windows_that_training_shows(dataset, networks, monkeypatch
     assert whole.windows == (1.0,)
 
 
-def test_too_few_pictures_tell_nothing(dataset, networks, tmp_path):
+def test_too_few_images_tell_nothing(dataset, networks, tmp_path):
     assert calibrate(networks[1], PRESETS["cpu-64"].model, opened(dataset)) is None
     weights = tmp_path / "w.safetensors"
     save_weights(weights, PRESETS["cpu-64"].model, *networks, {})
@@ -74,7 +74,7 @@ def test_too_few_pictures_tell_nothing(dataset, networks, tmp_path):
 
 
 def test_the_command_writes_the_same_weights_with_a_calibration(dataset, networks, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_PICTURES", 20)
+    monkeypatch.setattr(module, "LEAST_IMAGES", 20)
     weights, out = tmp_path / "w.safetensors", tmp_path / "out.safetensors"
     save_weights(weights, PRESETS["cpu-64"].model, *networks, {"images": 7})
     line = next(line for line in str(module.__doc__).splitlines() if "python -m" in line).split()
@@ -90,16 +90,16 @@ def test_the_command_writes_the_same_weights_with_a_calibration(dataset, network
         assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-def test_middle_parts_are_calibrated_where_pictures_are_zoomed_and_at_hand(dataset, tmp_path, monkeypatch):
+def test_centre_crops_are_calibrated_where_images_are_zoomed_and_at_hand(dataset, tmp_path, monkeypatch):
     preset = PRESETS["cpu-64"]
     state = new_state(preset, 0, torch.device("cpu"))
-    monkeypatch.setattr(module, "LEAST_PICTURES", 20)
-    assert loop._calibration(state, opened(dataset)) is None  # nothing was seen yet
+    monkeypatch.setattr(module, "LEAST_IMAGES", 20)
+    assert loop.final_calibration(state, opened(dataset)) is None  # nothing was seen yet
     monkeypatch.setattr(state.memory, "calibration", lambda: PoseCalibration((1.0,), (torch.zeros(7, 6),)))
-    assert loop._calibration(state, opened(dataset, zoom_probability=0.0)) is None
+    assert loop.final_calibration(state, opened(dataset, zoom_probability=0.0)) is None
     write_shards(dataset, tmp_path / "shards", 12, progress=False)
-    assert loop._calibration(state, StreamingData(tmp_path / "shards", preset.model, preset.training, 0)) is None
-    found = loop._calibration(state, opened(dataset))
+    assert loop.final_calibration(state, StreamingData(tmp_path / "shards", preset.model, preset.training, 0)) is None
+    found = loop.final_calibration(state, opened(dataset))
     assert found is not None
     assert found.windows == (1.0, 0.6, 0.42)
 

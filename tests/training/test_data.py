@@ -1,4 +1,4 @@
-"""Order of pictures, mirroring on the way, and plain backgrounds."""
+"""Order of images, mirroring on the way, and plain backgrounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def recipe(**changes) -> TrainingConfig:
     return dataclasses.replace(TrainingConfig(), **changes)
 
 
-def test_every_epoch_shows_every_picture_once():
+def test_every_epoch_shows_every_image_once():
     sampler = Sampler(10, 3, mirror=True)
     first, *_ = sampler.take(0, 10)
     second, *_ = sampler.take(10, 10)
@@ -54,7 +54,7 @@ def test_portraits_stand_before_plain_grey():
     assert torch.equal(m, masks)
 
 
-def test_batches_carry_the_coarse_labels(tmp_path):
+def test_batches_carry_the_noisy_labels(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
     data = TrainingData(path, TINY.model, recipe(mirror=False), seed=0)
@@ -65,14 +65,14 @@ def test_batches_carry_the_coarse_labels(tmp_path):
     assert data.label_kind == "coarse"
 
 
-def test_small_pictures_are_refused(tmp_path):
+def test_small_images_are_refused(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
     with pytest.raises(DatasetError, match="needs 64"):
         TrainingData(path, PRESETS["cpu-64"].model, recipe(), seed=0)
 
 
-def test_only_larger_pictures_are_zoomed(tmp_path):
+def test_only_larger_images_are_zoomed(tmp_path):
     model = TINY.model
     small, large = tmp_path / "small.zip", tmp_path / "large.zip"
     write_fake_dataset(small, resolution=model.resolution, coarse=True)
@@ -97,7 +97,7 @@ def test_windows_that_would_be_blurred_are_not_shown(tmp_path):
     assert set(data.sampler.take(0, 64)[2].tolist()) <= {1, 2}
 
 
-def test_faces_are_shown_closer_than_other_pictures():
+def test_faces_are_shown_closer_than_other_images():
     yaws = torch.deg2rad(torch.tensor([0.0, 75.0, -75.0, 90.0, 180.0, -90.0]))
     faces = shows_face(camera_label(yaws))
     assert faces.tolist() == [True, True, True, False, False, False]
@@ -136,7 +136,7 @@ def test_datasets_of_mostly_faces_are_rebalanced(tmp_path):
     assert np.array_equal(data.sampler.pool, np.repeat(np.arange(len(data)), yaw_repeats(data.cameras, 9)))
 
 
-def test_labels_are_drawn_from_pictures_and_their_mirror_images(tmp_path):
+def test_labels_are_drawn_from_images_and_their_mirror_images(tmp_path):
     path = tmp_path / "d.zip"
     write_fake_dataset(path, coarse=True)
     for mirror in (True, False):

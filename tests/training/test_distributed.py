@@ -129,9 +129,10 @@ def test_two_processes_train_and_resume_exactly(tmp_path):
     launch(tmp_path, TRAIN, data, tmp_path / "whole", "new", 0.032)
     launch(tmp_path, TRAIN, data, tmp_path / "parts", "new", 0.016)
     launch(tmp_path, TRAIN, data, tmp_path / "parts", "resume", 0.032)
-    _, whole, _ = load_checkpoint(checkpoints(tmp_path / "whole")[-1])
-    _, parts, progress = load_checkpoint(checkpoints(tmp_path / "parts")[-1])
-    assert progress["images"] == 32
+    whole = load_checkpoint(checkpoints(tmp_path / "whole")[-1]).tensors
+    last = load_checkpoint(checkpoints(tmp_path / "parts")[-1])
+    parts = last.tensors
+    assert last.images == 32
     assert len(whole["random/cpu"]) == 2
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
@@ -143,13 +144,13 @@ def test_a_process_that_is_killed_comes_back_from_the_last_checkpoint(tmp_path):
     launch(tmp_path, DIES_ONCE, data, tmp_path / "whole", "lives")
     launch(tmp_path, DIES_ONCE, data, tmp_path / "broken", "dies", restarts=1)
     ends = [load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken")]
-    assert [progress["images"] for _, _, progress in ends] == [24, 24]
+    assert [end.images for end in ends] == [24, 24]
     assert all(torch.equal(ends[0][1][k], ends[1][1][k]) for k in ends[0][1])
 
 
 @pytest.mark.parametrize("recipe", ["preset", "original"])
 def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path, recipe):
-    """Both networks, penalties included, with the same random numbers for the same pictures."""
+    """Both networks, penalties included, with the same random numbers for the same images."""
     results = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.pt"

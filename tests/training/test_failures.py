@@ -69,7 +69,7 @@ def start(tmp_path: Path, data: Path, what: str, processes: int) -> subprocess.P
 
 def images_of_last(run: Path) -> int:
     last = checkpoints(run)[-1]
-    return int(load_checkpoint(last)[2]["images"])
+    return load_checkpoint(last).images
 
 
 def test_nan_in_one_process_ends_all_and_keeps_the_last_checkpoint(tmp_path, data):

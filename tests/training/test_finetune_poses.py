@@ -1,4 +1,4 @@
-"""A discriminator is taught what coarse labels say of real pictures, and judges as before."""
+"""A discriminator's pose path is fine-tuned on noisy labels of real images; its logits stay the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from portrait360.portrait.weights import load_weights, save_weights
 from portrait360.training import calibrate
 from portrait360.training import finetune_poses as module
 from portrait360.training.data import TrainingData
-from portrait360.training.finetune_poses import Lessons, Teaching, main, poses_of_labels, prepare, teach, varied
+from portrait360.training.finetune_poses import (
+    FinetuningData,
+    FinetuningState,
+    PoseFinetuning,
+    finetune,
+    finetuning_data,
+    main,
+    poses_of_labels,
+    varied,
+)
 from portrait360.training.passes import Batch
 from portrait360.types import CheckpointError, DatasetError
 from support.fake_portraits import write_fake_dataset
@@ -31,7 +40,7 @@ PLAIN = dataclasses.replace(
     TINY.model, raw_resolution=32, features=3, superresolution=None, background=None, conditioning_scale=0.0
 )
 SMALL = PLAIN.with_pose_blocks(2)
-RECIPE = Teaching(steps=6, pictures=8, warm_up=2, save_every=3)
+RECIPE = PoseFinetuning(steps=6, images=8, warm_up=2, save_every=3)
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +51,23 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def student():
+def discriminator():
     torch.manual_seed(0)
     return with_pose_path(Discriminator(PLAIN), PLAIN, 2)[0]
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(monkeypatch):
-    monkeypatch.setattr(calibrate, "PICTURES", 8)
-    monkeypatch.setattr(calibrate, "LEAST_PICTURES", 8)
+def few_images(monkeypatch):
+    monkeypatch.setattr(calibrate, "IMAGES", 8)
+    monkeypatch.setattr(calibrate, "LEAST_IMAGES", 8)
 
 
 def opened(path, **changes) -> TrainingData:
     return TrainingData(path, SMALL, dataclasses.replace(TRAINING, **changes), 0)
 
 
-def lessons_of(student, path, **changes):
-    return prepare(student, SMALL, opened(path, **changes), path)
+def data_of(discriminator, path, **changes):
+    return finetuning_data(discriminator, SMALL, opened(path, **changes), path)
 
 
 def test_labels_stand_for_poses_without_their_bias_and_shrinking():
@@ -72,40 +81,40 @@ def test_labels_stand_for_poses_without_their_bias_and_shrinking():
     torch.testing.assert_close(slope, torch.ones(6), atol=0.03, rtol=0)
 
 
-def test_the_mean_nod_is_seen_but_its_share_is_that_of_the_labels():
+def test_the_mean_nod_is_predicted_but_its_share_is_that_of_the_labels():
     labels = torch.zeros(100, 6)
     labels[:, 0], labels[:, 3] = 0.1, 0.2
-    seen = torch.zeros(100, 6)
-    seen[:, 0], seen[:, 3], seen[:, 4] = 0.3, 0.0, 0.05
-    mean = poses_of_labels(seen, labels, labels).mean(dim=0)
+    predicted = torch.zeros(100, 6)
+    predicted[:, 0], predicted[:, 3], predicted[:, 4] = 0.3, 0.0, 0.05
+    mean = poses_of_labels(predicted, labels, labels).mean(dim=0)
     torch.testing.assert_close(mean, torch.tensor([0.1, 0, 0, 0.2, 0, 0]), atol=1e-6, rtol=0)
 
 
-def test_pictures_of_the_calibration_are_not_learned_from(dataset, student, monkeypatch):
-    lessons = lessons_of(student, dataset)
-    assert sorted([*lessons.rows.tolist(), *calibrate.calibration_rows(24).tolist()]) == list(range(24))
-    assert lessons.levels == (0, 1, 2)  # of 0.6, 0.42 and 0.27, which shows the face alone
-    assert lessons_of(student, dataset, zoom_probability=0.0).levels == (0,)
-    monkeypatch.setattr(calibrate, "PICTURES", 22)
+def test_images_of_the_calibration_are_not_trained_on(dataset, discriminator, monkeypatch):
+    data = data_of(discriminator, dataset)
+    assert sorted([*data.rows.tolist(), *calibrate.calibration_rows(24).tolist()]) == list(range(24))
+    assert data.levels == (0, 1, 2)  # of 0.6, 0.42 and 0.27, which shows the face alone
+    assert data_of(discriminator, dataset, zoom_probability=0.0).levels == (0,)
+    monkeypatch.setattr(calibrate, "IMAGES", 22)
     with pytest.raises(DatasetError, match="too few"):
-        lessons_of(student, dataset)
+        data_of(discriminator, dataset)
 
 
-def test_a_batch_shows_pictures_and_their_middle_parts_with_what_is_wanted(dataset, student, monkeypatch):
+def test_a_batch_shows_images_and_their_centre_crops_with_target_poses(dataset, discriminator, monkeypatch):
     monkeypatch.setattr(module, "varied", lambda batch, _: batch)
-    lessons = lessons_of(student, dataset)
+    data = data_of(discriminator, dataset)
     torch.manual_seed(0)
-    shown, camera, wanted = lessons.batch(60, SMALL, CPU)
+    images, camera, targets = data.batch(60, SMALL, CPU)
     zooms = camera[:, 16] / camera[:, 16].min()
     assert {round(float(z), 2) for z in zooms} == {1.0, round(128 / 76, 2), round(128 / 54, 2)}
-    allowed = lessons.wanted[lessons.rows]
+    allowed = data.targets[data.rows]
     allowed = torch.cat([allowed, mirror_body_pose(allowed)])
-    assert float(torch.cdist(wanted, allowed, compute_mode=EXACT).min(dim=1).values.max()) < 1e-5
-    assert shown.image.shape == (60, 3, 32, 32)
+    assert float(torch.cdist(targets, allowed, compute_mode=EXACT).min(dim=1).values.max()) < 1e-5
+    assert images.image.shape == (60, 3, 32, 32)
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_pictures_vary_in_colour_and_are_cropped_as_their_cameras_say(background):
+def test_images_vary_in_colour_and_are_cropped_as_their_cameras_say(background):
     """A square in the middle grows with the focal length; the grey around it stays grey where the model has it."""
     model = TINY.model if background else SMALL
     mask = torch.zeros(64, 1, 32, 32)
@@ -132,8 +141,8 @@ def test_pictures_vary_in_colour_and_are_cropped_as_their_cameras_say(background
     assert torch.equal(varied(Batch(image, mask, camera, poses), model).image, found.image)
 
 
-class Bars(Lessons):
-    """Real pictures of a bar that rises with the neck's nod, and what noisy labels say of them."""
+class Bars(FinetuningData):
+    """Real images of a bar that rises with the neck's nod, and noisy labels of them."""
 
     def batch(self, count, model, device):
         pose = torch.zeros(count, 6)
@@ -147,50 +156,50 @@ def bars(nods):
     return Pictures(inside.expand(-1, 3, -1, -1) * 2 - 1, None, inside)
 
 
-def test_it_learns_what_shows_in_real_pictures_and_judges_as_before(dataset, student, tmp_path):
+def test_it_learns_what_shows_in_real_images_and_its_logits_stay(dataset, discriminator, tmp_path):
     data = opened(dataset)
-    lessons = Bars(data, data.body_poses, torch.arange(24), (0,))
-    recipe = Teaching(steps=80, pictures=48, warm_up=5, rate=5e-3, average=10)
-    taught = teach(student, SMALL, [lessons], recipe, tmp_path / "c.safetensors", device=CPU, bf16=False)
+    data = Bars(data, data.body_poses, torch.arange(24), (0,))
+    recipe = PoseFinetuning(steps=80, images=48, warm_up=5, rate=5e-3, average=10)
+    finetuned = finetune(discriminator, SMALL, [data], recipe, tmp_path / "c.safetensors", device=CPU, bf16=False)
     nods, camera = torch.linspace(-0.4, 0.4, 9), camera_label(torch.zeros(9))
-    before, after = (network.predict_pose(bars(nods), camera, parts=9)[:, 0] for network in (student, taught))
+    before, after = (network.predict_pose(bars(nods), camera, parts=9)[:, 0] for network in (discriminator, finetuned))
     assert float((after - nods).square().mean()) < 0.3 * float((before - nods).square().mean())
     given = torch.randn(9, 6)
-    for shown in (bars(nods), Pictures(torch.randn(9, 3, 32, 32), None, torch.rand(9, 1, 32, 32))):
-        assert torch.equal(taught(shown, camera, given)[0], student(shown, camera, given)[0])
+    for images in (bars(nods), Pictures(torch.randn(9, 3, 32, 32), None, torch.rand(9, 1, 32, 32))):
+        assert torch.equal(finetuned(images, camera, given)[0], discriminator(images, camera, given)[0])
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(dataset, student, tmp_path, monkeypatch):
-    lessons = [lessons_of(student, dataset)]
-    known = {name: value.clone() for name, value in student.state_dict().items()}
+def test_a_stopped_run_goes_on_to_the_same_numbers(dataset, discriminator, tmp_path, monkeypatch):
+    data = [data_of(discriminator, dataset)]
+    known = {name: value.clone() for name, value in discriminator.state_dict().items()}
 
-    def taught(name, recipe=RECIPE, lessons=lessons, student=student):
-        return teach(student, SMALL, lessons, recipe, tmp_path / name, device=CPU, bf16=False).state_dict()
+    def finetuned(name, recipe=RECIPE, data=data, discriminator=discriminator):
+        return finetune(discriminator, SMALL, data, recipe, tmp_path / name, device=CPU, bf16=False).state_dict()
 
-    whole = taught("whole.safetensors")
-    save = module._save
+    whole = finetuned("whole.safetensors")
+    save = FinetuningState.save
 
     def saved(*args):
         save(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_save", saved)
+    monkeypatch.setattr(FinetuningState, "save", saved)
     with pytest.raises(KeyboardInterrupt):
-        taught("stopped.safetensors")
-    monkeypatch.setattr(module, "_save", save)
-    other = copy.deepcopy(student)
+        finetuned("stopped.safetensors")
+    monkeypatch.setattr(FinetuningState, "save", save)
+    other = copy.deepcopy(discriminator)
     other.b4.fc.bias.data += 1.0
-    fewer = [dataclasses.replace(lessons[0], rows=lessons[0].rows[1:])]
-    for change in ({"recipe": dataclasses.replace(RECIPE, steps=7)}, {"student": other}, {"lessons": fewer}):
+    fewer = [dataclasses.replace(data[0], rows=data[0].rows[1:])]
+    for change in ({"recipe": dataclasses.replace(RECIPE, steps=7)}, {"discriminator": other}, {"data": fewer}):
         with pytest.raises(CheckpointError, match="another run"):
-            taught("stopped.safetensors", **change)
+            finetuned("stopped.safetensors", **change)
     shutil.copy(tmp_path / "stopped.safetensors", tmp_path / "elsewhere.safetensors")
-    rounded = dataclasses.replace(lessons[0], wanted=lessons[0].wanted + 1e-7)  # as on another machine
-    taught("elsewhere.safetensors", lessons=[rounded])
-    resumed = taught("stopped.safetensors")
+    rounded = dataclasses.replace(data[0], targets=data[0].targets + 1e-7)  # as on another machine
+    finetuned("elsewhere.safetensors", data=[rounded])
+    resumed = finetuned("stopped.safetensors")
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=1e-5)
-        assert torch.equal(known[name], student.state_dict()[name])
+        assert torch.equal(known[name], discriminator.state_dict()[name])
         assert torch.equal(value, known[name]) == (not name.startswith("pose_")), name
 
 
@@ -201,11 +210,11 @@ def test_the_command_writes_weights_with_a_calibration(dataset, tmp_path, preset
     model = ALL_PRESETS[preset].model
     save_weights(weights, model, Generator(model), Discriminator(model), {"images": 7})
     line = next(line for line in str(module.__doc__).splitlines() if "python -m" in line).split()
-    names = {"TRAIN.zip": str(dataset), "weights.safetensors": str(weights), "taught.safetensors": str(out)}
-    short = ["--recipe.steps", "2", "--recipe.pictures", "4", "--recipe.pose-blocks", "2"]
+    names = {"TRAIN.zip": str(dataset), "weights.safetensors": str(weights), "finetuned.safetensors": str(out)}
+    short = ["--recipe.steps", "2", "--recipe.images", "4", "--recipe.pose-blocks", "2"]
     tyro.cli(main, args=[names.get(word, word) for word in line[3:]] + short)
     before, after = load_weights(weights), load_weights(out)
-    assert after.info["about"] == {"images": 7, "real_poses": {"steps": 2, "pictures": 16}}
+    assert after.info["about"] == {"images": 7, "real_poses": {"steps": 2, "images": 16}}
     assert after.calibration is not None
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["out.safetensors", "w.safetensors"]
     for name, value in before.generator.state_dict().items():

@@ -48,7 +48,7 @@ def test_pose_loss_sums_over_the_six_numbers():
     assert pose_loss(a, b).item() == pytest.approx((6 + 24) / 2)
 
 
-def test_gradient_penalty_of_a_linear_judge():
+def test_gradient_penalty_of_a_linear_discriminator():
     """logit = sum(w x): the gradient is w for every sample."""
     x = torch.randn(3, 2, 4, 4, requires_grad=True)
     w = torch.randn(2, 4, 4, requires_grad=True)

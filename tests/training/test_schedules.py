@@ -74,5 +74,5 @@ def test_raw_resolution_is_rounded_to_whole_pixels():
 
 @pytest.mark.parametrize(("images", "expected"), [(0, True), (5_999_999, True), (6_000_000, False)])
 def test_the_pose_branch_learns_in_the_first_stage_only(images, expected):
-    assert schedules.learns_pose_branch(images, original_recipe(PRESETS["cpu-64"].model)) is expected
-    assert schedules.learns_pose_branch(images, CONFIG)
+    assert schedules.trains_pose_branch(images, original_recipe(PRESETS["cpu-64"].model)) is expected
+    assert schedules.trains_pose_branch(images, CONFIG)

@@ -13,7 +13,7 @@ from portrait360.model.fused import occupied_cells
 from portrait360.poses.memory import CAPACITY
 from portrait360.runtime.distributed import Ranks
 from portrait360.training import step
-from portrait360.training.passes import generate, real_pictures, separate_gradients, shared_gradients
+from portrait360.training.passes import generate, real_images, separate_gradients, shared_gradients
 from portrait360.training.state import new_state
 from portrait360.training.step import TILT_INTERVAL, training_step, update_average
 from support.presets import ALL_PRESETS, TINY, TINY_ORIGINAL
@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", ALL_PRESETS)
 def test_every_preset_trains_two_shrunken_steps(name):
     preset = shrunken(ALL_PRESETS[name])
+    assert preset.model.deformation == ALL_PRESETS[name].model.deformation
     state = new_state(preset, 0, CPU)
     before = {k: v.clone() for k, v in state.generator.state_dict().items()}
     for i in range(2):
@@ -121,16 +122,16 @@ def test_refined_poses_replace_the_labels_and_the_tilt_is_part_of_what_is_shown(
 
 
 def test_the_discriminator_learns_what_is_shown(monkeypatch):
-    """Its pose head is taught the rendered pose plus the tilt; what it says of real pictures is remembered."""
+    """Its pose head is trained on the rendered pose plus the tilt; its predictions for real images are remembered."""
     state = refining()
     state.memory.tilt = torch.full((6,), 0.07)
-    taught = []
+    targets = []
     monkeypatch.setattr(
-        "portrait360.training.passes.pose_loss", lambda a, b, *_: (taught.append(b), a.square().mean())[1]
+        "portrait360.training.passes.pose_loss", lambda a, b, *_: (targets.append(b), a.square().mean())[1]
     )
     before = state.memory.seen.added
     training_step(state, random_batch(state.model, 4))
-    torch.testing.assert_close(taught[-1], torch.full((4, 6), 0.1 + 0.25 * 0.07))
+    torch.testing.assert_close(targets[-1], torch.full((4, 6), 0.1 + 0.25 * 0.07))
     assert state.memory.seen.added == state.memory.labels.added == before + 4
     assert not torch.equal(state.memory.seen.rows[:4, -6:], torch.full((4, 6), 0.1))
 
@@ -182,7 +183,7 @@ def test_empty_space_is_skipped_without_a_visible_difference(monkeypatch):
     for skips in (True, False):
         torch.manual_seed(5)
         state.config = dataclasses.replace(preset.training, occupancy=skips)
-        masks.append(generate(state, batch).pictures.mask.detach())
+        masks.append(generate(state, batch).images.mask.detach())
     assert len(shares) == 1
     assert 0.05 < shares[0] < 0.95
     assert (masks[0] - masks[1]).abs().mean() < 0.01
@@ -274,13 +275,13 @@ def test_published_gradients_are_those_of_their_losses(monkeypatch):
 
     torch.manual_seed(5)
     made = generate(state, for_generator)
-    logits, _ = state.discriminator(made.pictures, for_generator.camera)
+    logits, _ = state.discriminator(made.images, for_generator.camera)
     pull = 0.5 * (made.body_pose - for_generator.coarse_pose).square().sum(dim=1).mean()
     (torch.nn.functional.softplus(-logits).mean() + pull).backward(inputs=list(state.generator.parameters()))
     with torch.no_grad():
         made = generate(state, for_discriminator)
-    fake, poses = state.discriminator(made.pictures, for_discriminator.camera)
-    real, _ = state.discriminator(real_pictures(state, batch), batch.camera)
+    fake, poses = state.discriminator(made.images, for_discriminator.camera)
+    real, _ = state.discriminator(real_images(state, batch), batch.camera)
     loss = torch.nn.functional.softplus(fake).mean() + torch.nn.functional.softplus(-real).mean()
     (loss + (poses - made.body_pose).square().sum(dim=1).mean()).backward(inputs=list(state.discriminator.parameters()))
     for grads, module in zip(found, (state.generator, state.discriminator), strict=True):
@@ -305,14 +306,14 @@ def test_the_pose_branch_rests_in_the_later_stages():
         assert any(k.startswith("backbone.synthesis") for k in moved)
 
 
-def test_raw_pictures_grow_on_the_ramp(monkeypatch):
+def test_raw_images_grow_on_the_ramp(monkeypatch):
     preset = published(raw_ramp=RawRamp(20, 1.0, 1.0))
     state = new_state(preset, 0, CPU)
     start = preset.model.raw_resolution
     batch = random_batch(preset.model, 4)
     for images, side in ((0, start), (1500, (start + 20) // 2), (2000, 20)):
         state.images = images
-        for pictures in (generate(state, batch.drawn[0]).pictures, real_pictures(state, batch)):
+        for pictures in (generate(state, batch.drawn[0]).images, real_images(state, batch)):
             assert pictures.raw.shape[-1] == pictures.mask.shape[-1] == side
             assert pictures.image.shape[-1] == preset.model.resolution
         training_step(state, batch)

@@ -1,4 +1,4 @@
-"""Training from shards: every process its own pictures, each once per epoch, the same at every resume."""
+"""Training from shards: every process its own images, each once per epoch, the same at every resume."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shown(data, ranks, steps, share=2, start=0):
     return [data.batch(start + k * share * ranks.size, share, ranks, CPU) for k in range(steps)]
 
 
-def test_pictures_come_with_their_labels(packed):
+def test_images_come_with_their_labels(packed):
     whole, data = TrainingData(packed[0], MODEL, recipe(), 0), StreamingData(packed[1], MODEL, recipe(), 0)
     rows = torch.cat([whole.cameras, whole.body_poses], dim=1)
     for batch in shown(data, Ranks(), 6):
@@ -54,7 +54,7 @@ def test_pictures_come_with_their_labels(packed):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_an_epoch_deals_every_picture_to_one_process_once(packed, size):
+def test_an_epoch_deals_every_image_to_one_process_once(packed, size):
     shards = PortraitShards(packed[1])
     per_shard = min(s.count for s in shards.shards)
     own = len(shards.shards) // size
@@ -87,7 +87,7 @@ def test_few_shards_are_in_memory(packed):
     data = StreamingData(packed[1], MODEL, recipe(), 0)
     for batch in shown(data, Ranks(), 30):
         assert batch.image.shape[0] == 2
-        assert len(data._groups) <= 3
+        assert data.groups_in_memory <= 3
     assert MIXED_SHARDS * data.per_shard < len(data)
 
 
@@ -97,7 +97,7 @@ def test_more_processes_than_shards_are_refused(packed, tmp_path):
         StreamingData(tmp_path / "one", MODEL, recipe(), 0).batch(0, 2, Ranks(0, 2), CPU)
 
 
-def test_pictures_that_are_too_small_are_refused(packed):
+def test_images_that_are_too_small_are_refused(packed):
     with pytest.raises(DatasetError, match="needs 64"):
         StreamingData(packed[1], PRESETS["cpu-64"].model, recipe(), 0)
 
@@ -106,9 +106,10 @@ def test_a_run_from_shards_resumes_exactly(packed, tmp_path):
     train(packed[1], "tiny", tmp_path / "whole", kimg=0.016, quiet=True)
     train(packed[1], "tiny", tmp_path / "parts", kimg=0.008, quiet=True)
     train(packed[1], "tiny", tmp_path / "parts", resume=True, kimg=0.016, quiet=True)
-    _, whole, _ = load_checkpoint(checkpoints(tmp_path / "whole")[-1])
-    _, parts, progress = load_checkpoint(checkpoints(tmp_path / "parts")[-1])
-    assert progress["images"] == 16
+    whole = load_checkpoint(checkpoints(tmp_path / "whole")[-1]).tensors
+    last = load_checkpoint(checkpoints(tmp_path / "parts")[-1])
+    parts = last.tensors
+    assert last.images == 16
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 

@@ -5,11 +5,14 @@ Heavy imports stand inside `run`, so that `--help` is quick.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import tyro
+
+from portrait360.cli.train import Train, train_command
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
@@ -234,57 +237,6 @@ class DatasetInspect:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a model on a dataset.
-
-    Ctrl-C, SIGTERM and --max-minutes save a checkpoint; --resume continues exactly where it was.
-
-    Example: portrait360 train --data train.zip --preset cpu-64 --out runs/first --max-minutes 60
-    """
-
-    data: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
-    """The dataset: a zip, a folder, or a folder of shards."""
-    preset: Annotated[str, tyro.conf.arg(metavar="NAME")]
-    """Size of the model: cpu-64 trains on two cores; portrait-128 and portrait-256 want a GPU."""
-    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run: checkpoints, logs and sheets."""
-    resume: Annotated[bool, _PLAIN] = False
-    """Continue the run in --out."""
-    max_minutes: Annotated[float | None, tyro.conf.arg(metavar="M", help_behavior_hint="")] = None
-    """Save and stop after so many minutes."""
-    kimg: Annotated[float | None, tyro.conf.arg(metavar="K", help_behavior_hint="")] = None
-    """Train on so many thousand pictures in all. Default: as the preset says."""
-    device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
-    """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
-    """Start from these weights instead of random ones, for instance on pictures of your own. They must be of the
-    same preset, or of one that it can grow from (cpu-64 into portrait-128)."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "preset"
-    """How to train: as the preset says, or `original`, the published recipe."""
-
-    def run(self) -> None:
-        from portrait360.training.loop import train
-        from portrait360.types import InputError
-
-        if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
-            raise InputError(f"--max-minutes must be above 0, not {self.max_minutes:g}.", "Try --max-minutes 60.")
-        train(
-            self.data,
-            self.preset,
-            self.out,
-            resume=self.resume,
-            max_minutes=self.max_minutes,
-            kimg=self.kimg,
-            device=self.device,
-            init=self.init,
-            recipe=self.recipe,
-        )
-
-    def resume_hint(self) -> str:
-        return "the same command with --resume continues from the last checkpoint"
-
-
-@dataclass(frozen=True)
 class Evaluate:
     """Measure a model: fidelity, faces, cameras, body poses, consistency and geometry, beside the data's own.
 
@@ -426,15 +378,22 @@ _Dataset = (
     | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
     | Annotated[DatasetShard, tyro.conf.subcommand("shard")]
 )
-COMMANDS = (
-    Annotated[Generate, tyro.conf.subcommand("generate")]
-    | Annotated[
-        _Dataset,
-        tyro.conf.subcommand("dataset", description="Make a dataset, synthetic or of photos, look at one, or pack it."),
-    ]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Pose, tyro.conf.subcommand("pose")]
-    | Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-)
+
+
+def commands(arguments: Sequence[str]) -> Any:
+    """All commands, as tyro reads them; that of `train` with every value of a preset only if it is asked for."""
+    train = train_command() if arguments[:1] == ["train"] else None
+    return (
+        Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[
+            _Dataset,
+            tyro.conf.subcommand(
+                "dataset", description="Make a dataset, synthetic or of photos, look at one, or pack it."
+            ),
+        ]
+        | Annotated[Train, tyro.conf.subcommand("train", constructor=train)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Pose, tyro.conf.subcommand("pose")]
+        | Annotated[Convert, tyro.conf.subcommand("convert")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")]
+    )

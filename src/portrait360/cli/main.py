@@ -10,12 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import tyro
 
 import portrait360
-from portrait360.cli.commands import COMMANDS, Command
+from portrait360.cli.commands import Command, commands
 from portrait360.cli.errors import BadArgumentsError, explain_box
 
 EXIT_BAD_INPUT = 2
@@ -36,9 +35,8 @@ def parse(arguments: Sequence[str]) -> Command:
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            parser: Any = COMMANDS
             return tyro.cli(
-                parser,
+                commands(arguments),
                 prog="portrait360",
                 description="3D portraits, seen from every side, learned from single-view images.",
                 args=list(arguments),

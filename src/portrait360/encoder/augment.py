@@ -1,4 +1,4 @@
-"""What happens to a portrait on its way to being a photo: crops, backgrounds, light, blur, noise and JPEG.
+"""Augmentation of synthetic portraits towards photos: crops, backgrounds, light, blur, noise and JPEG.
 
 The portrait encoder is trained on synthetic portraits so changed. Every draw comes from the given generator.
 """
@@ -24,7 +24,7 @@ from portrait360.geometry.cameras import yaw_pitch
 from portrait360.media.images import blur
 
 MIN_BLUR = 0.25
-"""Blur, in pixels, of a picture that nothing has blurred."""
+"""Blur, in pixels, of an image that nothing has blurred."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PhotoRanges:
     """How far each change goes, and how often it comes."""
 
     plain_crop: float = 0.15
-    """Share of pictures cropped exactly as the datasets are."""
+    """Share of images cropped exactly as the datasets are."""
     roll_degrees: float = 12.0
     smallest_scale: float = 0.7
     largest_scale: float = 2.0
@@ -52,9 +52,9 @@ class PhotoRanges:
     jpeg: float = 0.35
     cover: float = 0.15
     thing: float = 0.0
-    """Share of people with things in front of them."""
+    """Share of people with objects in front of them."""
     untouched: float = 0.0
-    """Share of pictures left as the datasets have them; all other shares are of the rest."""
+    """Share of images left as the datasets have them; all other shares are of the rest."""
 
 
 CLUTTERED = PhotoRanges(
@@ -65,15 +65,17 @@ CLUTTERED = PhotoRanges(
     thing=0.25,
     untouched=0.5,
 )
-"""As encoders are trained, who look at photos and at pictures of the datasets and of generators: with cluttered
-backgrounds, other people and things in front, and a third of the pictures as they are. The defaults are what they are
-measured on."""
+"""What encoders are trained on, for photos as well as for images of datasets and generators: cluttered backgrounds,
+other people and objects in front, and half of the images as they are. The defaults are what they are measured on."""
 
 
 @dataclass(frozen=True)
 class PhotoBatch:
-    """Changed pictures and what is true of them. `blur` as in `Encoded`, in pixels of these pictures; `covered`: the
-    share of the person in the picture that things in front of it hide. Masks are of the whole person."""
+    """Augmented images and their ground truth.
+
+    `blur` as in `Encoded`, in pixels of these images; `covered`: the share of the person that objects in front hide.
+    Masks are of the whole person.
+    """
 
     image: Float[Tensor, "B 3 R R"]
     mask: Float[Tensor, "B 1 R R"]
@@ -90,7 +92,7 @@ class PhotoBatch:
         return self._each(Tensor.pin_memory)
 
     def tensors(self) -> list[Tensor]:
-        """All that is known of the pictures, picture by picture."""
+        """All tensors, one row per image."""
         return [*vars(self.camera).values(), self.image, self.mask, self.blur, self.covered]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> PhotoBatch:
@@ -121,7 +123,7 @@ def photo_batch(
     generator: torch.Generator,
     ranges: PhotoRanges | None = None,
 ) -> PhotoBatch:
-    """Turn synthetic portraits into pictures like photos.
+    """Turn synthetic portraits into images like photos.
 
     Args:
         images, masks, cameras: synthetic portraits in the plain crop, with the labels' cameras.
@@ -131,15 +133,21 @@ def photo_batch(
     ranges = ranges or PhotoRanges()
     if ranges.untouched > 0.0:
         return _some_untouched(images, masks, cameras, generator, ranges)
+
+    # Crop, background, colours
     draws = _Draws(len(images), generator)
     person, mask, camera = _cropped(*_as_floats(images, masks), cameras, draws, ranges)
     behind = _backgrounds(person, mask, draws, ranges)
     image = _colours(behind.mul_(1.0 - mask).add_(person.mul_(mask)), draws, ranges)
+
+    # What is in front
     image, cover = _covers(image, draws, ranges)
     if ranges.thing > 0:
         image, more = things(image, mask, draws.chance(ranges.thing), generator)
         cover = torch.maximum(cover, more.float())
     covered = (cover * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp_min(1.0)
+
+    # Blur, noise and JPEG
     image, amount = _blurs(image, camera, draws, ranges)
     noise = draws.uniform(0.0, ranges.largest_noise) * draws.chance(ranges.noise)
     grain = torch.randn(image.shape, generator=generator).mul_(noise[:, None, None, None])
@@ -154,7 +162,7 @@ def other_crops_and_colours(
     generator: torch.Generator,
     ranges: PhotoRanges,
 ) -> tuple[Float[Tensor, "B 3 R R"], Float[Tensor, "B 1 R R"], CameraEstimate]:
-    """The first things that happen to pictures in `photo_batch`, and nothing else, on any device.
+    """The first augmentations of `photo_batch` alone, crops and colours, on any device.
 
     Args:
         images, masks, cameras: as `photo_batch` takes them, but in -1 to 1 and 0 to 1.
@@ -169,7 +177,7 @@ def other_crops_and_colours(
 def untouched_batch(
     images: UInt8[Tensor, "B 3 R R"], masks: UInt8[Tensor, "B 1 R R"], cameras: Float[Tensor, "B 25"]
 ) -> PhotoBatch:
-    """Pictures as the datasets have them, for the arguments of `photo_batch`."""
+    """Images as the datasets have them, for the arguments of `photo_batch`."""
     image, mask = _as_floats(images, masks)
     yaw, pitch = yaw_pitch(cameras)
     count = len(yaw)
@@ -216,7 +224,7 @@ def _draw_crop(cameras: Tensor, draws: _Draws, ranges: PhotoRanges) -> CameraEst
 
 
 def _backgrounds(person: Tensor, mask: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
-    """Behind the person: what was there, one colour (half the time the models' grey), another picture, blurred, or
+    """Behind the person: what was there, one colour (half the time the models' grey), another image, blurred, or
     clutter; sometimes somebody else in front of that."""
     kind = draws.uniform(0.0, 1.0)
     plain, other = ranges.plain_background, ranges.plain_background + ranges.other_background
@@ -238,7 +246,7 @@ def _backgrounds(person: Tensor, mask: Tensor, draws: _Draws, ranges: PhotoRange
 
 
 def _colours(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
-    """Exposure, gamma, contrast, colour cast and saturation; some pictures lose their colour."""
+    """Exposure, gamma, contrast, colour cast and saturation; some images lose their colour."""
     on = torch.nonzero(draws.chance(ranges.colour))[:, 0]
     gamma = torch.exp(draws.normal(0.2))[on, None, None, None]
     gain = torch.exp(draws.normal(0.15)[:, None] + draws.normal(0.06, 3))[on, :, None, None]
@@ -258,7 +266,7 @@ def _colours(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
 
 
 def _covers(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> tuple[Tensor, Tensor]:
-    """A rectangle of one colour in front of some pictures, in place; where it is [B, 1, R, R]: hands, microphones."""
+    """A rectangle of one colour in front of some images, in place; where it is [B, 1, R, R]: hands, microphones."""
     side = image.shape[-1]
     centre, half = draws.uniform(0.0, 1.0, 2), draws.uniform(0.05, 0.18, 2)
     centres = (torch.arange(side) + 0.5) / side
@@ -293,7 +301,7 @@ def _blurs(
 
 
 def _jpegs(image: Tensor, draws: _Draws, ranges: PhotoRanges) -> Tensor:
-    """Some pictures as JPEG gives them back, in place."""
+    """Compress some images as JPEG and decode them, in place."""
     on, quality = draws.chance(ranges.jpeg), draws.uniform(20.0, 95.0)
     for one, chosen, level in zip(image, on.tolist(), quality.tolist(), strict=True):
         if chosen:

@@ -1,4 +1,4 @@
-"""What the portrait encoder is trained on: persons with several pictures each, changed to look like photos.
+"""Batches that the portrait encoder is trained on: persons with several images each, augmented towards photos.
 
 Every batch is a function of the seed and the step's number.
 """
@@ -34,7 +34,7 @@ class EncoderTraining:
 
     steps: int = 6000
     people: int = 32
-    """Persons per batch, with two pictures each."""
+    """Persons per batch, with two images each."""
     rate: float = 2e-3
     warm_up: int = 300
     weight_decay: float = 1e-2
@@ -45,7 +45,7 @@ class EncoderTraining:
 
 @dataclass(frozen=True)
 class EncoderData:
-    """Pictures in memory; rows i * views to i * views + views - 1 show one person."""
+    """Images in memory; rows i * views to i * views + views - 1 show one person."""
 
     images: Tensor
     masks: Tensor
@@ -55,16 +55,16 @@ class EncoderData:
 
     @classmethod
     def load(cls, path: Path, resolution: int) -> EncoderData:
-        """Read a dataset with exact labels and several pictures of each person.
+        """Read a dataset with exact labels and several images of each person.
 
         Raises:
-            DatasetError: it has one picture of each person, or no exact labels.
+            DatasetError: it has one image of each person, or no exact labels.
         """
         data = PortraitDataset(path, labels="exact")
         views = data.meta.get("views_per_subject", 1)
         if not isinstance(views, int) or views < 2 or len(data) % views:
-            raise DatasetError(f"{path} does not show each person several times.", "Draw it with --views 4.")
-        with show_progress("loading", len(data), "pictures") as bar:
+            raise DatasetError(f"{path} does not show each person several times.", "Make it with --views 4.")
+        with show_progress("loading", len(data), "images") as bar:
             images, masks = data.load_arrays(resolution, progress=lambda done, _: bar.advance(done - bar.done))
         return cls(images, masks, data.cameras, data.body_poses, views)
 
@@ -76,15 +76,15 @@ class EncoderData:
             DatasetError: as for `load`; or there is none, or they show persons differently often.
         """
         if not paths:
-            raise DatasetError("no dataset is given.", "Name one that was drawn with --views.")
+            raise DatasetError("no dataset is given.", "Name one that was made with --views.")
         parts = [cls.load(path, resolution) for path in paths]
         for part, path in zip(parts, paths, strict=True):
             if part.views != parts[0].views:
                 raise DatasetError(
                     f"{path} shows each person {part.views} times, {paths[0]} {parts[0].views} times.",
-                    "Draw all with the same --views.",
+                    "Make all with the same --views.",
                 )
-        if len(parts) == 1:  # joining copies all pictures
+        if len(parts) == 1:  # joining copies all images
             return parts[0]
         images, masks = torch.cat([p.images for p in parts]), torch.cat([p.masks for p in parts])
         cameras, poses = torch.cat([p.cameras for p in parts]), torch.cat([p.body_poses for p in parts])
@@ -92,7 +92,7 @@ class EncoderData:
 
 
 def batch_rows(step: int, people: int, data: EncoderData, seed: int) -> Int[Tensor, " B"]:
-    """Rows of a step: two pictures each of so many persons, everyone once per epoch."""
+    """Rows of a step: two images each of so many persons, everyone once per epoch."""
     everyone = len(data.images) // data.views
     steps_per_epoch = max(1, everyone // people)
     epoch, place = divmod(step, steps_per_epoch)
@@ -107,7 +107,7 @@ def batch_rows(step: int, people: int, data: EncoderData, seed: int) -> Int[Tens
 def batch_of(
     step: int, data: EncoderData, recipe: EncoderTraining, ranks: Ranks = _ALONE
 ) -> tuple[PhotoBatch, Float[Tensor, "B 6"]]:
-    """Pictures like photos for a step, and their body poses; half of the persons are mirrored. Several processes get
+    """Images like photos for a step, and their body poses; half of the persons are mirrored. Several processes get
     persons of their own."""
     rows = batch_rows(step, recipe.people, data, recipe.seed).unflatten(0, (-1, 2))
     rows = rows[ranks.rank :: ranks.size].flatten()
@@ -149,11 +149,12 @@ def batches(
         first, count: which steps.
         data, recipe: as for `batch_of`.
         workers: forked processes, of one thread each, that prepare batches ahead; 0: this process prepares each when
-            it is asked for. A batch of 2 * 32 pictures of 128 x 128 takes 17 MB of shared memory (/dev/shm), where two
+            it is asked for. A batch of 2 * 32 images of 128 x 128 takes 17 MB of shared memory (/dev/shm), where two
             for each worker may wait.
         device: where the batches are to be.
         ranks: whose share.
     """
+    # Here, or in workers ahead of time
     wanted = _Batches(first, max(0, count), data, recipe, ranks)
     if not workers:
         source = (wanted[index] for index in range(len(wanted)))
@@ -164,10 +165,12 @@ def batches(
             num_workers=min(workers, max(1, len(wanted))),
             prefetch_factor=_AHEAD,
             pin_memory=device.type == "cuda",
-            multiprocessing_context="fork",  # the pictures are shared
+            multiprocessing_context="fork",  # the images are shared
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # so that it draws nothing from torch's own
         )
+
+    # To the device
     for photos, poses in source:
         yield photos.to(device), poses.to(device, non_blocking=True)
 

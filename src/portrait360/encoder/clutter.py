@@ -1,6 +1,6 @@
-"""What surrounds people in photos, behind and in front of them, as rooms, streets and things look to a small network.
+"""Clutter behind and in front of people, with the statistics of rooms, streets and objects.
 
-Nothing here is a picture of anything. Clouds have the spectrum of photos (power falls with the square of the frequency;
+Nothing here depicts anything. Clouds have the spectrum of photos (power falls with the square of the frequency;
 Field, 1987), and in front of them stand boxes, discs and stripes with hard edges: windows, furniture, flags.
 """
 
@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 SHAPES = 10
-"""Boxes and discs in a picture at most."""
+"""Boxes and discs in an image at most."""
 THINGS = 3
-"""Things in front of a person at most."""
+"""Objects in front of a person at most."""
 
 
 def _uniform(low: float, high: float, *shape: int, generator: torch.Generator) -> Tensor:
@@ -31,7 +31,7 @@ def _muted(*shape: int, generator: torch.Generator) -> Tensor:
 
 
 def clouds(count: int, side: int, generator: torch.Generator) -> Float[Tensor, "B 3 R R"]:
-    """Noise whose amplitude falls with the frequency, at a rate, a contrast and a mean colour of each picture's own."""
+    """Noise whose amplitude falls with the frequency, at a rate, a contrast and a mean colour of each image's own."""
     rows, columns = torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None]
     frequency = (rows.square() + columns.square()).sqrt().clamp_min(1.0 / side)
     slope = _uniform(0.7, 1.6, count, 1, 1, 1, generator=generator)
@@ -45,7 +45,7 @@ def clouds(count: int, side: int, generator: torch.Generator) -> Float[Tensor, "
 
 
 def shapes(background: Float[Tensor, "B 3 R R"], generator: torch.Generator) -> Float[Tensor, "B 3 R R"]:
-    """Up to `SHAPES` boxes and discs in front of pictures, turned, plain or striped, one after the other."""
+    """Up to `SHAPES` boxes and discs in front of images, turned, plain or striped, one after the other."""
     count, _, side, _ = background.shape
     image = background.clone()
     wanted = torch.randint(SHAPES + 1, (count,), generator=generator)
@@ -61,7 +61,7 @@ def _shape(
     centres: Float[Tensor, "B 2"], sizes: tuple[float, float], side: int, generator: torch.Generator
 ) -> tuple[Bool[Tensor, "B 1 R R"], Float[Tensor, "B 3 R R"]]:
     """A box or disc about each centre (right and down of the middle), half as wide and high as `sizes` allow: where it
-    is, and its colours, plain or striped. All in units of the picture's side."""
+    is, and its colours, plain or striped. All in units of the image's side."""
     count = len(centres)
     steps = (torch.arange(side) + 0.5) / side - 0.5
     y, x = torch.meshgrid(steps, steps, indexing="ij")
@@ -90,8 +90,9 @@ def things(
 ) -> tuple[Float[Tensor, "B 3 R R"], Bool[Tensor, "B 1 R R"]]:
     """One to `THINGS` boxes and discs in front of the `chosen` people: cups, books, microphones, arms.
 
-    Each is somewhere on the person, with the texture of `clouds` on its colours. Returns pictures and where things are.
+    Each is somewhere on the person, with the texture of `clouds` on its colours. Returns images, and where objects are.
     """
+    # Who gets how many, and their texture
     image, side = image.clone(), image.shape[-1]
     covered = torch.zeros_like(mask, dtype=torch.bool)
     people = torch.nonzero(chosen)[:, 0]
@@ -100,6 +101,8 @@ def things(
     wanted = torch.randint(1, THINGS + 1, (len(people),), generator=generator)
     texture = clouds(len(people), side, generator)
     texture = texture - texture.mean(dim=(2, 3), keepdim=True)
+
+    # One object after the other
     for number in range(THINGS):
         more = wanted > number
         rows = people[more]
@@ -117,7 +120,7 @@ def bystanders(
     mask: Float[Tensor, "B 1 R R"],
     generator: torch.Generator,
 ) -> Float[Tensor, "B 3 R R"]:
-    """The next picture's person in front of each background, smaller or larger, off the middle, often mirrored."""
+    """The next image's person in front of each background, smaller or larger, off the middle, often mirrored."""
     count = len(person)
     scale = _uniform(0.6, 2.5, count, generator=generator)
     side = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)

@@ -1,7 +1,7 @@
-"""The portrait encoder: what one picture of a person, seen from any side, says about camera, pose, outline and person.
+"""The portrait encoder: predicts camera, body pose, outline and identity from one image of a person from any side.
 
 A small residual network trained on synthetic portraits (`encoder/train.py`). It is the measuring instrument of
-`portrait360 evaluate`: generated pictures have no labels, and face detectors fail on side and rear views.
+`portrait360 evaluate`: generated images have no labels, and face detectors fail on side and rear views.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ LANDMARKS: tuple[tuple[int, tuple[float, float, float]], ...] = (
     (TORSO, (0.0, -0.13, -0.08)),  # back
 )
 """Points of the packaged body: the bone (`geometry.body.BODY_BONES`) that each moves with, and its place at rest, world
-units. The encoder locates them, seen or hidden; their places tell how head, neck and shoulders stand to each other."""
+units. The encoder locates them, visible or hidden; their places show how head and neck are turned."""
 
 AROUND, AROUND_STEP = 3, 1 / 32
-"""Places in a row about a landmark, and their distance, in units of the picture's side."""
+"""Places in a row about a landmark, and their distance, in units of the image's side."""
 
 _MIRROR_LANDMARKS = [LANDMARKS.index((bone, (-x, y, z))) for bone, (x, y, z) in LANDMARKS]
 
@@ -68,7 +68,7 @@ class EncoderConfig:
     around: int = 0
     """Numbers read at each of AROUND x AROUND places about every landmark; 0: none."""
     sees_covers: bool = False
-    """Whether it says how much of the person things in front hide; encoders before that do not."""
+    """Whether it predicts how much of the person objects in front hide."""
 
     def __post_init__(self) -> None:
         if len(self.further_blocks) not in (0, len(self.channels)) or min(self.further_blocks, default=0) < 0:
@@ -90,10 +90,10 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class CameraEstimate:
-    """Where a picture was taken from, against the crop of the datasets: angles in radians, (B,) each.
+    """Where an image was taken from, against the crop of the datasets: angles in radians, (B,) each.
 
     The crop is that of `camera_label(yaw, pitch, roll)`, enlarged `scale` times about its centre and then moved by
-    `offset` (B, 2), in units of the picture's side, right and down.
+    `offset` (B, 2), in units of the image's side, right and down.
     """
 
     yaw: Float[Tensor, " B"]
@@ -113,7 +113,7 @@ class CameraEstimate:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder sees in pictures."""
+    """What the encoder predicts for images."""
 
     camera: CameraEstimate
     body_pose: Float[Tensor, "B 6"]
@@ -121,21 +121,21 @@ class Encoded:
     view_pose: Float[Tensor, "B 6"]
     """The same with the axes in camera coordinates (right, down, forward)."""
     landmarks: Float[Tensor, "B K 2"]
-    """Where the LANDMARKS are in the picture, right and down, 0 to 1; of points outside of it nothing is said."""
+    """Where the LANDMARKS are in the image, right and down, 0 to 1; undefined for points outside of it."""
     mask_logits: Float[Tensor, "B 1 M M"]
     """At half of the encoder's resolution."""
     identity: Float[Tensor, "B I"]
-    """Unit vectors; the cosine of two says how alike the persons are, clothes and hair included."""
+    """Unit vectors; the cosine of two is the likeness of the persons, clothes and hair included."""
     features: Float[Tensor, "B F"]
-    """For distances between distributions of pictures; each number has unit variance over the training pictures."""
+    """For distances between distributions of images; each number has unit variance over the training images."""
     blur: Float[Tensor, " B"]
     """Standard deviation of the blur, in pixels of the encoder's resolution."""
     cover_logits: Float[Tensor, " B"] | None = None
-    """Logit of the share of the person that things in front hide; None if the encoder does not say."""
+    """Logit of the share of the person that objects in front hide; None if the encoder does not predict it."""
 
     @property
     def covered(self) -> Float[Tensor, " B"] | None:
-        """Share of the person that things in front hide, 0 to 1; None if the encoder does not say."""
+        """Share of the person that objects in front hide, 0 to 1; None if the encoder does not predict it."""
         return None if self.cover_logits is None else self.cover_logits.sigmoid()
 
     def mask(self, side: int) -> Float[Tensor, "B 1 S S"]:
@@ -168,16 +168,18 @@ def _squeeze(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PortraitEncoder(nn.Module):
-    """forward(pictures (B,3,R,R) in [-1, 1]) -> `Encoded`; pictures of other sizes go through `encode`."""
+    """forward(images (B,3,R,R) in [-1, 1]) -> `Encoded`; images of other sizes go through `encode`."""
 
     feature_mean: Tensor
     feature_scale: Tensor
     bf16 = False
-    """Whether its convolutions run in bf16: faster training where the processor is; what it says is of float32."""
+    """Whether its convolutions run in bf16, for faster training; predictions are float32."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+
+        # The residual trunk; further blocks start as the identity
         self.stem = nn.Sequential(
             nn.Conv2d(3, config.stem, 3, 2, 1, bias=False), nn.BatchNorm2d(config.stem), nn.ReLU()
         )
@@ -190,6 +192,9 @@ class PortraitEncoder(nn.Module):
             stages.append(nn.Sequential(*blocks))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
+
+        # From the last maps to all numbers: cos and sin of yaw; pitch, roll, log scale, offset; pose; log2 of blur;
+        # logit of what is covered
         cells = (config.resolution // 2 ** (len(config.channels) + 1)) ** 2
         self.squeeze = _squeeze(inputs, 64)
         self.squeeze_finer = _squeeze(config.channels[-2], 24)
@@ -198,27 +203,33 @@ class PortraitEncoder(nn.Module):
         self.hidden_further = nn.Sequential(
             nn.Linear(config.hidden, 128), nn.ReLU(), nn.Linear(128, config.hidden), nn.ReLU()
         )
-        # cos and sin of yaw; pitch, roll, log scale, offset; pose; log2 of blur; logit of what is covered
         self.numbers = nn.Linear(config.hidden, 2 + 3 + 2 + 6 + 1 + config.sees_covers)
         self.identity = nn.Linear(64 * cells + sum(config.channels[1:]), config.identity)
+
+        # A feature pyramid for outline and landmarks
         width = config.mask_channels
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in (config.stem, *config.channels))
         self.smooth = nn.Conv2d(width, width, 3, 1, 1)
         self.outline = nn.Conv2d(width, 1, 3, 1, 1)
         self.points = nn.Conv2d(width, len(LANDMARKS), 1)
         self.around = nn.Conv2d(width, config.around, 1) if config.around else None
+
+        # Mean and deviation of the features over the training images
         self.register_buffer("feature_mean", torch.zeros(config.features))
         self.register_buffer("feature_scale", torch.ones(config.features))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stubs lack it
 
-    def forward(self, pictures: Float[Tensor, "B 3 R R"]) -> Encoded:
-        with torch.autocast(pictures.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            maps = [self.stem(pictures.contiguous(memory_format=torch.channels_last))]
+    def forward(self, images: Float[Tensor, "B 3 R R"]) -> Encoded:
+        # Convolutions
+        with torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            maps = [self.stem(images.contiguous(memory_format=torch.channels_last))]
             for stage in self.stages:
                 maps.append(stage(maps[-1]))
             places = self.squeeze(maps[-1]).flatten(1).float()
             finer = self.squeeze_finer(maps[-2]).flatten(1).float()
             pyramid = self._pyramid(maps).float()
+
+        # Landmarks, and all numbers from what is known by then
         means = torch.cat([m.float().mean(dim=(2, 3)) for m in maps[2:]], dim=1)
         landmarks = soft_places(self.points(pyramid))
         known = [places, finer, 4.0 * (landmarks - 0.5).flatten(1)]
@@ -226,6 +237,8 @@ class PortraitEncoder(nn.Module):
             known.append(read_around(self.around(pyramid), landmarks.detach()))
         hidden = F.relu(self.hidden(torch.cat(known, dim=1)))
         numbers = self.numbers(hidden + self.hidden_further(hidden))
+
+        # Their meanings
         camera = CameraEstimate(
             yaw=torch.atan2(numbers[:, 1], numbers[:, 0]),
             pitch=numbers[:, 2],
@@ -233,6 +246,8 @@ class PortraitEncoder(nn.Module):
             scale=numbers[:, 4].exp(),
             offset=numbers[:, 5:7],
         )
+
+        # All predictions
         return Encoded(
             camera=camera,
             body_pose=to_body(numbers[:, 7:13] * POSE_UNIT, camera),
@@ -246,7 +261,7 @@ class PortraitEncoder(nn.Module):
         )
 
     def standardised(self, means: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
-        """Stage means less their mean over the training pictures, in units of their deviation there."""
+        """Stage means less their mean over the training images, in units of their deviation there."""
         return (means - self.feature_mean) * self.feature_scale
 
     def _pyramid(self, maps: list[Tensor]) -> Float[Tensor, "B C M M"]:
@@ -257,30 +272,32 @@ class PortraitEncoder(nn.Module):
         return F.relu(self.smooth(F.relu(x)))
 
     @torch.no_grad()
-    def encode(self, pictures: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
-        """Pictures of any size, some at a time; larger ones are averaged down, smaller ones bilinearly enlarged."""
+    def encode(self, images: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
+        """Images of any size, some at a time; larger ones are averaged down, smaller ones bilinearly enlarged."""
         parts = []
-        for some in pictures.split(batch):
+        for some in images.split(batch):
             parts.append(self(resample(some, self.config.resolution)))
         return _joined(parts)
 
-    def encode_twice(self, pictures: Float[Tensor, "B 3 H H"], batch: int = 64) -> tuple[Encoded, Encoded]:
-        """`encode`, and what it says of the pictures when it sees their mirror images."""
-        return self.encode(pictures, batch), _mirrored(self.encode(pictures.flip(3), batch))
+    def encode_twice(self, images: Float[Tensor, "B 3 H H"], batch: int = 64) -> tuple[Encoded, Encoded]:
+        """`encode`, and its predictions for the mirrored images, mirrored back."""
+        return self.encode(images, batch), mirror_encoded(self.encode(images.flip(3), batch))
 
-    def encode_both_ways(self, pictures: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
-        """The mean of both that `encode_twice` says: somewhat more exact, at twice the time. The features are the
-        pictures' own."""
-        return mean_encoded(*self.encode_twice(pictures, batch))
+    def encode_both_ways(self, images: Float[Tensor, "B 3 H H"], batch: int = 64) -> Encoded:
+        """The mean of both predictions of `encode_twice`: somewhat more exact, at twice the time.
+
+        The features are the images' own.
+        """
+        return mean_encoded(*self.encode_twice(images, batch))
 
 
-def resample(pictures: Float[Tensor, "B C H H"], side: int) -> Float[Tensor, "B C S S"]:
-    """Pictures at `side` pixels: the mean over each pixel's area when shrinking, bilinear when enlarging."""
-    if pictures.shape[-1] == side:
-        return pictures
-    if pictures.shape[-1] > side:
-        return F.interpolate(pictures, size=(side, side), mode="area")
-    return F.interpolate(pictures, size=(side, side), mode="bilinear", align_corners=False)
+def resample(images: Float[Tensor, "B C H H"], side: int) -> Float[Tensor, "B C S S"]:
+    """Images at `side` pixels: the mean over each pixel's area when shrinking, bilinear when enlarging."""
+    if images.shape[-1] == side:
+        return images
+    if images.shape[-1] > side:
+        return F.interpolate(images, size=(side, side), mode="area")
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def soft_places(logits: Float[Tensor, "B K M M"]) -> Float[Tensor, "B K 2"]:
@@ -292,10 +309,10 @@ def soft_places(logits: Float[Tensor, "B K M M"]) -> Float[Tensor, "B K 2"]:
 
 
 def read_around(maps: Float[Tensor, "B C M M"], places: Float[Tensor, "B K 2"]) -> Float[Tensor, "B N"]:
-    """What maps have at AROUND x AROUND places about each of some places, bilinearly; 0 outside.
+    """Values of maps at AROUND x AROUND places about each of some places, bilinearly; 0 outside.
 
-    What is seen about a landmark tells how a head is turned more exactly than where the landmark was taken to be
-    (pose-indexed features, Dollar 2010).
+    The surroundings of a landmark show how a head is turned more exactly than its predicted place (pose-indexed
+    features, Dollar 2010).
     """
     steps = (torch.arange(AROUND, device=maps.device) - (AROUND - 1) / 2) * AROUND_STEP
     offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).flatten(0, 1)
@@ -306,7 +323,7 @@ def read_around(maps: Float[Tensor, "B C M M"], places: Float[Tensor, "B K 2"]) 
 def landmark_places(
     body: BodyTemplate, camera: Float[Tensor, "B 25"], pose: Float[Tensor, "B 6"]
 ) -> Float[Tensor, "B K 2"]:
-    """Where the LANDMARKS of a posed body are in the picture of a camera."""
+    """Where the LANDMARKS of a posed body are in the image of a camera."""
     motions = bone_transforms(body, pose)
     points = torch.stack([motions[:, b, :, :3] @ constant(x, pose) + motions[:, b, :, 3] for b, x in LANDMARKS], dim=1)
     return project(camera, points)[0]
@@ -315,8 +332,8 @@ def landmark_places(
 def to_view(pose: Float[Tensor, "B 6"], camera: CameraEstimate) -> Float[Tensor, "B 6"]:
     """The axes of a body pose in camera coordinates.
 
-    That is how pictures show turns: a nod is a turn in the picture when seen from the side, and a foreshortening when
-    seen from the front. A network that had to say which, for every yaw, learned next to nothing about poses.
+    That is how images show turns: a nod is a turn in the image from the side, and a foreshortening from the front. A
+    network that had to predict body axes for every yaw learned next to nothing about poses.
     """
     rotation = cam2world(camera.label())[:, :3, :3]
     return torch.einsum("bji,bpj->bpi", rotation, pose.unflatten(1, (2, 3))).flatten(1)
@@ -352,18 +369,18 @@ def _joined(parts: list[Encoded]) -> Encoded:
     )
 
 
-def _mirrored(seen: Encoded) -> Encoded:
-    """What is true of the mirror images of pictures of which `seen` is true."""
-    camera = seen.camera
-    flip = seen.camera.offset.new_tensor([-1.0, 1.0])
-    landmarks = seen.landmarks[:, _MIRROR_LANDMARKS]
+def mirror_encoded(encoded: Encoded) -> Encoded:
+    """The same for the mirrored images."""
+    camera = encoded.camera
+    flip = encoded.camera.offset.new_tensor([-1.0, 1.0])
+    landmarks = encoded.landmarks[:, _MIRROR_LANDMARKS]
     return dataclasses.replace(
-        seen,
+        encoded,
         camera=CameraEstimate(-camera.yaw, camera.pitch, -camera.roll, camera.scale, camera.offset * flip),
-        body_pose=mirror_body_pose(seen.body_pose),
-        view_pose=mirror_body_pose(seen.view_pose),  # turns about a camera's axes, too, change sign but for the first
+        body_pose=mirror_body_pose(encoded.body_pose),
+        view_pose=mirror_body_pose(encoded.view_pose),  # about a camera's axes, too
         landmarks=torch.stack([1.0 - landmarks[..., 0], landmarks[..., 1]], dim=-1),
-        mask_logits=seen.mask_logits.flip(3),
+        mask_logits=encoded.mask_logits.flip(3),
     )
 
 
@@ -373,8 +390,11 @@ def mean_encoded(one: Encoded, two: Encoded) -> Encoded:
     def middle(get: Callable[[Encoded], Tensor]) -> Tensor:
         return 0.5 * (get(one) + get(two))
 
+    # Angles that wrap around
     yaws = [torch.stack([e.camera.yaw.cos(), e.camera.yaw.sin()]) for e in (one, two)]
     cosine, sine = yaws[0] + yaws[1]
+
+    # Everything else: scales and blur geometrically, identities as unit vectors
     return Encoded(
         camera=CameraEstimate(
             yaw=torch.atan2(sine, cosine),
@@ -394,15 +414,15 @@ def mean_encoded(one: Encoded, two: Encoded) -> Encoded:
     )
 
 
-def _cover_logits(seen: Encoded) -> Tensor:
-    assert seen.cover_logits is not None
-    return seen.cover_logits
+def _cover_logits(encoded: Encoded) -> Tensor:
+    assert encoded.cover_logits is not None
+    return encoded.cover_logits
 
 
 def crop_grid(camera: CameraEstimate, side: int) -> Float[Tensor, "B S S 2"]:
     """Where each pixel of the crop that `camera` describes lies in the plain crop (roll 0, scale 1, offset 0).
 
-    For `torch.nn.functional.grid_sample` (align_corners=False): x right and y down, [-1, 1] across the picture.
+    For `torch.nn.functional.grid_sample` (align_corners=False): x right and y down, [-1, 1] across the image.
     """
     centres = (torch.arange(side, device=camera.yaw.device) + 0.5) / side - 0.5
     v, u = torch.meshgrid(centres, centres, indexing="ij")

@@ -20,6 +20,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,40 +74,46 @@ def encoder_losses(
     temperature: float,
     body: BodyTemplate,
 ) -> dict[str, Float[Tensor, ""]]:
-    """What the encoder is trained on; poses are the faintest in pictures and weigh the most."""
-    seen = encoder(photos.image)
-    camera, truth = seen.camera, photos.camera
-    turns = [turns_in_view(*whose) for whose in ((camera, seen.view_pose), (truth, to_view(poses, truth)))]
+    """The losses that train the encoder; poses are the faintest in images and weigh the most."""
+    predicted = encoder(photos.image)
+    camera, truth = predicted.camera, photos.camera
+    true_pose = to_view(poses, truth)
 
     def robust(error: Tensor) -> Tensor:
         return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.3)
 
+    # Turns, directions, places and outlines of both
+    turns = [turns_in_view(*whose) for whose in ((camera, predicted.view_pose), (truth, true_pose))]
     directions = [torch.stack([yaw.cos(), yaw.sin()], dim=1) for yaw in (camera.yaw, truth.yaw)]
     places = landmark_places(body, truth.label(), poses)
     inside = ((places > 0.0) & (places < 1.0)).all(dim=2, keepdim=True)
-    side = seen.mask_logits.shape[-1]
+    side = predicted.mask_logits.shape[-1]
     mask = F.interpolate(photos.mask, size=(side, side), mode="area")
+
+    # Each loss in units of its usual error
     losses = {
         "yaw": 2.0 * robust((directions[0] - directions[1]) / 0.5),
         "pitch": robust((camera.pitch - truth.pitch) / 0.2),
         "roll": robust((camera.roll - truth.roll) / 0.2),
         "scale": robust((camera.scale / truth.scale).log() / 0.3),
         "offset": robust((camera.offset - truth.offset) / 0.08),
-        "pose": 8.0 * robust((seen.view_pose - to_view(poses, truth)) / POSE_UNIT),
+        "pose": 8.0 * robust((predicted.view_pose - true_pose) / POSE_UNIT),
         "turns": 2.0 * robust((turns[0] - turns[1]) / 0.1),
-        "landmarks": 4.0 * robust((seen.landmarks - places) * inside / 0.05),
-        "mask": 4.0 * F.binary_cross_entropy_with_logits(seen.mask_logits, mask),
-        "identity": contrastive_loss(seen.identity, temperature),
-        "blur": 0.5 * robust((seen.blur / photos.blur).log2()),
+        "landmarks": 4.0 * robust((predicted.landmarks - places) * inside / 0.05),
+        "mask": 4.0 * F.binary_cross_entropy_with_logits(predicted.mask_logits, mask),
+        "identity": contrastive_loss(predicted.identity, temperature),
+        "blur": 0.5 * robust((predicted.blur / photos.blur).log2()),
     }
-    if seen.cover_logits is not None:
-        losses["cover"] = 2.0 * F.binary_cross_entropy_with_logits(seen.cover_logits, photos.covered)
+    if predicted.cover_logits is not None:
+        losses["cover"] = 2.0 * F.binary_cross_entropy_with_logits(predicted.cover_logits, photos.covered)
     return losses
 
 
 def turns_in_view(camera: CameraEstimate, view_pose: Float[Tensor, "B 6"]) -> Float[Tensor, "B 2 3 3"]:
-    """How neck and head stand to the camera: that is what pictures show, while `view_pose` says how a neck stands to
-    the torso and a head to its neck, each with half of the error of their sum."""
+    """Rotations of neck and head against the camera, which is what images show.
+
+    `view_pose` has the neck against the torso and the head against the neck, each with half of the error of their sum.
+    """
     body_in_view = cam2world(camera.label())[:, :3, :3].mT
     neck, head = axis_angle_to_matrix(view_pose.unflatten(1, (2, 3))).unbind(1)
     # in the axes of the camera a turn of the body is R^T N R, and R^T N H = (R^T N R) (R^T H R) R^T
@@ -119,6 +127,73 @@ def learning_rate(step: int, recipe: EncoderTraining) -> float:
         return recipe.rate * (step + 1) / recipe.warm_up
     done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
     return recipe.rate * cosine_decay(done)
+
+
+@dataclass
+class EncoderState:
+    """What a step of training changes; what its checkpoint holds."""
+
+    encoder: PortraitEncoder
+    optimizer: torch.optim.AdamW
+    step: int = 0
+
+    @classmethod
+    def start(
+        cls, config: EncoderConfig, recipe: EncoderTraining, init: Path | None, device: torch.device
+    ) -> EncoderState:
+        """A new encoder, or that of a file.
+
+        Raises:
+            CheckpointError: the file holds no encoder, or one of another size.
+        """
+        torch.manual_seed(recipe.seed)
+        encoder = (PortraitEncoder(config) if init is None else _started(init, config)).to(device)
+        optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+        return cls(encoder, optimizer)
+
+    def take_step(
+        self, photos: PhotoBatch, poses: Float[Tensor, "B 6"], recipe: EncoderTraining, body: BodyTemplate, ranks: Ranks
+    ) -> dict[str, Float[Tensor, ""]]:
+        """One update; the losses before it, on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, recipe)
+        losses = encoder_losses(self.encoder, photos, poses, recipe.temperature, body)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        ranks.average_gradients((self.encoder,))
+        torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 10.0)
+        self.optimizer.step()
+        self.step += 1
+        return losses
+
+    def save(self, path: Path, notes: dict[str, Any]) -> None:
+        """Write a checkpoint; `notes` on precision, as JSON."""
+        tensors = module_tensors(self.encoder, "encoder")
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{index}/{name}": value for name, value in state.items()}
+        write_tensors(path, tensors, _FORMAT | {"step": str(self.step), "precision": json.dumps(notes)})
+
+    def resume(self, path: Path) -> dict[str, Any]:
+        """Go on from a checkpoint; its notes on precision."""
+        # Weights
+        tensors, metadata = read_tensors(path)
+        fill_module(self.encoder, {k: v for k, v in tensors.items() if k.startswith("encoder/")}, "encoder", path)
+
+        # Adam's moments, in the parameters' memory format as they were: GPUs take them together only then
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam/"):
+                _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = value
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, values in state.items():
+            for key, value in values.items():
+                if value.dim():
+                    values[key] = torch.empty_like(parameters[index], requires_grad=False).copy_(value)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step = int(metadata["step"])
+        return json.loads(metadata.get("precision", "{}"))
 
 
 def train_encoder(
@@ -138,8 +213,8 @@ def train_encoder(
 ) -> PortraitEncoder:
     """Train and write `out`; continue from the checkpoint beside it, if one is there, and remove it at the end.
 
-    Of several processes, each normalises its own part of a batch and tells persons from those in its part; gradients
-    are averaged over all, the normalisations' running statistics where a checkpoint is written. The first one writes.
+    Of several processes, each normalises its own part of a batch and contrasts the persons in it; gradients are
+    averaged over all, running statistics where a checkpoint is written. The first one writes.
 
     Args:
         data: from `EncoderData.load`.
@@ -147,12 +222,10 @@ def train_encoder(
         config, recipe: sizes and recipe; they must be those of the checkpoint.
         stop_after: stop at this step, with a checkpoint and without the final file.
         init: an encoder's file to start from instead of random weights.
-        device: where the encoder is trained; a checkpoint may be continued on another one.
+        device: where it is trained; a checkpoint may be continued on another one.
         workers: processes that prepare batches, as for `batches`; with one thread, the result is the same.
         ranks: this process's place among several that train together.
-        average: an encoder's file, such as `init`, with which the trained weights are averaged at the end: between
-            the two, in a straight line, lie encoders that see unusual pictures better than the trained one and usual
-            ones nearly as well (WiSE-FT, Wortsman 2022).
+        average: an encoder's file whose weights are averaged with the trained ones at the end (`average_weights`).
         average_share: how much of that.
         bf16: whether convolutions run in bf16; None: where that is faster, as the checkpoint says or as measured.
 
@@ -160,57 +233,68 @@ def train_encoder(
         CheckpointError: `init` or `average` is no encoder, or one of another size.
         InputError: the processes do not divide the persons of a batch.
     """
+    # Start, or go on from the checkpoint
     ranks.share(recipe.people)
     other = None if average is None else _started(average, config).to(device)
-    torch.manual_seed(recipe.seed)
-    encoder = (PortraitEncoder(config) if init is None else _started(init, config)).to(device)
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+    state = EncoderState.start(config, recipe, init, device)
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
-    step, notes = _resume(checkpoint, encoder, optimizer) if checkpoint.exists() else (0, {})
-    encoder.bf16 = _all_agree(choose_bf16(True, device, notes), ranks) if bf16 is None else bf16
-    notes = {"bf16": encoder.bf16, "processor": processor_name()}
-    body = load_body().to(device)
+    notes = state.resume(checkpoint) if checkpoint.exists() else {}
+    state.encoder.bf16 = _all_agree(choose_bf16(True, device, notes), ranks) if bf16 is None else bf16
     last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
-    means: Tensor | None = None
-    with show_progress("training", recipe.steps, "steps", visible=ranks.first) as bar:
-        bar.skip(step)
-        start = time.monotonic()
-        for photos, poses in batches(step, last - step, data, recipe, workers=workers, device=device, ranks=ranks):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, recipe)
-            losses = encoder_losses(encoder, photos, poses, recipe.temperature, body)
-            optimizer.zero_grad(set_to_none=True)
-            values = torch.stack(list(losses.values()))
-            values.sum().backward()
-            ranks.average_gradients((encoder,))
-            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 10.0)
-            optimizer.step()
-            step += 1
-            bar.advance(1)
-            # kept on the device: a GPU is waited for only where they are printed
-            values = values.detach().double()
-            means = values if means is None else 0.98 * means + 0.02 * values
-            if step % recipe.save_every == 0 or step == last:
-                _average_statistics(encoder, ranks)
-                if not ranks.first:
-                    continue
-                text = "  ".join(f"{name} {value:.3f}" for name, value in zip(losses, means.tolist(), strict=True))
-                print(f"step {step}  {(time.monotonic() - start) / 60:.1f} min  {text}", flush=True)
-                _save(checkpoint, encoder, optimizer, step, notes)
-    encoder.bf16 = False
-    if step == recipe.steps and ranks.first:
+    source = batches(state.step, last - state.step, data, recipe, workers=workers, device=device, ranks=ranks)
+
+    # Train; then average, standardise the features, and write
+    _take_steps(state, source, recipe, last, checkpoint, ranks)
+    state.encoder.bf16 = False
+    if state.step == recipe.steps and ranks.first:
         if other is not None:
-            average_weights(encoder, other, average_share)
-        _fit_features(encoder, data, recipe, device, workers)
-        save_encoder(out, encoder.eval(), {"steps": step, "pictures": len(data.images)})
+            average_weights(state.encoder, other, average_share)
+        _fit_features(state.encoder, data, recipe, device, workers)
+        save_encoder(out, state.encoder.eval(), {"steps": state.step, "images": len(data.images)})
         checkpoint.unlink()
     ranks.wait()
-    return encoder
+    return state.encoder
+
+
+def _take_steps(
+    state: EncoderState,
+    source: Iterator[tuple[PhotoBatch, Tensor]],
+    recipe: EncoderTraining,
+    last: int,
+    checkpoint: Path,
+    ranks: Ranks,
+) -> None:
+    """Train on all batches; save and print the losses every `save_every` steps and at the last one."""
+    body = load_body().to(next(state.encoder.parameters()).device)
+    notes = {"bf16": state.encoder.bf16, "processor": processor_name()}
+    means: Tensor | None = None
+    with show_progress("training", recipe.steps, "steps", visible=ranks.first) as bar:
+        bar.skip(state.step)
+        start = time.monotonic()
+        for photos, poses in source:
+            # One step; its losses stay on the device: a GPU is waited for only where they are printed
+            losses = state.take_step(photos, poses, recipe, body, ranks)
+            values = torch.stack(list(losses.values())).detach().double()
+            means = values if means is None else 0.98 * means + 0.02 * values
+            bar.advance(1)
+
+            # Save and print now and then
+            if state.step % recipe.save_every and state.step != last:
+                continue
+            _average_statistics(state.encoder, ranks)
+            if ranks.first:
+                text = "  ".join(f"{name} {value:.3f}" for name, value in zip(losses, means.tolist(), strict=True))
+                print(f"step {state.step}  {(time.monotonic() - start) / 60:.1f} min  {text}", flush=True)
+                state.save(checkpoint, notes)
 
 
 @torch.no_grad()
 def average_weights(encoder: PortraitEncoder, other: PortraitEncoder, share: float) -> None:
-    """Move all weights and running statistics by `share` of the way to another encoder's, in place."""
+    """Move all weights and running statistics by `share` of the way to another encoder's, in place.
+
+    Between an encoder and the one that it was trained from, in a straight line, lie encoders that predict better for
+    unusual images than the trained one, and nearly as well for usual ones (WiSE-FT, Wortsman 2022).
+    """
     theirs = other.state_dict()
     for name, values in encoder.state_dict().items():
         if values.is_floating_point():
@@ -229,8 +313,12 @@ def _average_statistics(encoder: PortraitEncoder, ranks: Ranks) -> None:
 
 
 def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
-    """The encoder of a file; one that does not see what is covered yet says 1 in 50 from now on; blocks that it lacks,
-    and what it does not read around landmarks yet, change nothing at first."""
+    """The encoder of a file, grown to `config`.
+
+    What it lacks changes nothing at first: further blocks, and features around landmarks. An encoder that does not
+    predict covered parts yet starts with 1 in 50.
+    """
+    # Refuse other sizes
     given, _ = load_encoder(path)
     changes = {name: getattr(config, name) for name in ("sees_covers", "further_blocks", "around")}
     if (
@@ -239,13 +327,15 @@ def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
         or given.config.around not in (0, config.around)
     ):
         raise CheckpointError(f"{path} is an encoder of another size.", "Give its --config.")
+    if given.config.sees_covers and not config.sees_covers:
+        raise CheckpointError(f"{path} predicts what is covered.", "Give --config.sees-covers.")
+
+    # Rows and columns that it lacks
     state = given.state_dict()
     if config.sees_covers and not given.config.sees_covers:
         weight, bias = state["numbers.weight"], state["numbers.bias"]
         state["numbers.weight"] = torch.cat([weight, torch.zeros_like(weight[:1])])
         state["numbers.bias"] = torch.cat([bias, bias.new_tensor([-4.0])])
-    elif given.config.sees_covers and not config.sees_covers:
-        raise CheckpointError(f"{path} sees what is covered.", "Give --config.sees-covers.")
     encoder = PortraitEncoder(config)
     hidden = state["hidden.weight"]
     unread = encoder.hidden.in_features - hidden.shape[1]
@@ -263,7 +353,7 @@ def _fit_features(
     workers: int,
     steps: int = 60,
 ) -> None:
-    """Give every feature mean 0 and deviation 1 over pictures like photos."""
+    """Give every feature mean 0 and deviation 1 over images like photos."""
     encoder.eval()
     encoder.feature_mean.zero_()  # of an encoder that another one was made from
     encoder.feature_scale.fill_(1.0)
@@ -273,37 +363,10 @@ def _fit_features(
     encoder.feature_scale.copy_(1.0 / features.std(0).clamp_min(1e-3))
 
 
-def _save(
-    path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer, step: int, notes: dict[str, Any]
-) -> None:
-    tensors = module_tensors(encoder, "encoder")
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam/{index}/{name}": value for name, value in state.items()}
-    write_tensors(path, tensors, _FORMAT | {"step": str(step), "precision": json.dumps(notes)})
-
-
-def _resume(path: Path, encoder: PortraitEncoder, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-    """The step that a checkpoint is of, and its notes on precision."""
-    tensors, metadata = read_tensors(path)
-    fill_module(encoder, {k: v for k, v in tensors.items() if k.startswith("encoder/")}, "encoder", path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("adam/"):
-            _, index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = value
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, values in state.items():
-        for key, value in values.items():
-            if value.dim():  # in the parameter's memory format, as it was: GPUs take them together only then
-                values[key] = torch.empty_like(parameters[index], requires_grad=False).copy_(value)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(metadata["step"]), json.loads(metadata.get("precision", "{}"))
-
-
 def main(
     data: Annotated[tuple[Path, ...], tyro.conf.Positional],
     out: Path,
+    *,
     config: EncoderConfig = EncoderConfig(sees_covers=True),  # noqa: B008 - frozen
     recipe: EncoderTraining = EncoderTraining(),  # noqa: B008 - frozen
     init: Path | None = None,
@@ -313,7 +376,7 @@ def main(
     average_share: float = 0.3,
     bf16: bool | None = None,
 ) -> None:
-    """Train a portrait encoder on datasets drawn with --views.
+    """Train a portrait encoder on datasets made with --views.
 
     Args:
         data: one or several, of other persons each.
@@ -324,12 +387,15 @@ def main(
         average_share: how much of that.
         bf16: convolutions in bf16; None: where that is measured to be faster.
     """
+    # The device, and the other processes
     target = own_gpu(choose_device(device))
     ranks = join(target)
     keep_freed_memory()
     if target.type == "cuda":
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+
+    # Train
     content = EncoderData.load_all(data, config.resolution)
     options: dict[str, Any] = {"init": init, "average": average, "average_share": average_share, "bf16": bf16}
     try:

@@ -20,7 +20,7 @@ from portrait360.evaluation.samples import draw_people
 from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.media.images import as_bytes, from_bytes
 from portrait360.model.generator import Generator
-from portrait360.poses.windows import network_pictures
+from portrait360.poses.windows import network_images
 from portrait360.synthetic.source import PortraitSource, portrait_camera
 
 STEP_DEGREES = 20.0
@@ -124,7 +124,7 @@ def synthetic_pairs(
 
 def _at_rays(view: View, model: ModelConfig) -> View:
     """A drawn view as the model's pictures are: its background, and mask and distance at the rays' resolution."""
-    shown = network_pictures(model, view.image, view.mask)
+    shown = network_images(model, view.image, view.mask)
     step = view.distance.shape[-1] // model.raw_resolution
     # of distances no mean is taken: it would lie between surfaces
     distance = view.distance[..., step // 2 :: step, step // 2 :: step] if step > 1 else view.distance

@@ -26,7 +26,7 @@ from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
 from portrait360.portrait.portrait import find_matter
 from portrait360.poses.calibration import PoseCalibration, calibrated
-from portrait360.poses.windows import middle, network_pictures, window_poses, windows_with_detail
+from portrait360.poses.windows import centre_crop, network_images, window_poses, windows_with_detail
 
 WINDOWS = {"head": 0.5, "face": 0.27}
 """Sides of the middle parts of the picture that show the head, and eyes, nose and mouth, for the measures of these."""
@@ -207,7 +207,7 @@ class RealPictures:
             cameras = self.data.cameras[some].to(device)
             closer = self._closer(image, mask)
             part = judge.look(
-                _to(network_pictures(self.model, image, mask), device),
+                _to(network_images(self.model, image, mask), device),
                 cameras,
                 {name: pictures.to(device) for name, pictures in closer.items()},
                 body_pose=None if self.exact is None else self.exact.body_poses[some],
@@ -239,8 +239,8 @@ class RealPictures:
         """Middle parts at their sides."""
         found = {}
         for name, side in self.windows.items():
-            part = middle(image, WINDOWS[name]), middle(mask, WINDOWS[name])
-            found[name] = network_pictures(dataclasses.replace(self.model, resolution=side), *part).image
+            part = centre_crop(image, WINDOWS[name]), centre_crop(mask, WINDOWS[name])
+            found[name] = network_images(dataclasses.replace(self.model, resolution=side), *part).image
         return found
 
 

@@ -1,9 +1,9 @@
 """How far the canonical heads nod against the body template at rest.
 
-Pictures do not tell a head that nods in every body pose from poses that all nod: labels with a wrong mean leave their
-error in the canonical space, where the head then leans the other way. The body template does tell. Its faces and
+Images cannot distinguish a head that nods in every body pose from poses that all nod: labels with a wrong mean leave
+their error in the canonical space, where the head then leans the other way. The body template can. Its faces and
 throats, nodding by many angles, are compared with the mean density of generated portraits; the best fitting nod is
-what the poses of generated pictures must be corrected by (docs/self_learning.md).
+the correction of the poses of generated images (docs/self_learning.md).
 """
 
 from __future__ import annotations

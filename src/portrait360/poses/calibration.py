@@ -1,15 +1,15 @@
-"""What the discriminator's poses of real pictures are worth, learned from coarse labels (docs/self_learning.md).
+"""A correction of the discriminator's poses of real images, fitted to noisy pose labels (docs/self_learning.md).
 
-The pose head learns from generated pictures alone. There it can read how neck and head share a turn; in real pictures
-little tells, but it answers as if it could. Coarse labels know better: their errors have nothing to do with what a
-picture looks like. So a linear map is fitted by which the discriminator's answers predict the labels, both without
-their means. The labels' bias has no part in it, and the mean stays the discriminator's own.
+The pose head is trained on generated images. There it can infer how neck and head share a turn; real images hardly show
+it, yet predictions come as if they did. Errors of noisy labels, in contrast, do not depend on what an image looks like.
+So a linear map is fitted that predicts the labels from the discriminator's poses, both without their means. The labels'
+bias has no part in it, and the mean stays the discriminator's own.
 
-Labels of estimators also vary too little: they are drawn towards the pose at rest. The sum of both turns is what
-pictures do tell, in real ones as in generated ones, so that answers about it are as large as the truth (a regression's
-always are, where it was learned). By how much labels fall short of it is measured and made up for.
+Labels of estimators also vary too little: they are shrunk towards the pose at rest. The sum of both turns is what
+images do show, real ones like generated ones, so predictions of it have the spread of the truth. The shrinkage of the
+labels is measured against it and undone.
 
-A discriminator that learned from pictures and from their middle parts answers for each; together they tell more.
+A discriminator that was trained on images and on their centre crops predicts from each; together they are more exact.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from portrait360.geometry.cameras import mirror_body_pose
 from portrait360.types import BODY_POSE_SIZE
 
 RIDGE = 0.01
-"""Added to the variances of the answers, as a part of their mean: keeps the map bounded."""
+"""Added to the variances of the predictions, as a share of their mean: keeps the map bounded."""
 LEAST_SHRINK = 0.5
 """Labels are taken to vary by this part of the truth at least, and by the whole truth at most."""
 
 
 @dataclass(frozen=True)
 class PoseCalibration:
-    """Linear maps from answers to poses."""
+    """Linear maps from predicted to corrected poses."""
 
     windows: tuple[float, ...]
-    """Sides of the middle parts of a picture that the answers are of, in units of its own; first 1, the whole."""
+    """Sides of the centre crops that predictions are made from, in units of the image's; first 1, the whole."""
     maps: tuple[Float[Tensor, "_ 6"], ...]
     """The map for the first window, for the first two, ...: six rows for each window, then the constant."""
 
@@ -42,21 +42,28 @@ class PoseCalibration:
 def fit_calibration(
     seen: Float[Tensor, "N K 6"], labels: Float[Tensor, "N 6"], windows: tuple[float, ...] = (1.0,)
 ) -> PoseCalibration:
-    """The maps for `calibrated`, from poses that the discriminator saw in pictures and their middle parts, and the
-    pictures' labels.
+    """Fit the maps for `calibrated`: least squares, in float64.
 
-    Every picture counts mirrored as well, so that the maps treat left and right alike. Least squares, in float64.
+    Every image counts mirrored as well, so that the maps treat left and right alike.
+
+    Args:
+        seen: predicted poses from images and their centre crops, one per window.
+        labels: noisy labels of the images.
+        windows: sides of the crops, in units of the image's.
     """
+    # Without means, and with the labels' shrinkage undone
     answers, wanted = seen.double(), labels.double() / label_shrink(seen[:, 0], labels)
     mean = with_mirrored(answers).mean(dim=0)
     x, y = (with_mirrored(v - v.mean(dim=0)) for v in (answers, wanted))
+
+    # A ridge regression for the first window, the first two, ...
     maps = []
     for count in range(1, len(windows) + 1):
         some = x[:, :count].flatten(1)
         variance = some.T @ some / len(some)
         ridge = RIDGE * variance.diagonal().mean() * torch.eye(len(variance), dtype=variance.dtype)
         matrix = torch.linalg.solve(variance + ridge, some.T @ y / len(some))
-        # what it says on average is what the discriminator says of whole pictures
+        # the mean stays that of the predictions for whole images
         constant = mean[0] - mean[:count].flatten() @ matrix
         maps.append(torch.cat([matrix, constant[None]]).float())
     return PoseCalibration(windows, tuple(maps))
@@ -72,15 +79,15 @@ def label_shrink(seen: Float[Tensor, "N 6"], labels: Float[Tensor, "N 6"]) -> fl
 
 
 def with_mirrored(poses: Float[Tensor, "*N 6"]) -> Float[Tensor, "*M 6"]:
-    """Poses, and after them those of the mirrored pictures."""
+    """Poses, and after them those of the mirrored images."""
     return torch.cat([poses, mirror_body_pose(poses.flatten(0, -2)).view_as(poses)])
 
 
 def calibrated(poses: Float[Tensor, "B K 6"], calibration: PoseCalibration | None) -> Float[Tensor, "B 6"]:
-    """The discriminator's poses of real pictures, corrected; without a calibration, what it says of whole pictures.
+    """The discriminator's poses of real images, corrected; without a calibration, its poses of whole images.
 
     Args:
-        poses: its answers for the first K of the calibration's windows.
+        poses: its predictions for the first K of the calibration's windows.
         calibration: the maps.
     """
     if calibration is None:

@@ -1,8 +1,8 @@
-"""What the discriminator lately saw in pictures: the true body poses of the data, as far as they are known.
+"""The discriminator's latest predicted poses: estimates of the true body poses of the data.
 
-Its pose head learns from generated pictures, whose poses are known exactly, so what it says of a real picture does not
-carry the errors of the dataset's labels. It answers with means, which vary less than poses do; the error that it made
-on a generated picture seen from the same side is added back. In a linear Gaussian model the poses drawn here have the
+Its pose head is trained on generated images, whose poses are known exactly, so predictions for real images do not carry
+the errors of the dataset's labels. They are conditional means, which vary less than poses do; the error on a generated
+image from the same side is added back. In a linear Gaussian model the poses drawn here have the
 data's distribution exactly where the generated ones have it: it is the fixed point (docs/self_learning.md).
 """
 
@@ -23,13 +23,13 @@ from portrait360.runtime.distributed import Ranks
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE
 
 CAPACITY = 1024
-"""Pictures of either kind that are remembered; the oldest go first."""
+"""Images of either kind that are remembered; the oldest go first."""
 NEIGHBOURS = 12
-"""Poses and errors are drawn from so many pictures that were seen from nearly the same side."""
+"""Poses and errors are drawn from so many images from nearly the same side."""
 LARGEST = math.radians(40.0)
 """Refined poses stay within this, per axis."""
 STRAIGHTENED = 0.25
-"""Part of the canonical heads' tilt that the heads themselves have to make up for."""
+"""Share of the canonical heads' tilt that is left for the heads to correct."""
 POSE_UNIT, DIRECTION_UNIT = 0.15, 0.5
 """Radians, and distance between unit directions, that count the same in the energy distance."""
 MATCHED = 128
@@ -64,7 +64,7 @@ class _Ring:
         self.added += len(rows)
 
     def near(self, cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
-        """The six numbers of a random one of the rows that were seen from nearest to each camera."""
+        """The six numbers of a random one of the rows whose cameras are nearest to each camera."""
         likeness = _directions(cameras) @ _directions(self.rows[:, :CAMERA_LABEL_SIZE]).T
         nearest = likeness.topk(NEIGHBOURS, dim=1).indices
         pick = torch.randint(NEIGHBOURS, (len(cameras), 1))
@@ -72,20 +72,19 @@ class _Ring:
 
 
 class PoseMemory:
-    """The discriminator's poses of real pictures, their labels, and its errors on generated ones; whole pictures, not
-    zoomed."""
+    """Predicted poses of real images, their labels, and the errors on generated ones; whole images, not zoomed."""
 
     def __init__(self) -> None:
         self.seen, self.errors, self.labels = _Ring(), _Ring(), _Ring()
         self.tilt = torch.zeros(6)
-        """Body pose by which canonical heads differ from the template: generated pictures show their pose plus this."""
+        """Body pose by which canonical heads differ from the template: generated images show their pose plus this."""
         self.shared: SharedTurns | None = None
-        """What drawn poses keep to."""
+        """How drawn poses share turns between neck and head."""
         self._noted: list[tuple[_Ring, Tensor]] = []
 
     @property
     def ready(self) -> bool:
-        """Whether enough was seen to draw from."""
+        """Whether there are enough rows to draw from."""
         return self.seen.full and self.errors.full
 
     def note(
@@ -96,8 +95,15 @@ class PoseMemory:
         truth: Float[Tensor, "B 6"],
         coarse: Float[Tensor, "B 6"],
     ) -> None:
-        """Predicted poses of real and of generated pictures with these cameras, the generated ones' true poses, and
-        the real ones' labels."""
+        """Remember a step's poses.
+
+        Args:
+            cameras: of real and generated images alike.
+            real: predicted poses of the real images.
+            generated: predicted poses of the generated images.
+            truth: true poses of the generated images.
+            coarse: noisy labels of the real images.
+        """
         self._noted = [
             (self.seen, torch.cat([cameras, real], dim=1).detach().float()),
             (self.errors, torch.cat([cameras, truth - generated], dim=1).detach().float()),
@@ -105,29 +111,32 @@ class PoseMemory:
         ]
 
     def keep(self, ranks: Ranks) -> None:
-        """Take in what all processes noted in this step, so that all remember the same."""
+        """Gather the rows of all processes in this step, so that all remember the same."""
         for ring, rows in self._noted:
             rows = ranks.gather(rows).cpu()
             ring.add(rows[~is_zoomed(rows[:, :CAMERA_LABEL_SIZE])])
         self._noted = []
 
     def draw(self, cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 6"]:
-        """Poses to render so that real pictures' poses, seen from these cameras, nearly show; random.
+        """Random poses to render so that images show nearly the real images' poses from these cameras.
 
-        They make up for most of the canonical heads' tilt. Making up for all would leave the heads as they lean. Making
-        up for none would show poses that are off by the whole tilt, towards whose mean the discriminator's answers are
-        drawn, and the next poses with them.
+        They correct most of the canonical heads' tilt. Correcting all of it would leave the heads as they lean.
+        Correcting none would render poses that are off by the whole tilt; predictions, and the next poses with them,
+        would drift towards their mean.
 
         How neck and head share a turn hardly shows (a neck that leans back under a head that nods forward looks like
-        both at rest), so nothing would hold it: it is taken from the labels (`SharedTurns`).
+        both at rest), so it is taken from the labels (`SharedTurns`).
         """
         cameras = cameras.detach().cpu().float()
         poses = self._share(self.seen.near(cameras) + self.errors.near(cameras))
         return (poses + (STRAIGHTENED - 1.0) * self.tilt).clamp(-LARGEST, LARGEST)
 
     def _share(self, poses: Float[Tensor, "B 6"]) -> Float[Tensor, "B 6"]:
-        """Drawn poses with another share of each turn for the head, by which all that are remembered would differ from
-        their necks by the labels' mean nod, and by no more than the labels' spread; sums of both turns stay."""
+        """Drawn poses with another share of each turn for the head; sums of both turns stay.
+
+        With it, the difference between the turns of head and neck has the labels' mean nod, and no more than the
+        labels' spread, over all remembered poses.
+        """
         if self.shared is None:
             return poses
         remembered = _head_less_neck((self.seen.rows + self.errors.rows)[:, CAMERA_LABEL_SIZE:])
@@ -148,17 +157,16 @@ class PoseMemory:
         return torch.where(chosen.to(coarse.device), self.draw(cameras).to(coarse), coarse)
 
     def draw_many(self) -> Float[Tensor, "N 31"]:
-        """Cameras of MATCHED remembered pictures, and poses drawn for them: what the pose branch should say."""
+        """Cameras of MATCHED remembered images, and poses drawn for them: targets of the pose branch."""
         cameras = self.seen.rows[torch.randint(CAPACITY, (MATCHED,)), :CAMERA_LABEL_SIZE]
         return torch.cat([cameras, self.draw(cameras)], dim=1)
 
     def calibration(self) -> PoseCalibration | None:
-        """What corrects the poses seen in real pictures (`poses.calibration`); None until enough have been seen."""
-        known = self.labels.rows.isfinite().all(dim=1)
-        if not self.seen.full or int(known.sum()) < CAPACITY // 2:
+        """The correction of poses predicted for real images (`poses.calibration`); None until there are enough."""
+        if not self.seen.full:
             return None
-        seen, labels = (ring.rows[known, CAMERA_LABEL_SIZE:] for ring in (self.seen, self.labels))
-        return fit_calibration(seen[:, None], labels)
+        predicted, labels = (ring.rows[:, CAMERA_LABEL_SIZE:] for ring in (self.seen, self.labels))
+        return fit_calibration(predicted[:, None], labels)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
@@ -175,11 +183,8 @@ class PoseMemory:
         if "poses/seen/rows" in tensors:
             memory.tilt = tensors["poses/tilt"].clone()
             for name in ("seen", "errors", "labels"):
-                if f"poses/{name}/rows" in tensors:
-                    rows = tensors[f"poses/{name}/rows"].reshape(CAPACITY, -1).clone()
-                    setattr(memory, name, _Ring(rows, int(tensors[f"poses/{name}/added"])))
-                else:  # older checkpoints have no labels; those to come go beside what is seen with them
-                    setattr(memory, name, _Ring(torch.full_like(memory.seen.rows, math.nan), memory.seen.added))
+                rows = tensors[f"poses/{name}/rows"].reshape(CAPACITY, -1).clone()
+                setattr(memory, name, _Ring(rows, int(tensors[f"poses/{name}/added"])))
         return memory
 
 
@@ -196,7 +201,7 @@ def _head_less_neck(poses: Float[Tensor, "N 6"]) -> Float[Tensor, "N 3"]:
 
 
 def mismatch(generator: Generator, drawn: Float[Tensor, "N 31"]) -> Float[Tensor, ""]:
-    """Energy distance between what the pose branch says for random latents and poses drawn for the same cameras.
+    """Energy distance between the pose branch's poses for random latents and poses drawn for the same cameras.
 
     Székely and Rizzo, Energy statistics (2013), on (pose, direction of the camera); without the part that does
     not depend on the branch. Differentiable in the branch.
@@ -204,8 +209,8 @@ def mismatch(generator: Generator, drawn: Float[Tensor, "N 31"]) -> Float[Tensor
     cameras, wanted = drawn[:, :CAMERA_LABEL_SIZE], drawn[:, CAMERA_LABEL_SIZE:]
     z = torch.randn(len(drawn), generator.config.z_dim, device=drawn.device)
     directions = _directions(cameras) / DIRECTION_UNIT
-    given = torch.cat([generator.pose_branch(z, cameras) / POSE_UNIT, directions], dim=1)
-    return energy_distance(given, torch.cat([wanted / POSE_UNIT, directions], dim=1))
+    predicted = torch.cat([generator.pose_branch(z, cameras) / POSE_UNIT, directions], dim=1)
+    return energy_distance(predicted, torch.cat([wanted / POSE_UNIT, directions], dim=1))
 
 
 def energy_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
@@ -224,5 +229,5 @@ def _directions(cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 3"]:
 
 
 def is_zoomed(cameras: Float[Tensor, "B 25"]) -> Bool[Tensor, " B"]:
-    """Whether a picture shows only the middle of the frame."""
+    """Whether an image is a centre crop, by its focal length."""
     return cameras[:, 16] > 1.05 * FOCAL

@@ -10,7 +10,7 @@ from portrait360.data.sampling import mirrored
 from portrait360.geometry.cameras import zoom_camera
 from portrait360.model.generator import select
 from portrait360.model.layers import resize
-from portrait360.poses.windows import middle
+from portrait360.poses.windows import centre_crop
 
 
 def mirror_some(
@@ -33,10 +33,10 @@ def zoom_some(
     windows: tuple[float, ...],
     side: int,
 ):
-    """Bring pictures to `side` pixels: the whole at level 0, at level k only the middle, seen by a camera to match.
+    """Bring images to `side` pixels: the whole at level 0, at level k a centre crop, with a camera to match.
 
-    `levels` on the CPU, the others where they will be used. `windows`: sides of the middle parts for level 1, 2, ...
-    in units of the picture's, rounded to whole pixels.
+    `levels` are on the CPU, the others where they will be used. `windows`: sides of the centre crops for level 1, 2,
+    ... in units of the image's, rounded to whole pixels.
     """
     full = images.shape[-1]
     shown = images.new_empty(len(images), 3, side, side), masks.new_empty(len(masks), 1, side, side), cameras.clone()
@@ -44,13 +44,17 @@ def zoom_some(
         rows = (levels == level).nonzero()[:, 0].to(images.device)
         if not len(rows):
             continue
+
+        # Crop, then average down whole images and resize crops
         window = windows[level - 1] if level else 1.0
-        parts = [middle(pictures[rows], window) for pictures in (images, masks)]
+        parts = [centre_crop(values[rows], window) for values in (images, masks)]
         for out, part in zip(shown, parts, strict=False):
             if not level and full != side:
                 out[rows] = F.interpolate(part, size=(side, side), mode="area")
             else:
                 out[rows] = resize(part, side)
+
+        # A crop's camera has a longer focal length
         if level:
             shown[2][rows] = zoom_camera(cameras[rows], full / parts[0].shape[-1])
     return shown

@@ -1,8 +1,8 @@
-"""Learn from coarse labels what a discriminator's poses of real pictures and of their middle parts are worth.
+"""Calibrate a discriminator's predicted poses of real images and of their centre crops by noisy pose labels.
 
     python -m portrait360.training.calibrate TRAIN.zip weights.safetensors --out calibrated.safetensors
 
-`train` does so for the weights that it writes; this is for weights that lack it, or for other pictures.
+`train` does so for the weights that it writes; this is for weights that lack it, or for other images.
 """
 
 from __future__ import annotations
@@ -24,56 +24,57 @@ from portrait360.runtime.script import run_script
 from portrait360.training.data import TrainingData
 from portrait360.types import CheckpointError, DatasetError, InputError
 
-PICTURES, LEAST_PICTURES = 2048, 512
-"""Pictures that a calibration is fitted to, and how many it takes at least."""
+IMAGES, LEAST_IMAGES = 2048, 512
+"""Images that a calibration is fitted to, and how many it takes at least."""
 CLOSEST = 0.4
-"""Smaller windows show the face alone; what they say adds nothing (docs/results.md)."""
+"""Smaller windows show the face alone; predictions from them add nothing (docs/results.md)."""
 _AT_ONCE = 32
 
 
 def calibrate(discriminator: Discriminator, model: ModelConfig, data: TrainingData) -> PoseCalibration | None:
-    """The calibration by labels of the dataset's pictures, some of them, always the same; None if they are too few.
+    """The calibration by labels of some of the dataset's images, always the same; None if they are too few.
 
-    The windows are those in which training shows the pictures.
+    The windows are those in which training shows the images.
     """
-    if len(data) < LEAST_PICTURES:
+    if len(data) < LEAST_IMAGES:
         return None
     windows = (1.0, *(data.framing.windows[level - 1] for level in closer_levels(data)))
     rows = calibration_rows(len(data))
-    seen = seen_in(discriminator, model, data, rows, windows)
-    return fit_calibration(seen, data.body_poses[rows], windows)
+    predicted = predicted_poses(discriminator, model, data, rows, windows)
+    return fit_calibration(predicted, data.body_poses[rows], windows)
 
 
 def closer_levels(data: TrainingData) -> tuple[int, ...]:
-    """Zoom levels in which training shows the pictures, but for those that show the face alone."""
+    """Zoom levels in which training shows the images, but for those that show the face alone."""
     windows = data.framing.windows if data.framing.zooms else ()
     return tuple(level for level, window in enumerate(windows, 1) if window >= CLOSEST)
 
 
 def calibration_rows(count: int) -> Int[Tensor, " N"]:
-    """The pictures of a dataset of this size that a calibration is fitted to."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:PICTURES]
+    """The images of a dataset of this size that a calibration is fitted to."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:IMAGES]
 
 
-def seen_in(
+def predicted_poses(
     discriminator: Discriminator,
     model: ModelConfig,
     data: TrainingData,
     rows: Int[Tensor, " N"],
     windows: tuple[float, ...],
 ) -> Float[Tensor, "N K 6"]:
-    """Body poses that the discriminator sees in some of the pictures and in their middle parts, on the CPU."""
-    device, grey, seen = next(discriminator.parameters()).device, model.background is None, []
+    """Predicted body poses of some of the images and of their centre crops, on the CPU."""
+    device, on_grey, predicted = next(discriminator.parameters()).device, model.background is None, []
     for some in rows.split(_AT_ONCE):
         there = some.to(data.images.device)
         image = data.images[there].to(device).float() / 127.5 - 1.0
         mask, cameras = data.masks[there].to(device).float() / 255.0, data.cameras[some].to(device)
-        seen.append(window_poses(discriminator, model, image, mask, cameras, windows, before_grey=grey).cpu())
-    return torch.cat(seen)
+        poses = window_poses(discriminator, model, image, mask, cameras, windows, on_grey=on_grey)
+        predicted.append(poses.cpu())
+    return torch.cat(predicted)
 
 
 def load_preset_weights(path: Path) -> Weights:
-    """Weights of one of this project's presets, whose recipe says how pictures are shown.
+    """Weights of one of this project's presets, whose recipe says how images are shown.
 
     Raises:
         CheckpointError: not a weights file, or of another model.
@@ -97,7 +98,7 @@ def main(
     """Write weights with a calibration by the labels of a dataset.
 
     Args:
-        data: pictures with the labels that training reads.
+        data: images with the labels that training reads.
         weights: a weights file.
         out: the file to write.
     """
@@ -106,7 +107,7 @@ def main(
     content = TrainingData(data, model, named_preset(model.name).training, 0, progress=True)
     found = calibrate(given.discriminator, model, content)
     if found is None:
-        raise DatasetError(f"{data} holds too few pictures.", f"It takes {LEAST_PICTURES}.")
+        raise DatasetError(f"{data} holds too few images.", f"It takes {LEAST_IMAGES}.")
     networks = given.generator, given.discriminator
     save_weights(out, model, *networks, given.info["about"], calibration=found)
 

@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 import portrait360
-from portrait360.config import ModelConfig, Preset
+from portrait360.config import Preset
 from portrait360.runtime.tensors import FORMAT, from_json, metadata_json, read_tensors, to_json, write_tensors
 from portrait360.types import CheckpointError
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run is given besides its preset, and what it measured; it stands in checkpoints and weights."""
+
+    preset: str
+    """Name of the preset that it began with."""
+    recipe: str
+    """`preset`, or `original`."""
+    seed: int
+    """Of the first weights and of the order of images."""
+    data: str = ""
+    """Fingerprint of the dataset's labels."""
+    labels: str = ""
+    """What kind the dataset's labels are of."""
+    bf16: bool = False
+    """Whether convolutions run in bf16."""
+    processor: str = ""
+    """On which that was measured."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after so many images and steps."""
+
+    path: Path
+    preset: Preset
+    """What is trained, with the run's own settings."""
+    run: RunRecord
+    images: int
+    step: int
+    tensors: dict[str, Tensor]
+    """`training.state.state_tensors`."""
+
+
 def checkpoint_path(run: Path, images: int) -> Path:
+    """Where a run keeps its checkpoint after so many images."""
     return Path(run) / f"checkpoint-{images:010d}.safetensors"
 
 
@@ -23,27 +58,48 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(Path(run).glob("checkpoint-*.safetensors"))
 
 
-def save_checkpoint(path: Path, preset: Preset, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """A training checkpoint; `progress` is plain JSON (images, step, seed, data)."""
+def save_checkpoint(checkpoint: Checkpoint) -> None:
+    """Write a checkpoint at its path."""
     metadata = {
         "format": FORMAT,
         "kind": "checkpoint",
         "version": portrait360.__version__,
-        "preset": to_json(preset),
-        "progress": json.dumps(progress, sort_keys=True),
+        "preset": to_json(checkpoint.preset),
+        "run": to_json(checkpoint.run),
+        "images": json.dumps(checkpoint.images),
+        "step": json.dumps(checkpoint.step),
     }
-    write_tensors(path, tensors, metadata)
+    write_tensors(checkpoint.path, checkpoint.tensors, metadata)
 
 
-def load_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
-    """Model, tensors and progress of a checkpoint. Training goes on with the recipe given now, whatever was saved.
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint of a file.
 
     Raises:
-        CheckpointError: not a checkpoint of this project.
+        CheckpointError: damaged, or not a checkpoint of this project.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "checkpoint":
         raise CheckpointError(f"{path} is not a training checkpoint.", "Name a file like checkpoint-0000010000.")
-    preset = metadata_json(metadata, "preset", path)
-    model = preset.get("model") if isinstance(preset, dict) else None
-    return from_json(ModelConfig, json.dumps(model)), tensors, metadata_json(metadata, "progress", path)
+    preset = from_json(Preset, metadata.get("preset", ""))
+    run = from_json(RunRecord, metadata.get("run", ""))
+    images, step = (metadata_json(metadata, name, path) for name in ("images", "step"))
+    if not (isinstance(images, int) and isinstance(step, int)):
+        raise CheckpointError(f"{path} does not say how far training was.", "Use another one.")
+    return Checkpoint(Path(path), preset, run, images, step, tensors)
+
+
+def newest_checkpoint(found: list[Path]) -> Checkpoint:
+    """The newest of these files, oldest first, that is whole.
+
+    Raises:
+        CheckpointError: none is.
+    """
+    problem: CheckpointError | None = None
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem

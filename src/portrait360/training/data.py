@@ -1,4 +1,4 @@
-"""The training pictures in memory, and the order in which they are shown."""
+"""The training images in memory, and the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -31,10 +31,16 @@ FACE_YAW = 80.0
 class Sampler:
     """Shuffled order as a pure function of position: epoch e is a permutation drawn from (seed, e).
 
-    Resuming needs no state: position n always names the same picture, mirrored or not and zoomed as then.
-    `closest`: probability per picture of the closest zoom, before `zoom_probability` is asked, which then stands for
-    the others.
-    `repeats`: how often each picture comes in an epoch.
+    Resuming needs no state: position n always names the same image, mirrored or not and zoomed alike.
+
+    Args:
+        count: number of images.
+        seed: of the order.
+        mirror: whether half of the images are mirrored.
+        zoom_probability: share of images that are zoomed, apart from `closest`.
+        zooms: number of zoom levels.
+        closest: probability per image of the closest zoom; `zoom_probability` then stands for the other levels.
+        repeats: how often each image comes in an epoch.
     """
 
     def __init__(
@@ -80,7 +86,7 @@ class Sampler:
 
 
 def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Tensor, Tensor]:
-    """Put portraits before a plain grey and average down to `side`, in uint8, a slice at a time.
+    """Put portraits on a plain grey background and average down to `side`, in uint8, a slice at a time.
 
     What is at that side already is changed in place: whole datasets in memory have no room for a second copy.
     """
@@ -104,33 +110,33 @@ def shows_face(cameras: Float[Tensor, "N 25"]) -> Bool[Tensor, "N"]:
 
 
 class Framing:
-    """How a dataset's pictures become batches of a model: the side at which they are kept, plain backgrounds, zooming.
+    """How a dataset's images become batches of a model: the side at which they are kept, plain backgrounds, zooming.
 
     Raises:
-        DatasetError: the pictures are smaller than the model's.
+        DatasetError: the images are smaller than the model's.
     """
 
     def __init__(self, path: Path, resolution: int, model: ModelConfig, training: TrainingConfig) -> None:
         if resolution < model.resolution:
             raise DatasetError(
-                f"{path} has pictures of {resolution} pixels; {model.name} needs {model.resolution}.",
-                "Draw the dataset at a higher resolution, or choose a smaller preset.",
+                f"{path} has images of {resolution} pixels; {model.name} needs {model.resolution}.",
+                "Render the dataset at a higher resolution, or choose a smaller preset.",
             )
         self.model, self.training = model, training
         self.zooms = training.zoom_probability > 0 and resolution * training.zoom_windows[0] >= model.resolution
         self.windows = tuple(w for w in training.zoom_windows if resolution * w >= LEAST_DETAIL * model.resolution)
         self.kept = resolution if self.zooms else model.resolution
         self.loaded = resolution if model.background is None else self.kept
-        """Side at which pictures are decoded: backgrounds are taken out before averaging down."""
+        """Side at which images are decoded: backgrounds are taken out before averaging down."""
 
     def prepare(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures of side `loaded` as they are kept in memory."""
+        """Images of side `loaded` as they are kept in memory."""
         if self.model.background is None:
             return composite(images, masks, self.model.plain_background, self.kept)
         return images, masks
 
     def sampler(self, cameras: Float[Tensor, "N 25"], seed: int) -> Sampler:
-        """The order in which pictures with these cameras are shown."""
+        """The order in which images with these cameras are shown."""
         training = self.training
         closest = training.face_zoom_probability * shows_face(cameras).numpy()
         return Sampler(
@@ -153,10 +159,10 @@ class Framing:
         zoom: Int[Tensor, "B"],
         device: torch.device,
     ) -> Batch:
-        """Pictures that were kept, as a training step takes them; `mirror` and `zoom` on the CPU."""
+        """Kept images as a training step takes them; `mirror` and `zoom` on the CPU."""
         images, masks, cameras, body_poses = (v.to(device) for v in (images, masks, cameras, body_poses))
-        pictures = images.float() / 127.5 - 1.0, masks.float() / 255.0
-        image, mask, camera = zoom_some(zoom, *pictures, cameras, self.windows, self.model.resolution)
+        floats = images.float() / 127.5 - 1.0, masks.float() / 255.0
+        image, mask, camera = zoom_some(zoom, *floats, cameras, self.windows, self.model.resolution)
         image, mask, camera, pose = mirror_some(mirror.to(device), image, mask, camera, body_poses)
         return Batch(image, mask, camera, pose)
 
@@ -164,7 +170,7 @@ class Framing:
 def random_labels(
     cameras: Float[Tensor, "N 25"], body_poses: Float[Tensor, "N 6"], size: int, mirror: bool, device: torch.device
 ) -> Labels:
-    """Labels of pictures drawn at random, half of them mirrored (equations 10.1); uses torch's random state."""
+    """Labels of images drawn at random, half of them mirrored (10.1); uses torch's random state."""
     i = torch.randint(len(cameras), (size,))
     flip = torch.rand(size) < (0.5 if mirror else 0.0)
     camera, pose = cameras[i], body_poses[i]
@@ -173,7 +179,7 @@ def random_labels(
 
 
 def fingerprint(cameras: Float[Tensor, "N 25"], body_poses: Float[Tensor, "N 6"]) -> str:
-    """Changes with any label and with the order of the pictures."""
+    """Changes with any label and with the order of the images."""
     labels = torch.cat([cameras, body_poses], dim=1).numpy().tobytes()
     return hashlib.sha256(labels).hexdigest()[:16]
 
@@ -184,7 +190,7 @@ def _have_room(size: int, device: torch.device) -> bool:
 
 
 class TrainingData:
-    """All pictures of a dataset as bytes in memory, a GPU's if they fit.
+    """All images of a dataset as bytes in memory, a GPU's if they fit.
 
     They are kept at the model's resolution, or at their own for zooming in.
     """
@@ -199,19 +205,35 @@ class TrainingData:
         device: torch.device | None = None,
         progress: bool = False,
     ) -> None:
-        """`device`: a GPU whose memory is to hold the pictures, if half of what is free there has room for them."""
+        """Read a dataset.
+
+        Args:
+            path: a zip or a folder.
+            model, training: how its images are shown.
+            seed: of the order.
+            device: a GPU whose memory is to hold the images, if half of what is free there has room for them.
+            progress: whether to show it.
+
+        Raises:
+            DatasetError: it cannot be used.
+        """
+        # Decode
         dataset = PortraitDataset(path)
         self.framing = Framing(path, dataset.resolution, model, training)
         if len(dataset) < 1:
-            raise DatasetError(f"{path} holds no pictures.", "Draw a dataset with `portrait360 dataset synth`.")
-        with show_progress("loading", len(dataset), "pictures", visible=progress) as bar:
+            raise DatasetError(f"{path} holds no images.", "Make a dataset with `portrait360 dataset synth`.")
+        with show_progress("loading", len(dataset), "images", visible=progress) as bar:
             images, masks = dataset.load_arrays(
                 self.framing.loaded, progress=lambda done, _: bar.advance(done - bar.done)
             )
+
+        # Keep as they are shown, on the GPU if it has room
         images, masks = self.framing.prepare(images, masks)
         if device is not None and device.type == "cuda" and _have_room(images.nbytes + masks.nbytes, device):
             images, masks = images.to(device), masks.to(device)
         self.images, self.masks = images, masks
+
+        # Labels and order
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
         self.sampler = self.framing.sampler(self.cameras, seed)

@@ -2,8 +2,8 @@
 
 A GPU computes a step of `cpu-64` in less time than Python takes to ask for it. `RecordedSteps` stands in for
 `training.passes.compute`, its readable twin: it computes the first steps as that does, records one, and from then on
-replays it with the numbers of the day. How wide pictures are blurred and how large they are rendered is part of a
-recording, so while that changes nothing is recorded.
+replays it with each step's inputs. The width of the blur and the side of rendered images are part of a recording, so
+while they change nothing is recorded.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from portrait360.training.passes import Batch, Given, Outcome, TrainingState, compute
-from portrait360.training.schedules import Moment
+from portrait360.training.passes import Batch, StepInputs, StepOutputs, TrainingState, compute
+from portrait360.training.schedules import ScheduleValues
 
 WARM_UP = 3
 """Steps of a kind that are computed before one is recorded: libraries choose their algorithms and kernels compile."""
 
-P = TypeVar("P", Batch, Given)
-Key = tuple[Moment, tuple[torch.Size, ...]]
-Compute = Callable[[], Outcome]
+P = TypeVar("P", Batch, StepInputs)
+Key = tuple[ScheduleValues, tuple[torch.Size, ...]]
+Compute = Callable[[], StepOutputs]
 
 
 @runtime_checkable
 class Recorder(Protocol):
     """How a device computes and records what a function does there."""
 
-    def compute(self, run: Compute) -> Outcome: ...
+    def compute(self, run: Compute) -> StepOutputs: ...
 
-    def record(self, run: Compute) -> tuple[Outcome, Callable[[], None]]: ...
+    def record(self, run: Compute) -> tuple[StepOutputs, Callable[[], None]]: ...
 
 
 class CudaGraphs:
@@ -54,16 +54,16 @@ class CudaGraphs:
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self._device)
 
-    def compute(self, run: Compute) -> Outcome:
+    def compute(self, run: Compute) -> StepOutputs:
         """What `run` returns, computed now."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            outcome = run()
+            outputs = run()
         current.wait_stream(self._stream)
-        return outcome
+        return outputs
 
-    def record(self, run: Compute) -> tuple[Outcome, Callable[[], None]]:
+    def record(self, run: Compute) -> tuple[StepOutputs, Callable[[], None]]:
         """What `run` returns, without results yet, and what computes that anew in the same tensors.
 
         Raises:
@@ -74,11 +74,11 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                outcome = run()
+                outputs = run()
         except RuntimeError:
             self._draw_as_before(random)
             raise
-        return outcome, graph.replay
+        return outputs, graph.replay
 
     def _draw_as_before(self, random: Tensor) -> None:
         """A generator that was recorded in vain draws for recordings only; another one takes its place."""
@@ -91,7 +91,7 @@ class CudaGraphs:
 @dataclass(frozen=True)
 class _Recording:
     inputs: list[Tensor]
-    outcome: Outcome
+    outputs: StepOutputs
     gradients: list[tuple[nn.Parameter, Tensor | None]]
     replay: Callable[[], None]
 
@@ -111,40 +111,49 @@ class RecordedSteps:
         self.replayed = 0
         """Steps that were replayed so far."""
 
-    def __call__(self, state: TrainingState, batch: Batch, given: Given) -> Outcome:
-        inputs = _tensors(batch, given)
-        key = given.moment, tuple(value.shape for value in inputs)
+    @property
+    def kinds(self) -> int:
+        """Kinds of steps that are recorded now."""
+        return len(self._recordings)
+
+    def __call__(self, state: TrainingState, batch: Batch, inputs: StepInputs) -> StepOutputs:
+        tensors = _tensors(batch, inputs)
+        key = inputs.schedule, tuple(value.shape for value in tensors)
         self._forget_others(key)
+
+        # Compute until a step of this kind has been recorded
         if key not in self._recordings:
             self._computed[key] += 1
             if self._fails or self._computed[key] <= WARM_UP:
-                return self._device.compute(lambda: compute(state, batch, given))
+                return self._device.compute(lambda: compute(state, batch, inputs))
             try:
-                self._recordings[key] = self._recorded(state, batch, given)
+                self._recordings[key] = self._recorded(state, batch, inputs)
             except RuntimeError as error:
                 warnings.warn(f"steps cannot be recorded on this GPU ({error}); they take longer.", stacklevel=2)
                 self._fails = True
                 for module in (state.generator, state.discriminator):
                     module.zero_grad(set_to_none=True)
-                return self._device.compute(lambda: compute(state, batch, given))
+                return self._device.compute(lambda: compute(state, batch, inputs))
+
+        # Replay the recording with this step's numbers
         recording = self._recordings[key]
-        torch._foreach_copy_(recording.inputs, inputs)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(recording.inputs, tensors)  # pyright: ignore[reportPrivateImportUsage]
         recording.replay()
         for parameter, gradient in recording.gradients:
             parameter.grad = gradient
         self.replayed += 1
-        return recording.outcome
+        return recording.outputs
 
-    def _recorded(self, state: TrainingState, batch: Batch, given: Given) -> _Recording:
-        batch, given = _copied(batch), _copied(given)
-        outcome, replay = self._device.record(lambda: compute(state, batch, given))
+    def _recorded(self, state: TrainingState, batch: Batch, inputs: StepInputs) -> _Recording:
+        batch, inputs = _copied(batch), _copied(inputs)
+        outputs, replay = self._device.record(lambda: compute(state, batch, inputs))
         parameters = [*state.generator.parameters(), *state.discriminator.parameters()]
-        return _Recording(_tensors(batch, given), outcome, [(p, p.grad) for p in parameters], replay)
+        return _Recording(_tensors(batch, inputs), outputs, [(p, p.grad) for p in parameters], replay)
 
     def _forget_others(self, key: Key) -> None:
-        """Drop the recordings of another time: they do not come back, and hold much memory."""
-        moment, shapes = key
-        times = {(dataclasses.replace(moment, penalties=penalties), shapes) for penalties in (False, True)}
+        """Drop the recordings of other schedule values: they do not come back, and hold much memory."""
+        schedule, shapes = key
+        times = {(dataclasses.replace(schedule, penalties=penalties), shapes) for penalties in (False, True)}
         for found in (self._recordings, self._computed):
             for old in [k for k in found if k not in times]:
                 del found[old]
@@ -156,9 +165,9 @@ def record_steps(state: TrainingState, device: torch.device) -> None:
         state.recorded = RecordedSteps(CudaGraphs(device))
 
 
-def _tensors(batch: Batch, given: Given) -> list[Tensor]:
+def _tensors(batch: Batch, inputs: StepInputs) -> list[Tensor]:
     """What differs from step to step."""
-    values = [getattr(part, field.name) for part in (batch, given) for field in dataclasses.fields(part)]
+    values = [getattr(part, field.name) for part in (batch, inputs) for field in dataclasses.fields(part)]
     return [value for value in values if isinstance(value, Tensor)]
 
 

@@ -1,9 +1,10 @@
-"""What a run writes besides checkpoints: a JSON-lines log, TensorBoard scalars and picture sheets."""
+"""The log of a run: JSON lines, contact sheets, and both for TensorBoard where that is installed."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,17 @@ from portrait360.media.sheets import grid, save_png
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.mapping import latent
 from portrait360.runtime.files import atomic_write
-from portrait360.types import InputError
 
 
 class RunLog:
-    """`log.jsonl`, one line per report, and TensorBoard event files in `tensorboard/`."""
+    """`log.jsonl`, one line per report, `sheets/`, and TensorBoard's files in `tensorboard/`."""
 
     def __init__(self, run: Path, images: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise InputError(
-                "training needs the package tensorboard.",
-                'Install the extra: pip install "portrait360[train]".',
-            ) from error
+        """Go on after so many images: later lines are dropped."""
         self.path = Path(run) / "log.jsonl"
         self.sheets = Path(run) / "sheets"
         self._forget_after(images)
-        self._board = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=images)
+        self._board = _tensorboard(Path(run) / "tensorboard", images)
 
     def _forget_after(self, images: int) -> None:
         """Drop lines written after the checkpoint that training resumes from."""
@@ -51,24 +45,37 @@ class RunLog:
         with atomic_write(self.path) as temporary:
             temporary.write_text("".join(kept))
 
-    def scalars(self, images: int, values: dict[str, Any]) -> None:
+    def scalars(self, images: int, values: Mapping[str, float]) -> None:
         """Append one line; numbers also go to TensorBoard."""
         with self.path.open("a") as file:
             file.write(json.dumps({"images": images, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
+        if self._board is not None:
+            for name, value in values.items():
                 self._board.add_scalar(name, value, images)
 
     def sheet(self, images: int, name: str, pixels: np.ndarray) -> None:
-        """Save a picture sheet as PNG and in TensorBoard."""
+        """Save a contact sheet as PNG and in TensorBoard."""
         save_png(self.sheets / f"{name}-{images:010d}.png", pixels)
-        self._board.add_image(name, pixels, images, dataformats="HWC")
+        if self._board is not None:
+            self._board.add_image(name, pixels, images, dataformats="HWC")
 
     def close(self) -> None:
-        self._board.close()
+        """Finish TensorBoard's files."""
+        if self._board is not None:
+            self._board.close()
 
 
-# ---- sheets: the same persons from all sides, and re-posed ----
+def _tensorboard(folder: Path, images: int) -> Any:
+    """A `SummaryWriter` that goes on after so many images; None, and a line that says so, without the package."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print('note: without tensorboard, the log is log.jsonl alone (pip install "portrait360[train]" installs it).')
+        return None
+    return SummaryWriter(str(folder), purge_step=images)
+
+
+# ---- contact sheets: the same portraits from all sides, and re-posed ----
 
 SHEET_POSES_DEGREES = (
     (0, 0, 0, 0, 0, 0), (20, 0, 0, 0, 0, 0), (-20, 0, 0, 0, 0, 0), (0, 20, 0, 0, 0, 0),

@@ -1,213 +1,96 @@
-"""The training loop: orchestration only, each step a named call."""
+"""Training a preset: what a run starts from, its steps, and what it leaves."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from portrait360.config import ModelConfig, Preset, named_preset, original_recipe
+from portrait360.config import Preset
 from portrait360.data.shards import is_shards
-from portrait360.portrait.weights import save_weights
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.memory import shared_turns
 from portrait360.runtime.device import choose_device
-from portrait360.runtime.distributed import Ranks, join, own_gpu, relaunched
-from portrait360.runtime.files import make_folder
+from portrait360.runtime.distributed import Ranks, join, own_gpu
 from portrait360.runtime.memory import keep_freed_memory
 from portrait360.runtime.precision import choose_bf16, processor_name
 from portrait360.runtime.progress import show_progress
 from portrait360.runtime.threads import denormals_flushed
-from portrait360.training import schedules
 from portrait360.training.calibrate import calibrate
-from portrait360.training.checkpoints import checkpoint_path, checkpoints, load_checkpoint, save_checkpoint
+from portrait360.training.checkpoints import Checkpoint, RunRecord
 from portrait360.training.data import TrainingData
 from portrait360.training.graphs import record_steps
-from portrait360.training.log import RunLog, pose_sheet, turn_sheet
-from portrait360.training.passes import TrainingState
-from portrait360.training.state import (
-    StartingWeights,
-    fill_state,
-    new_state,
-    read_weights,
-    start_from,
-    state_tensors,
-    with_pose_path_of,
-)
+from portrait360.training.passes import Batch, TrainingState
+from portrait360.training.run_folder import RunFolder
+from portrait360.training.settings import full_names
+from portrait360.training.start import Origin, asked_settings, base_preset, starting_point
+from portrait360.training.state import fill_state, new_state, start_from
 from portrait360.training.step import training_step
 from portrait360.training.streaming import StreamingData
-from portrait360.types import CheckpointError, DivergenceError, InputError
+from portrait360.training.watch import Every, Report, StopRequests, Timer, Watchdog
 
 REPORT_STEPS = 50
-COLLAPSE_STEPS = 400
-"""Steps in a row with an empty or full mask after which a run counts as collapsed."""
-SHEET_SEEDS = range(8)
+"""From one line of the log to the next."""
 
 
 def train(
-    data: Path,
+    data: str | Path,
     preset: str | Preset,
-    out: Path,
+    out: str | Path,
+    *,
     resume: bool = False,
     max_minutes: float | None = None,
     kimg: float | None = None,
     device: str = "auto",
     seed: int = 0,
-    init: Path | None = None,
+    init: str | Path | None = None,
     recipe: str = "preset",
     quiet: bool = False,
     clock: Callable[[], float] = time.monotonic,
+    **options: object,
 ) -> Path:
-    """Train a preset, given by name or itself, on a dataset and return the weights file.
+    """Train a preset on a dataset and return the weights file.
 
-    `out` receives checkpoints, `weights.safetensors` (averaged generator and discriminator), `log.jsonl`,
-    TensorBoard events and picture sheets. Training ends after `kimg` thousand images (default: the preset's) or
-    `max_minutes`; SIGTERM and Ctrl-C save first. `resume` continues from the last checkpoint, to the same numbers
-    as a run that was never interrupted; processes that torchrun starts again after a failure (`--max-restarts`) resume
-    by themselves. `init`: a weights file to start from instead of random weights, of the same preset or of a smaller
-    one that it can grow from (`training.state.read_weights`); its images count as shown, and a pose path that its
-    discriminator has is kept. `recipe`: `preset`, or `original` for the published training.
-    `clock`: the seconds that `max_minutes` is counted in.
+    SIGTERM and Ctrl-C save first. Processes that torchrun starts again after a failure (`--max-restarts`) resume by
+    themselves.
+
+    Args:
+        data: a dataset: a zip, a folder, or a folder of shards.
+        preset: a preset's name, or a preset.
+        out: the folder of the run, for what `training.run_folder.RunFolder` lists.
+        resume: continue from the last checkpoint, to the same numbers as a run that was never interrupted.
+        max_minutes: save and stop after so many minutes.
+        kimg: train on so many thousand images in all. Default: as the preset says.
+        device: `cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if there is one.
+        seed: of the first weights and of the order of images.
+        init: a weights file to start from, of the same preset or of a smaller one that it can grow from
+            (`training.state.read_weights`); its images count as shown, and its pose path is kept.
+        recipe: `preset`, or `original` for the published training.
+        quiet: whether to show no progress.
+        clock: returns seconds, in which `max_minutes` and the log's speeds are counted.
+        **options: other values for fields of the training recipe and of the model config, `batch=32`; by full name
+            (`**{"model.discriminator.clamp": None}`) where several fields have the plain one.
 
     Raises:
-        InputError: unknown preset, recipe or device, or a run folder that does not fit `resume`.
+        TypeError: an option that no field has, or several.
+        InputError: unknown preset, recipe or device, a value that does not fit, or a run folder that does not fit.
         DatasetError: the dataset cannot be used.
         CheckpointError: the checkpoint or the weights are damaged or of another preset.
         DivergenceError: a loss is not finite, or the portraits vanished; the last good checkpoint is kept.
     """
-    out = Path(out)
-    chosen = _preset(preset, recipe, kimg)
-    target = own_gpu(choose_device(device))
-    if resume and init is not None:
-        raise InputError("--resume and --init exclude each other.", "--resume goes on from the run's own checkpoint.")
-    if relaunched() and out.is_dir() and checkpoints(out):
-        resume, init = True, None
-    found = _found_checkpoints(out, resume)
-    start = None if init is None else read_weights(init, chosen.model)
-    if start is not None and start.images >= chosen.training.total_kimg * 1000:
-        raise InputError(
-            f"{init} has been trained on {start.images} images already, which is no less than the run is to have.",
-            "Give a larger --kimg: it counts the images that these weights have seen.",
-        )
-    material = _open_data(data, chosen, seed, target, quiet)
-    ranks = join(target)
-    try:
-        weights = _run(
-            _Job(chosen, material, out, target, seed, max_minutes, start, recipe, quiet, clock), found, ranks
-        )
-        ranks.wait()
-        return weights
-    finally:
-        ranks.leave()
+    # Decide what is trained and from what, before anything is opened or written
+    base, target = base_preset(preset, recipe), own_gpu(choose_device(device))
+    run = RunRecord(base.model.name, recipe, seed)
+    settings = asked_settings(preset, full_names(options), kimg)
+    trained, origin = starting_point(base, settings, run, Path(out), resume=resume, init=init)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    preset: Preset
-    data: TrainingData | StreamingData
-    out: Path
-    device: torch.device
-    seed: int
-    max_minutes: float | None
-    start: StartingWeights | None
-    recipe: str
-    quiet: bool
-    clock: Callable[[], float]
-
-
-@denormals_flushed()
-def _run(job: _Job, found: list[Path], ranks: Ranks) -> Path:
-    """Train until the end or a stop, in this process's place among `ranks`."""
-    keep_freed_memory()
-    before = _newest(found) if found else None
-    origin = before or job.start
-    if origin is not None:
-        job = dataclasses.replace(job, preset=with_pose_path_of(origin.model, job.preset))
-    chosen, out, max_minutes = job.preset, job.out, job.max_minutes
-    share = ranks.share(chosen.training.batch)
-    state = new_state(chosen, job.seed, job.device)
-    torch.manual_seed(job.seed * ranks.size + ranks.rank)
-    progress: dict[str, Any] = {}
-    if before is not None:
-        progress = _restore(state, job, before, ranks)
-    elif job.start is not None:
-        start_from(state, job.start)
-    del before, origin  # as large as the networks
-    state.memory.shared = shared_turns(job.data.body_poses)
-    bf16 = choose_bf16(chosen.training.bf16, job.device, progress)
-    bf16 = bool(ranks.average({"bf16": torch.tensor(float(bf16))})["bf16"] > 0.5)
-    state.config = dataclasses.replace(chosen.training, bf16=bf16)
-    record_steps(state, job.device)
-    make_folder(out)
-    log = RunLog(out, state.images) if ranks.first else None
-    stop = _StopRequests()
-    about = {"data": job.data.fingerprint, "seed": job.seed, "labels": job.data.label_kind}
-    about |= {"recipe": job.recipe, "bf16": bf16, "processor": processor_name()}
-    started, clock_started, begin_images = time.monotonic(), job.clock(), state.images
-    last = {"checkpoint": state.images, "sheet": state.images, "report": (started, state.images)}
-    collapsed, totals = 0, _Means()
-    total = int(chosen.training.total_kimg * 1000)
-    with stop, show_progress("training", total, "images", visible=ranks.first and not job.quiet) as bar:
-        bar.skip(state.images)
-        while state.images < total:
-            late = max_minutes is not None and job.clock() - clock_started >= max_minutes * 60
-            if float(ranks.average({"stop": torch.tensor(float(late or stop.requested))})["stop"]) > 0:
-                break
-            batch = job.data.batch(state.images, share, ranks, job.device)
-            if state.config.separate_phases:
-                labels = job.data.labels(share, job.device), job.data.labels(share, job.device)
-                batch = dataclasses.replace(batch, drawn=labels)
-            metrics = training_step(state, batch, ranks)
-            values = {k: float(v) for k, v in metrics.items()}
-            if not all(math.isfinite(v) for v in values.values()):
-                raise DivergenceError(
-                    f"training diverged after {state.images} images: a loss is not finite.",
-                    f"The last good checkpoint is kept in {out}; lower the learning rate or raise R1.",
-                )
-            gone = values["fake_mask"] < 0.02 < values["real_mask"] or values["fake_mask"] > 0.98
-            collapsed = collapsed + 1 if gone else 0
-            if collapsed >= COLLAPSE_STEPS:
-                raise DivergenceError(
-                    f"training collapsed before {state.images} images: the generated masks are empty or full.",
-                    f"The last good checkpoint is kept in {out}; start again with another seed or more R1.",
-                )
-            bar.advance(chosen.training.batch)
-            totals.add(values)
-            if state.step % REPORT_STEPS == 0:
-                then, images = last["report"]
-                now = time.monotonic()
-                rate = (state.images - images) / max(now - then, 1e-9)
-                last["report"] = (now, state.images)
-                report = totals.take() | {"images_per_second": rate, "minutes": (now - started) / 60}
-                if log is not None:
-                    log.scalars(state.images, report)
-            if state.images - last["sheet"] >= chosen.training.sheet_kimg * 1000:
-                _draw_sheets(state, log)
-                last["sheet"] = state.images
-            if state.images - last["checkpoint"] >= chosen.training.checkpoint_kimg * 1000:
-                _save(state, job, about, ranks)
-                last["checkpoint"] = state.images
-    if state.images > begin_images:
-        _save(state, job, about, ranks)
-        _draw_sheets(state, log)
-        if ranks.first and not stop.requested and (closer := _calibration(state, job.data)) is not None:
-            _write_weights(state, out, about, closer)
-    if log is not None:
-        log.close()
-    if stop.interrupted:
-        raise KeyboardInterrupt
-    return out / "weights.safetensors"
-
-
-# ---- steps ----
+    # Open the data and train
+    images = _open_data(Path(data), trained, seed, target, quiet)
+    run = dataclasses.replace(run, data=images.fingerprint, labels=images.label_kind)
+    return _train(RunFolder(Path(out), trained, run), origin, images, target, Timer(clock, max_minutes), quiet)
 
 
 def _open_data(
@@ -218,154 +101,121 @@ def _open_data(
     return TrainingData(path, preset.model, preset.training, seed, device=device, progress=not quiet)
 
 
-RECIPES = ("preset", "original")
+@denormals_flushed()
+def _train(
+    folder: RunFolder,
+    origin: Origin,
+    images: TrainingData | StreamingData,
+    device: torch.device,
+    timer: Timer,
+    quiet: bool,
+) -> Path:
+    """Train until the end or a stop, in this process's place among all; the weights file."""
+    ranks = join(device)
+    keep_freed_memory()
+    try:
+        state = _first_state(folder, origin, images, device, ranks)
+        _take_steps(state, folder, images, timer, quiet)
+        ranks.wait()
+        return folder.weights
+    finally:
+        ranks.leave()
 
 
-def _preset(preset: str | Preset, recipe: str, kimg: float | None) -> Preset:
-    if isinstance(preset, str):
-        preset = named_preset(preset)
-    if recipe not in RECIPES:
-        raise InputError(f"there is no recipe {recipe!r}.", f"Known recipes: {', '.join(RECIPES)}.")
-    if recipe == "original":
-        preset = dataclasses.replace(preset, training=original_recipe(preset.model))
-    if kimg is None:
-        return preset
-    if not (math.isfinite(kimg) and kimg > 0):
-        raise InputError(f"--kimg must be above 0, not {kimg}.", "It is the length of training in thousand images.")
-    return dataclasses.replace(preset, training=dataclasses.replace(preset.training, total_kimg=float(kimg)))
+def _first_state(
+    folder: RunFolder, origin: Origin, images: TrainingData | StreamingData, device: torch.device, ranks: Ranks
+) -> TrainingState:
+    """The networks as the run finds them, its random state, and its folder, opened."""
+    # Networks and random state: of the checkpoint, of the given weights, or fresh
+    preset, run = folder.preset, folder.run
+    ranks.share(preset.training.batch)
+    state = new_state(preset, run.seed, device)
+    torch.manual_seed(run.seed * ranks.size + ranks.rank)
+    measured: dict[str, object] = {}
+    if isinstance(origin, Checkpoint):
+        fill_state(state, origin, ranks)
+        measured = dataclasses.asdict(origin.run)
+        if ranks.first and origin.run.data != run.data:
+            print(f"note: {origin.path.name} was trained on other data; training goes on with the data given now.")
+    elif origin is not None:
+        start_from(state, origin)
+    if origin is not None:
+        origin.tensors.clear()  # as large as the networks
+    state.memory.shared = shared_turns(images.body_poses)
+
+    # How steps are computed on this machine: all processes alike
+    choice = choose_bf16(preset.training.bf16, device, measured)
+    bf16 = bool(ranks.average({"bf16": torch.tensor(float(choice))})["bf16"] > 0.5)
+    state.config = dataclasses.replace(preset.training, bf16=bf16)
+    record_steps(state, device)
+    folder.open(ranks, state.images, dataclasses.replace(run, bf16=bf16, processor=processor_name()))
+    return state
 
 
-def _found_checkpoints(out: Path, resume: bool) -> list[Path]:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, not a folder.", "Give another --out.")
-    found = checkpoints(out) if out.is_dir() else []
-    if resume and not found:
-        raise InputError(f"there is no checkpoint to resume in {out}.", "Leave out --resume to start a run.")
-    if found and not resume:
-        raise InputError(f"{out} already holds a run.", "Add --resume to continue it, or choose another --out.")
-    return found
+def _take_steps(
+    state: TrainingState, folder: RunFolder, images: TrainingData | StreamingData, timer: Timer, quiet: bool
+) -> None:
+    """Train until all images have been shown, or until time or a signal ends it; then save.
 
-
-@dataclasses.dataclass(frozen=True)
-class _Checkpoint:
-    path: Path
-    model: ModelConfig
-    tensors: dict[str, Tensor]
-    progress: dict[str, Any]
-
-
-def _newest(found: list[Path]) -> _Checkpoint:
-    """The newest checkpoint that is whole."""
-    problem: CheckpointError | None = None
-    for path in reversed(found):
-        try:
-            return _Checkpoint(path, *load_checkpoint(path))
-        except CheckpointError as error:
-            problem = problem or error
-    assert problem is not None
-    raise problem
-
-
-def _restore(state: TrainingState, job: _Job, before: _Checkpoint, ranks: Ranks) -> dict[str, Any]:
-    """Fill the state from a checkpoint; its progress notes."""
-    path, model, progress = before.path, before.model, before.progress
-    if model != job.preset.model:
-        raise CheckpointError(
-            f"{path} belongs to preset {model.name}, not {job.preset.model.name}.", "Give the same --preset."
-        )
-    if progress.get("seed") != job.seed:
-        raise CheckpointError(f"{path} was trained with seed {progress.get('seed')}, not {job.seed}.")
-    if progress.get("recipe", "preset") != job.recipe:
-        raise CheckpointError(
-            f"{path} was trained with recipe {progress.get('recipe', 'preset')}, not {job.recipe}.",
-            "Give the same --recipe.",
-        )
-    fill_state(state, before.tensors, progress, path, ranks)
-    if ranks.first and progress.get("data") != job.data.fingerprint:
-        print(f"note: {path.name} was trained on other data; training goes on with the data given now.")
-    return progress
-
-
-def _save(state: TrainingState, job: _Job, about: dict[str, Any], ranks: Ranks) -> None:
-    """Checkpoint first, then weights; old checkpoints go last."""
-    random_states = ranks.random_states()
-    if not ranks.first:
-        return
-    preset, out = job.preset, job.out
-    path = checkpoint_path(out, state.images)
-    save_checkpoint(path, preset, state_tensors(state, random_states), _progress(state, about))
-    _write_weights(state, out, about, state.memory.calibration())
-    for old in checkpoints(out)[: -preset.training.keep_checkpoints]:
-        old.unlink()
-
-
-def _progress(state: TrainingState, about: dict[str, Any]) -> dict[str, Any]:
-    return about | {"images": state.images, "step": state.step}
-
-
-def _write_weights(state: TrainingState, out: Path, about: dict[str, Any], calibration: PoseCalibration | None) -> None:
-    side = schedules.raw_resolution(state.images, state.model, state.config)
-    trained = dataclasses.replace(state.model, raw_resolution=side)
-    networks = state.average, state.average_discriminator
-    progress = _progress(state, about)
-    save_weights(out / "weights.safetensors", trained, *networks, progress, calibration=calibration)
-
-
-def _calibration(state: TrainingState, data: TrainingData | StreamingData) -> PoseCalibration | None:
-    """The calibration of whole pictures and their middle parts, where pictures are zoomed and at hand; else None.
-
-    It takes as long as training on some hundred pictures, so weights get it at the end; until then they have that of
-    whole pictures, from what was shown last.
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, after saving.
     """
-    if state.memory.calibration() is None or isinstance(data, StreamingData) or not data.framing.zooms:
+    # What happens now and then
+    config, ranks, begin = state.config, folder.ranks, state.images
+    total, watchdog = int(config.total_kimg * 1000), Watchdog(str(folder.path))
+    saves, sheets = Every(config.checkpoint_kimg, begin), Every(config.sheet_kimg, begin)
+    timer.start()
+    report = Report(timer, begin)
+
+    with StopRequests() as stop, show_progress("training", total, "images", visible=ranks.first and not quiet) as bar:
+        bar.skip(begin)
+        while state.images < total:
+            # Stop together, when the time is up or any process has been asked to
+            ending = ranks.average({"stop": torch.tensor(float(timer.up or stop.requested))})
+            if float(ending["stop"]) > 0:
+                break
+
+            # One step
+            metrics = training_step(state, _next_batch(state, images, ranks), ranks)
+            values = {name: float(value) for name, value in metrics.items()}
+            watchdog.check(state.images, values)
+            report.add(values)
+            bar.advance(config.batch)
+
+            # Report, draw and save now and then
+            if state.step % REPORT_STEPS == 0:
+                folder.report(state.images, report.take(state.images))
+            if sheets.due(state.images):
+                folder.draw_sheets(state)
+            if saves.due(state.images):
+                folder.save(state)
+
+    # Leave a checkpoint, weights and sheets; a run that was not stopped also calibrates its poses
+    if state.images > begin:
+        folder.save(state)
+        folder.draw_sheets(state)
+        if ranks.first and not stop.requested and (calibration := final_calibration(state, images)) is not None:
+            folder.write_weights(state, calibration)
+    folder.close()
+    if stop.interrupted:
+        raise KeyboardInterrupt
+
+
+def _next_batch(state: TrainingState, images: TrainingData | StreamingData, ranks: Ranks) -> Batch:
+    """This process's share of the next images, on the device of the networks."""
+    share, device = ranks.share(state.config.batch), next(state.generator.parameters()).device
+    batch = images.batch(state.images, share, ranks, device)
+    if state.config.separate_phases:
+        return dataclasses.replace(batch, drawn=(images.labels(share, device), images.labels(share, device)))
+    return batch
+
+
+def final_calibration(state: TrainingState, images: TrainingData | StreamingData) -> PoseCalibration | None:
+    """The calibration of whole images and their centre crops, where images are zoomed and in memory; else None.
+
+    It takes as long as training on some hundred images, so weights get it at the end; until then they have that of
+    whole images, from what was shown last.
+    """
+    if state.memory.calibration() is None or isinstance(images, StreamingData) or not images.framing.zooms:
         return None
-    return calibrate(state.average_discriminator, state.model, data)
-
-
-def _draw_sheets(state: TrainingState, log: RunLog | None) -> None:
-    if log is not None and next(state.average.parameters()).device.type == "cpu":
-        log.sheet(state.images, "turn", turn_sheet(state.average, SHEET_SEEDS))
-        log.sheet(state.images, "poses", pose_sheet(state.average, range(2)))
-
-
-class _Means:
-    """Running means between two reports."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, values: dict[str, float]) -> None:
-        for key, value in values.items():
-            total, count = self.sums.get(key, (0.0, 0))
-            self.sums[key] = (total + value, count + 1)
-
-    def take(self) -> dict[str, float]:
-        means = {key: total / count for key, (total, count) in self.sums.items()}
-        self.sums = {}
-        return means
-
-
-class _StopRequests:
-    """SIGTERM and Ctrl-C end the loop after the step; a second Ctrl-C ends at once."""
-
-    def __init__(self) -> None:
-        self.requested = self.interrupted = False
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-        self.interrupted = self.interrupted or number == signal.SIGINT
-
-    def __enter__(self) -> _StopRequests:
-        self.previous = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.previous[number] = signal.signal(number, self._handle)
-        except ValueError:  # not in the main thread: signals stay with whoever has them
-            pass
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+    return calibrate(state.average_discriminator, state.model, images)

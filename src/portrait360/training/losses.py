@@ -30,7 +30,7 @@ def pose_loss(predicted: Float[Tensor, "B 6"], target: Float[Tensor, "B 6"]) -> 
 def gradient_penalties(logits: Float[Tensor, "N 1"], inputs: list[Tensor]) -> list[Float[Tensor, " B"]]:
     """Per-sample squared norm of d(sum of logits)/d(input), for each input; differentiable once more.
 
-    The inputs may be a part of what was judged (B <= N).
+    The inputs may be some of the images whose logits are given (B <= N).
     """
     gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     return [g.float().square().sum(dim=(1, 2, 3)) for g in gradients]
@@ -41,7 +41,7 @@ def pyramid_l1(
 ) -> Float[Tensor, ""]:
     """Mean absolute difference inside the mask, averaged over a pyramid whose levels halve the side.
 
-    Coarse levels say where an image is too bright or a feature misplaced by more than its width; fine ones sharpen it.
+    Coarse levels correct brightness and features that are misplaced by more than their width; fine ones sharpen.
     """
     losses = []
     for level in range(levels):

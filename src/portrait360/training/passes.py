@@ -1,9 +1,9 @@
-"""What a step of training computes on the device: generated pictures, verdicts, losses and their gradients
+"""What a step of training computes on the device: generated images, logits, losses and their gradients
 (equations 10).
 
-Both networks get their gradients from the same forward pass: the generated pictures are judged once, the generator
-takes the gradient at the pictures, the discriminator the gradient at its weights. `separate_gradients` is the readable
-twin that runs the two networks one after the other; both give the same gradients.
+Both networks get their gradients from the same forward pass: the discriminator evaluates generated images once, the
+generator takes the gradient at the images, the discriminator the gradient at its weights. `separate_gradients` is the
+readable twin that runs the two networks one after the other; both give the same gradients.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.media.images import blur
 from portrait360.model.discriminator import Discriminator, Pictures, concatenate
 from portrait360.model.fused import TRAINING_CELLS, can_fuse, occupied_cells
-from portrait360.model.generator import Generator, RenderDraws
+from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.layers import resize
 from portrait360.model.rendering import Occupancy
 from portrait360.poses.alignment import CanonicalTilt
@@ -31,7 +31,7 @@ from portrait360.training.losses import discriminator_loss, generator_loss, grad
 
 @dataclass(frozen=True)
 class Labels:
-    """What pictures are generated for."""
+    """Cameras and noisy body poses that images are generated for."""
 
     camera: Float[Tensor, "B 25"]
     coarse_pose: Float[Tensor, "B 6"]
@@ -39,23 +39,23 @@ class Labels:
 
 @dataclass(frozen=True)
 class Batch:
-    """Real pictures with labels, for which pictures are generated too."""
+    """Real images with labels, for which images are generated too."""
 
     image: Float[Tensor, "B 3 H H"]
     mask: Float[Tensor, "B 1 H H"]
     camera: Float[Tensor, "B 25"]
     coarse_pose: Float[Tensor, "B 6"]
     drawn: tuple[Labels, Labels] | None = None
-    """What the generator's and the discriminator's phases generate for instead, where they are separate."""
+    """Labels for the generator's and the discriminator's phase instead, where they are separate."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the CPU decides for a step before the device computes it, on the device."""
+class StepInputs:
+    """What the CPU decides for a step before the device computes it; tensors on the device."""
 
-    moment: schedules.Moment
+    schedule: schedules.ScheduleValues
     coarse_pose: Float[Tensor, "B 6"]
-    """The labels' poses, some of them refined."""
+    """The labels' poses, some of them replaced by refined ones."""
     matched: Float[Tensor, "N 31"] | None
     """Cameras and poses that the pose branch is pulled to."""
     tilt: Float[Tensor, "6"]
@@ -64,16 +64,16 @@ class Given:
     match_weight: Float[Tensor, ""]
     swap_probability: Float[Tensor, ""]
     seed: Int[Tensor, ""]
-    """Of the samples taken in space that is held to be empty."""
+    """Of the samples taken in unoccupied cells."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the device says of a step, besides gradients."""
+class StepOutputs:
+    """What the device computes in a step, besides gradients."""
 
     metrics: dict[str, Tensor]
-    seen: tuple[Float[Tensor, "B 6"], Float[Tensor, "B 6"], Float[Tensor, "B 6"]]
-    """The discriminator's poses of real and of generated pictures, and the generated ones' true poses."""
+    poses: tuple[Float[Tensor, "B 6"], Float[Tensor, "B 6"], Float[Tensor, "B 6"]]
+    """Predicted poses of real and of generated images, and the generated ones' true poses."""
 
 
 @dataclass
@@ -92,15 +92,17 @@ class TrainingState:
     step: int = 0
     memory: PoseMemory = field(default_factory=PoseMemory)
     alignment: CanonicalTilt | None = None
-    recorded: Callable[[TrainingState, Batch, Given], Outcome] | None = None
-    """What takes the place of `compute`: recordings of it (training/graphs.py)."""
+    recorded: Callable[[TrainingState, Batch, StepInputs], StepOutputs] | None = None
+    """Takes the place of `compute`: recordings of it (training/graphs.py)."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    pictures: Pictures
+    """Generated images with their true poses, and the loss on the pose branch's."""
+
+    images: Pictures
     body_pose: Float[Tensor, "B 6"]
-    """What the pictures show: the poses that they were rendered with, and the tilt of the canonical heads."""
+    """The poses that the images were rendered with, plus the tilt of the canonical heads."""
     regularisation: Float[Tensor, ""]
 
 
@@ -109,8 +111,8 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16)
 
 
-def decide(state: TrainingState, batch: Batch | Labels) -> Given:
-    """What the memory of poses and the schedules say for this step."""
+def decide(state: TrainingState, batch: Batch | Labels) -> StepInputs:
+    """Inputs of this step from the memory of poses and the schedules."""
     config, device = state.config, batch.camera.device
     refined = schedules.refined_share(state.images, config)
     matched, coarse_pose = None, batch.coarse_pose
@@ -122,8 +124,8 @@ def decide(state: TrainingState, batch: Batch | Labels) -> Given:
     def number(value: float) -> Tensor:
         return torch.full((), value, device=device)
 
-    return Given(
-        schedules.moment(state.images, state.step, state.model, config),
+    return StepInputs(
+        schedules.schedule_values(state.images, state.step, state.model, config),
         coarse_pose,
         matched,
         state.memory.tilt.to(device),
@@ -135,70 +137,74 @@ def decide(state: TrainingState, batch: Batch | Labels) -> Given:
 
 
 def generate(
-    state: TrainingState, batch: Batch | Labels, given: Given | None = None, *, gradients: bool = True
+    state: TrainingState, batch: Batch | Labels, inputs: StepInputs | None = None, *, gradients: bool = True
 ) -> Generated:
-    """Pictures of new latents seen with the labels' cameras, with the pose branch's body poses (equations 10.1, 10.2).
+    """Images of new latents with the labels' cameras and the pose branch's body poses (equations 10.1, 10.2).
 
-    With `given`, what the CPU has decided, nothing waits for the device, and the same work is done whatever numbers
-    the tensors hold. `gradients`: whether the generator will learn from them.
+    With `inputs`, nothing waits for the device, and the same operations run whatever numbers the tensors hold.
+    `gradients`: whether the generator will learn from them.
     """
-    given = given or decide(state, batch)
-    config, generator, moment = state.config, state.generator, given.moment
-    device = batch.camera.device
-    n, views = batch.camera.shape[0], config.views_per_latent
+    inputs = inputs or decide(state, batch)
+    config, generator = state.config, state.generator
+    n, views, device = batch.camera.shape[0], config.views_per_latent, batch.camera.device
+
+    # Latents and body poses; the branch's poses are pulled to the labels and to the refined poses
     z = torch.randn(n // views, state.model.z_dim, device=device)
     pose = generator.pose_branch(z.repeat_interleave(views, dim=0), batch.camera)
-    regularisation = given.pose_regularisation * pose_loss(pose, batch.coarse_pose)
-    if given.matched is not None:
-        regularisation = regularisation + given.match_weight * mismatch(generator, given.matched)
+    regularisation = inputs.pose_regularisation * pose_loss(pose, batch.coarse_pose)
+    if inputs.matched is not None:
+        regularisation = regularisation + inputs.match_weight * mismatch(generator, inputs.matched)
     if config.coarse_pose_probability > 0:
         coarse = torch.rand(n, 1, device=device) < config.coarse_pose_probability
-        pose = torch.where(coarse, given.coarse_pose, pose)
+        pose = torch.where(coarse, inputs.coarse_pose, pose)
 
-    swapped = torch.rand(n // views, device=device) < given.swap_probability
+    # Styles: some are conditioned on the neighbour's labels, some have the neighbour's background
+    swapped = torch.rand(n // views, device=device) < inputs.swap_probability
     camera, condition = swap_some(swapped, batch.camera[::views], pose[::views])
     w = generator.map(z, camera, condition)
     generator.backbone.mapping.update_average(w, config.style_average_decay)
     behind = torch.rand(n // views, device=device) < config.background_swap_probability
     (w_background,) = swap_some(behind, w)
 
+    # Images
+    side = inputs.schedule.raw_resolution
     with autocast(config, device):
         scene = generator.scene(w, w_background, noise_mode="random", gradients=gradients)
-        side = moment.raw_resolution
-        occupancy = None
-        if config.occupancy and can_fuse(scene.tri_grid, None) and not config.plain_renderer:
-            render = state.model.render
-            cells = occupied_cells(scene.tri_grid, generator.decoder, render, TRAINING_CELLS)
-            occupancy = Occupancy(cells, given.seed)
+        occupancy = _occupancy(state, scene, inputs.seed)
         draws = RenderDraws(
-            torch.rand(n, side * side, device=device),
-            moment.density_noise,
-            occupancy,
-            gradients,
+            torch.rand(n, side * side, device=device), inputs.schedule.density_noise, occupancy, gradients
         )
         out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws, plain=config.plain_renderer)
     raw = None if state.model.superresolution is None else out.raw
-    return Generated(Pictures(out.image, raw, out.mask), pose + given.tilt, regularisation)
+    return Generated(Pictures(out.image, raw, out.mask), pose + inputs.tilt, regularisation)
 
 
-def real_pictures(state: TrainingState, batch: Batch) -> Pictures:
+def _occupancy(state: TrainingState, scene: Scene, seed: Int[Tensor, ""]) -> Occupancy | None:
+    """Cells of the tri-grid that rays visit, where the recipe skips the others."""
+    if not state.config.occupancy or state.config.plain_renderer or not can_fuse(scene.tri_grid, None):
+        return None
+    cells = occupied_cells(scene.tri_grid, state.generator.decoder, state.model.render, TRAINING_CELLS)
+    return Occupancy(cells, seed)
+
+
+def real_images(state: TrainingState, batch: Batch) -> Pictures:
     """Real image, raw image and mask at the sizes of the generated ones (equations 10.4)."""
     side = schedules.raw_resolution(state.images, state.model, state.config)
     raw = None if state.model.superresolution is None else resize(batch.image, side)
     return Pictures(batch.image, raw, resize(batch.mask, side))
 
 
-def blurred(pictures: Pictures, sigma: float, *, raw: bool) -> Pictures:
-    """The blur of equations 10.3: real raw images are blurred, generated ones and masks never."""
+def blurred(images: Pictures, sigma: float, *, raw: bool) -> Pictures:
+    """The blur of 10.3: real raw images are blurred, generated ones and masks never."""
     return Pictures(
-        blur(pictures.image, sigma),
-        blur(pictures.raw, sigma) if raw and pictures.raw is not None else pictures.raw,
-        pictures.mask,
+        blur(images.image, sigma),
+        blur(images.raw, sigma) if raw and images.raw is not None else images.raw,
+        images.mask,
     )
 
 
-def _leaf(pictures: Pictures) -> Pictures:
-    return pictures.map(lambda t: t.detach().requires_grad_(True))
+def _leaf(images: Pictures) -> Pictures:
+    return images.map(lambda t: t.detach().requires_grad_(True))
 
 
 def regularise(state: TrainingState, real: Pictures, camera: Tensor) -> dict[str, Tensor]:
@@ -214,79 +220,101 @@ def regularise(state: TrainingState, real: Pictures, camera: Tensor) -> dict[str
     return {"r1": torch.stack(penalties).sum().detach()}
 
 
+@dataclass(frozen=True)
+class StepLosses:
+    """Scalar losses of a step."""
+
+    generator: Float[Tensor, ""]
+    discriminator: Float[Tensor, ""]
+    pose: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the discriminator predicts in a step."""
+
+    real_logits: Float[Tensor, "B 1"]
+    fake_logits: Float[Tensor, "B 1"]
+    real_poses: Float[Tensor, "B 6"]
+
+
 def step_metrics(
-    g_loss: Tensor,
-    d_loss: Tensor,
-    d_pose: Tensor,
-    generated: Generated,
-    real_logits: Tensor,
-    fake_logits: Tensor,
-    real: Pictures,
-    real_poses: Tensor,
-    batch: Batch,
+    losses: StepLosses, predictions: Predictions, generated: Generated, real: Pictures, batch: Batch
 ) -> dict[str, Tensor]:
     """The numbers that a run logs."""
+    real_logits, fake_logits = predictions.real_logits.detach(), predictions.fake_logits.detach()
+    errors = predictions.real_poses.detach() - batch.coarse_pose
     return {
-        "g_loss": g_loss.detach(), "d_loss": d_loss.detach(), "pose_loss": d_pose.detach(),
+        "g_loss": losses.generator.detach(),
+        "d_loss": losses.discriminator.detach(),
+        "pose_loss": losses.pose.detach(),
         "pose_regularisation": generated.regularisation.detach(),
-        "real_logit": real_logits.detach().mean(), "fake_logit": fake_logits.detach().mean(),
+        "real_logit": real_logits.mean(),
+        "fake_logit": fake_logits.mean(),
         "accuracy": (real_logits > fake_logits).float().mean(),
-        "real_mask": real.mask.mean(), "fake_mask": generated.pictures.mask.detach().mean(),
-        "coarse_error": (real_poses.detach() - batch.coarse_pose).square().sum(dim=1).mean().sqrt(),
-    }  # fmt: skip
+        "real_mask": real.mask.mean(),
+        "fake_mask": generated.images.mask.detach().mean(),
+        "coarse_error": errors.square().sum(dim=1).mean().sqrt(),
+    }
 
 
 def shared_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     """Gradients of both networks from one pass through each. The parameters have none before."""
-    outcome = (state.recorded or compute)(state, batch, decide(state, batch))
+    outputs = (state.recorded or compute)(state, batch, decide(state, batch))
     if state.config.pose_refine_kimg is not None:
-        state.memory.note(batch.camera, *outcome.seen, batch.coarse_pose)
-    return outcome.metrics
+        state.memory.note(batch.camera, *outputs.poses, batch.coarse_pose)
+    return outputs.metrics
 
 
-def compute(state: TrainingState, batch: Batch, given: Given) -> Outcome:
+def compute(state: TrainingState, batch: Batch, inputs: StepInputs) -> StepOutputs:
     """The part of `shared_gradients` that runs on the device, whatever numbers the tensors hold."""
-    config = state.config
-    generated = generate(state, batch, given)
-    sigma = given.moment.blur_sigma
-    real = blurred(real_pictures(state, batch), sigma, raw=True)
-    shown = blurred(generated.pictures, sigma, raw=False)
+    # Images, and what the discriminator predicts
+    config, sigma = state.config, inputs.schedule.blur_sigma
+    generated = generate(state, batch, inputs)
+    real = blurred(real_images(state, batch), sigma, raw=True)
+    shown = blurred(generated.images, sigma, raw=False)
     leaf = _leaf(shown)
     with autocast(config, batch.camera.device):
         # Two calls: the generator's gradient then never passes through the real half.
         real_logits, real_poses = state.discriminator(real, batch.camera)
         fake_logits, fake_poses = state.discriminator(leaf, batch.camera)
+
+    # Losses, and the gradients of both networks
     g_loss = generator_loss(config.loss, real_logits, fake_logits)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
     d_pose = pose_loss(fake_poses, generated.body_pose.detach())
-    at_pictures = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
+    at_images = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
     (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
-    torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_pictures, None])
-    metrics = step_metrics(g_loss, d_loss, d_pose, generated, real_logits, fake_logits, real, real_poses, batch)
-    if given.moment.penalties:
+    torch.autograd.backward([*shown.tensors(), generated.regularisation], [*at_images, None])
+
+    # Metrics and penalties
+    predictions = Predictions(real_logits, fake_logits, real_poses)
+    metrics = step_metrics(StepLosses(g_loss, d_loss, d_pose), predictions, generated, real, batch)
+    if inputs.schedule.penalties:
         metrics |= regularise(state, real, batch.camera)
-    return Outcome(metrics, (real_poses.detach(), fake_poses.detach(), generated.body_pose.detach()))
+    return StepOutputs(metrics, (real_poses.detach(), fake_poses.detach(), generated.body_pose.detach()))
 
 
 def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     """The readable twin of `shared_gradients`: generator loss, then discriminator loss, each by plain backward."""
-    config = state.config
-    n = batch.camera.shape[0]
-    generated = generate(state, batch)
+    config, n = state.config, batch.camera.shape[0]
     sigma = schedules.blur_sigma(state.images, config)
-    real = blurred(real_pictures(state, batch), sigma, raw=True)
-    shown = blurred(generated.pictures, sigma, raw=False)
 
-    def judge(fake: Pictures) -> tuple[Tensor, Tensor, Tensor]:
+    def discriminate(fake: Pictures) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(config, batch.camera.device):
             logits, poses = state.discriminator(concatenate(real, fake), batch.camera.repeat(2, 1), parts=2)
         return logits[:n], logits[n:], poses[n:]
 
-    real_logits, fake_logits, _ = judge(shown)
+    # The generator
+    generated = generate(state, batch)
+    real = blurred(real_images(state, batch), sigma, raw=True)
+    shown = blurred(generated.images, sigma, raw=False)
+    real_logits, fake_logits, _ = discriminate(shown)
     g_loss = generator_loss(config.loss, real_logits, fake_logits)
     (g_loss + generated.regularisation).backward(inputs=list(state.generator.parameters()))
-    detached = shown.map(lambda t: t.detach())
-    real_logits, fake_logits, poses = judge(detached)
+
+    # The discriminator, on the same images
+    real_logits, fake_logits, poses = discriminate(shown.map(lambda t: t.detach()))
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
     d_pose = pose_loss(poses, generated.body_pose.detach())
     (d_loss + config.pose_loss_weight * d_pose).backward()

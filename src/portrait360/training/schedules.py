@@ -13,20 +13,25 @@ def _progress(images: int, kimg: float) -> float:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What schedules say of how a step's pictures and losses are computed. Weights and chances are left out: they come
-    to the device as numbers."""
+class ScheduleValues:
+    """Values of the schedules that decide which operations a step consists of.
+
+    Weights and probabilities are left out: they come to the device as numbers.
+    """
 
     raw_resolution: int
+    """Side of the volume-rendered image, pixels."""
     density_noise: float
+    """Deviation of the noise on raw densities."""
     blur_sigma: float
+    """Width of the blur, pixels."""
     penalties: bool
     """Whether the step ends with R1."""
 
 
-def moment(images: int, step: int, model: ModelConfig, config: TrainingConfig) -> Moment:
-    """What the schedules below say after so many images and steps."""
-    return Moment(
+def schedule_values(images: int, step: int, model: ModelConfig, config: TrainingConfig) -> ScheduleValues:
+    """Values of the schedules below after so many images and steps."""
+    return ScheduleValues(
         raw_resolution(images, model, config),
         density_noise(images, config),
         blur_sigma(images, config),
@@ -35,13 +40,13 @@ def moment(images: int, step: int, model: ModelConfig, config: TrainingConfig) -
 
 
 def swap_probability(images: int, config: TrainingConfig) -> float:
-    """Chance that a portrait is conditioned on another picture's labels: from 1 to the config's (equations 10.2)."""
+    """Probability that a portrait is conditioned on another image's labels: from 1 to the config's (equations 10.2)."""
     a = _progress(images, config.swap_fade_kimg)
     return (1.0 - a) + a * config.swap_probability
 
 
 def blur_sigma(images: int, config: TrainingConfig) -> float:
-    """Width of the blur on what the discriminator sees, in pixels: fades to 0 (equations 10.3)."""
+    """Width of the blur on the discriminator's images, in pixels: fades to 0 (equations 10.3)."""
     return config.blur_sigma * (1.0 - _progress(images, config.blur_fade_kimg))
 
 
@@ -58,7 +63,7 @@ def pose_regularisation(images: int, config: TrainingConfig) -> float:
 
 
 def refined_share(images: int, config: TrainingConfig) -> float:
-    """Share of coarse poses that is replaced by refined ones: from 0 at `pose_refine_kimg` to 1 a quarter later."""
+    """Share of noisy pose labels replaced by refined ones: from 0 at `pose_refine_kimg` to 1 a quarter later."""
     start = config.pose_refine_kimg
     if start is None:
         return 0.0
@@ -83,7 +88,7 @@ def learning_rate_factor(images: int, config: TrainingConfig) -> float:
 
 
 def raw_resolution(images: int, model: ModelConfig, config: TrainingConfig) -> int:
-    """Side of the volume-rendered picture (equations 10.5)."""
+    """Side of the volume-rendered image, pixels (equations 10.5)."""
     ramp = config.raw_ramp
     if ramp is None:
         return model.raw_resolution
@@ -91,6 +96,6 @@ def raw_resolution(images: int, model: ModelConfig, config: TrainingConfig) -> i
     return round(model.raw_resolution * (1.0 - a) + ramp.final * a)
 
 
-def learns_pose_branch(images: int, config: TrainingConfig) -> bool:
-    """Whether the generator's pose branch still learns (stage 1 of equations 10.13)."""
+def trains_pose_branch(images: int, config: TrainingConfig) -> bool:
+    """Whether the generator's pose branch is still trained (stage 1 of equations 10.13)."""
     return config.pose_branch_kimg is None or images < 1000.0 * config.pose_branch_kimg

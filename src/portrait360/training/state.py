@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from portrait360.portrait.weights import read_weights_file
 from portrait360.poses.memory import PoseMemory
 from portrait360.runtime.distributed import Ranks
 from portrait360.runtime.tensors import fill_module, module_tensors
+from portrait360.training.checkpoints import Checkpoint
 from portrait360.training.passes import TrainingState
 from portrait360.types import CheckpointError
 
@@ -73,8 +74,11 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
             f"{path} deforms with a body of its own ({body.name}), but training uses the packaged one.",
             "Convert the original weights once more, without --body.",
         )
-    if not _grows_into(info["model"], model):
-        raise CheckpointError(f"{path} belongs to {info['model'].name}, not {model.name}.", "Give its --preset.")
+    if not grows_into(info["model"], model):
+        raise CheckpointError(
+            f"{path} belongs to {info['model'].name}, not {model.name} as it is set here.",
+            "Give its `preset` and the values of `model` that it was trained with.",
+        )
     images = info["about"].get("images", 0)
     return StartingWeights(Path(path), info["model"], tensors, images if isinstance(images, int) else 0)
 
@@ -84,20 +88,24 @@ def with_pose_path_of(origin: ModelConfig, preset: Preset) -> Preset:
     return dataclasses.replace(preset, model=preset.model.with_pose_blocks(origin.discriminator.pose_blocks))
 
 
-def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
-    """Whether `model` is `smaller` with more blocks, or none, at the end of its tri-grid synthesis, and, without
-    super-resolution, at the beginning of its discriminator, for pictures of twice the side each.
+def grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
+    """Whether `model` is `smaller` with more blocks, or none, for images of twice the side each.
 
-    What it is called, how many rays there are, how many samples they take and which features are symmetric does not
-    matter: no weight depends on it. Nor does a pose path: a run takes it over (`with_pose_path_of`).
+    They come at the end of the tri-grid synthesis and, without super-resolution, at the beginning of the discriminator.
+    Names, numbers of rays and samples and the symmetric features do not matter: no weight depends on them. Nor does a
+    pose path: a run takes it over (`with_pose_path_of`).
     """
-    kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
-    judged = smaller.discriminator.channels
-    doublings = len(model.discriminator.channels) - len(judged)
+    # The discriminator's first width, repeated once per doubling
+    known = smaller.discriminator.channels
+    doublings = len(model.discriminator.channels) - len(known)
     if doublings < 0 or (doublings > 0 and model.superresolution is not None):
         return False
-    if model.discriminator.channels != (judged[0],) * doublings + judged:
+    if model.discriminator.channels != (known[0],) * doublings + known:
         return False
+
+    # All else is the same
+    kept = model.synthesis.channels[: len(smaller.synthesis.channels)]
+    blocks = smaller.discriminator.pose_blocks
     return smaller == dataclasses.replace(
         model,
         name=smaller.name,
@@ -105,9 +113,7 @@ def _grows_into(smaller: ModelConfig, model: ModelConfig) -> bool:
         raw_resolution=smaller.raw_resolution,
         symmetric_features=smaller.symmetric_features,
         synthesis=dataclasses.replace(model.synthesis, channels=kept),
-        discriminator=dataclasses.replace(
-            model.discriminator, channels=judged, pose_blocks=smaller.discriminator.pose_blocks
-        ),
+        discriminator=dataclasses.replace(model.discriminator, channels=known, pose_blocks=blocks),
         render=dataclasses.replace(model.render, samples=smaller.render.samples),
     )
 
@@ -128,9 +134,9 @@ def _with_new_blocks(generator: Generator, tensors: dict[str, Tensor]) -> dict[s
 
 
 def _with_new_sides(discriminator: Discriminator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with the blocks of larger pictures added that the file lacks, fresh from `discriminator`.
+    """Tensors with the blocks of larger images added that the file lacks, fresh from `discriminator`.
 
-    They begin by passing on the mean of 2 x 2 pixels' features: what the smaller discriminator makes of the picture
+    They begin by passing on the mean of 2 x 2 pixels' features: what the smaller discriminator makes of the image
     at half the side, but for the order of the mean and the first activation.
     """
     added = dict(tensors)
@@ -164,6 +170,7 @@ def start_from(state: TrainingState, weights: StartingWeights) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Adam's state by the names of the parameters, `prefix/name/exp_avg`."""
     names = {id(p): name for name, p in module.named_parameters()}
     tensors = {}
     for parameter, values in optimizer.state.items():
@@ -173,6 +180,7 @@ def optimizer_tensors(optimizer: torch.optim.Adam, module: nn.Module, prefix: st
 
 
 def fill_optimizer(optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """The inverse of `optimizer_tensors`; parameters without a state keep none."""
     for name, parameter in module.named_parameters():
         keys = {key: f"{prefix}/{name}/{key}" for key in ("exp_avg", "exp_avg_sq", "step")}
         if all(k in tensors for k in keys.values()):
@@ -196,33 +204,39 @@ def state_tensors(state: TrainingState, random_states: Tensor) -> dict[str, Tens
     return tensors
 
 
-def fill_state(
-    state: TrainingState, tensors: dict[str, Tensor], progress: dict[str, Any], path: Path, ranks: Ranks
-) -> None:
+def fill_state(state: TrainingState, checkpoint: Checkpoint, ranks: Ranks) -> None:
     """Put a checkpoint's tensors into a fresh state of the same preset.
 
     With another number of processes than before, each seeds its random state anew.
+
+    Raises:
+        CheckpointError: a tensor is missing, or of another shape.
     """
-    has_average = any(name.startswith("D_ema/") for name in tensors)
+    # Networks and optimisers
+    tensors = checkpoint.tensors
     for module, prefix in (
         (state.generator, "G"),
         (state.discriminator, "D"),
         (state.average, "G_ema"),
-        (state.average_discriminator, "D_ema" if has_average else "D"),  # older checkpoints have none
+        (state.average_discriminator, "D_ema"),
     ):
-        fill_module(module, tensors, prefix, path)
+        fill_module(module, tensors, prefix, checkpoint.path)
     fill_optimizer(state.g_optimizer, state.generator, tensors, "adam_G")
     fill_optimizer(state.d_optimizer, state.discriminator, tensors, "adam_D")
+
+    # The memory of poses and the random state
+    device = next(state.generator.parameters()).device
     try:
         state.memory = PoseMemory.from_tensors(tensors)
         random_states = tensors["random/cpu"]
         if len(random_states) == ranks.size:
             torch.set_rng_state(random_states[ranks.rank].clone())
         else:
-            torch.manual_seed(int(progress["images"]) * ranks.size + ranks.rank)
-        device = next(state.generator.parameters()).device
+            torch.manual_seed(checkpoint.images * ranks.size + ranks.rank)
         if device.type == "cuda" and "random/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random/cuda"], device)
-        state.images, state.step = int(progress["images"]), int(progress["step"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} lacks parts of the training state ({error}).", "Use another one.") from error
+        raise CheckpointError(
+            f"{checkpoint.path} lacks parts of the training state ({error}).", "Use another one."
+        ) from error
+    state.images, state.step = checkpoint.images, checkpoint.step

@@ -17,11 +17,13 @@ from portrait360.training import schedules
 from portrait360.training.losses import discriminator_loss, generator_loss, pose_loss
 from portrait360.training.passes import (
     Batch,
+    Predictions,
+    StepLosses,
     TrainingState,
     autocast,
     blurred,
     generate,
-    real_pictures,
+    real_images,
     regularise,
     shared_gradients,
     step_metrics,
@@ -82,23 +84,24 @@ def joint_update(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, 
 
 
 def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, Tensor]:
-    """One network after the other, as published: each phase generates pictures of its own, for labels of its own, and
-    ends with a step of its optimiser, the penalties (every `r1_interval` steps) too (equations 10.1, 10.7-10.10).
+    """One network after the other, as published (equations 10.1, 10.7-10.10).
 
-    A loss that is not finite ends the update where it shows.
+    Each phase generates images of its own, for labels of its own, and ends with a step of its optimiser; so do the
+    penalties, every `r1_interval` steps. A loss that is not finite ends the update where it shows.
     """
     config = state.config
     assert batch.drawn is not None, "separate phases need labels of their own"
     for_generator, for_discriminator = batch.drawn
     sigma = schedules.blur_sigma(state.images, config)
 
-    def judge(pictures: Pictures, camera: Tensor) -> tuple[Tensor, Tensor]:
+    def discriminate(images: Pictures, camera: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(config, camera.device):
-            return state.discriminator(pictures, camera)
+            return state.discriminator(images, camera)
 
+    # The generator's phase
     state.g_optimizer.zero_grad(set_to_none=True)
     generated = generate(state, for_generator)
-    logits, _ = judge(blurred(generated.pictures, sigma, raw=False), for_generator.camera)
+    logits, _ = discriminate(blurred(generated.images, sigma, raw=False), for_generator.camera)
     g_loss = generator_loss(config.loss, logits, logits)
     (g_loss + generated.regularisation).backward(inputs=list(state.generator.parameters()))
     metrics = ranks.average({"g_loss": g_loss.detach()})
@@ -107,21 +110,24 @@ def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[st
     ranks.average_gradients((state.generator,))
     _apply_generator(state)
 
+    # The discriminator's phase: losses on new images
     state.d_optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         shown = generate(state, for_discriminator, gradients=False)
-    fake = blurred(shown.pictures, sigma, raw=False)
-    real = blurred(real_pictures(state, batch), sigma, raw=True)
-    fake_logits, fake_poses = judge(fake, for_discriminator.camera)
-    real_logits, real_poses = judge(real, batch.camera)
+    fake = blurred(shown.images, sigma, raw=False)
+    real = blurred(real_images(state, batch), sigma, raw=True)
+    fake_logits, fake_poses = discriminate(fake, for_discriminator.camera)
+    real_logits, real_poses = discriminate(real, batch.camera)
     d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
     d_pose = pose_loss(fake_poses, shown.body_pose)
     (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(state.discriminator.parameters()))
-    metrics = ranks.average(
-        step_metrics(g_loss, d_loss, d_pose, generated, real_logits, fake_logits, real, real_poses, batch)
-    )
+    losses = StepLosses(g_loss, d_loss, d_pose)
+    predictions = Predictions(real_logits, fake_logits, real_poses)
+    metrics = ranks.average(step_metrics(losses, predictions, generated, real, batch))
     if not _finite(metrics):
         return metrics
+
+    # Its updates
     ranks.average_gradients((state.discriminator,))
     ranks.average_(state.generator.backbone.mapping.w_avg)
     _apply(state, state.d_optimizer, config.d_lr)
@@ -134,15 +140,15 @@ def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[st
 
 
 def _apply_generator(state: TrainingState) -> None:
-    """A step of the generator's optimiser; the pose branch rests once its time is over."""
-    if not schedules.learns_pose_branch(state.images, state.config):
+    """A step of the generator's optimiser; the pose branch stays as it is once its schedule is over."""
+    if not schedules.trains_pose_branch(state.images, state.config):
         for p in state.generator.pose_branch.parameters():
             p.grad = None
     _apply(state, state.g_optimizer, state.config.g_lr)
 
 
 def _apply(state: TrainingState, optimizer: torch.optim.Adam, rate: float) -> None:
-    """A step with the gradients that are there, at this moment's learning rate."""
+    """A step with the gradients that are there, at the current learning rate."""
     factor = schedules.learning_rate_factor(state.images, state.config)
     gradients: list[Tensor] = []
     for group in optimizer.param_groups:
@@ -156,7 +162,7 @@ def _apply(state: TrainingState, optimizer: torch.optim.Adam, rate: float) -> No
 
 
 def follow_tilt(state: TrainingState) -> None:
-    """Now and then, measure how far canonical heads lean, once poses are being refined."""
+    """Every `TILT_INTERVAL` steps, measure how far canonical heads lean, once poses are being refined."""
     if state.step % TILT_INTERVAL or schedules.refined_share(state.images, state.config) <= 0 or not state.memory.ready:
         return
     if state.alignment is None:

@@ -1,7 +1,7 @@
-"""Training pictures from shards (`portrait360.data.shards`): each process reads its own, a few at a time.
+"""Training images from shards (`portrait360.data.shards`): each process reads its own, a few at a time.
 
 The order is a pure function of position, as in memory: resuming needs no state. In epoch e the shards are shuffled and
-dealt out to the processes; each takes its shards in groups, and shows a group's pictures in a shuffled order while the
+dealt out to the processes; each takes its shards in groups, and shows a group's images in a shuffled order while the
 next group is read. With another number of processes the order is another one.
 """
 
@@ -23,11 +23,11 @@ from portrait360.training.passes import Batch, Labels
 from portrait360.types import DatasetError
 
 MIXED_SHARDS = 2
-"""Shards whose pictures are shuffled together; twice as many are in memory while the next group is read."""
+"""Shards whose images are shuffled together; twice as many are in memory while the next group is read."""
 
 
 class _Group(NamedTuple):
-    """Pictures in memory, in the order in which they are shown."""
+    """Images in memory, in the order in which they are shown."""
 
     images: Tensor
     masks: Tensor
@@ -38,9 +38,9 @@ class _Group(NamedTuple):
 
 
 class StreamingData:
-    """The interface of `TrainingData`, with the pictures on disk.
+    """The interface of `TrainingData`, with the images on disk.
 
-    An epoch shows of every shard as many pictures as the smallest has, others each time; shards that cannot be dealt
+    An epoch shows of every shard as many images as the smallest has, others each time; shards that cannot be dealt
     out evenly wait for another epoch.
     """
 
@@ -48,7 +48,7 @@ class StreamingData:
         """Open the shards.
 
         Raises:
-            DatasetError: the shards cannot be used, or their pictures are smaller than the model's.
+            DatasetError: the shards cannot be used, or their images are smaller than the model's.
         """
         self.shards = PortraitShards(path)
         self.framing = Framing(path, self.shards.resolution, model, training)
@@ -62,6 +62,11 @@ class StreamingData:
 
     def __len__(self) -> int:
         return len(self.cameras)
+
+    @property
+    def groups_in_memory(self) -> int:
+        """Groups of shards that are in memory, or being read."""
+        return len(self._groups)
 
     def batch(self, images: int, size: int, ranks: Ranks, device: torch.device) -> Batch:
         """What this process shows after `images` images of all processes; `size`: its share of the batch.

@@ -82,11 +82,12 @@ class StyleTable:
         self.visits[rows] += 1
         visits = self.visits[rows, None].to(gradients.dtype)
 
-        # moments of the row's own gradients
+        # Moments of the row's own gradients
         squares = (1.0 - SHARED) * gradients.square() + SHARED * gradients.square().mean(dim=1, keepdim=True)
         self.first[rows] = FIRST_DECAY * self.first[rows] + (1.0 - FIRST_DECAY) * gradients
         self.second[rows] = SECOND_DECAY * self.second[rows] + (1.0 - SECOND_DECAY) * squares
 
+        # Adam's step, with the row's own bias corrections
         first = self.first[rows] / (1.0 - FIRST_DECAY**visits)
         second = self.second[rows] / (1.0 - SECOND_DECAY**visits)
         self.values[rows] -= rate * first / (second.sqrt() + 1e-12)
