@@ -214,6 +214,13 @@ def test_bytes_that_are_changed_never_crash(tmp_path):
             continue
 
 
+def test_names_that_are_no_text_are_refused(tmp_path):
+    for place in (b"Levitate", b"some.domain"):
+        named = onnx.identity_with([onnx.node("Levitate", ["image"], ["x"], domain="some.domain")])
+        with pytest.raises(InputError, match="not ONNX's own"):
+            network(tmp_path, named.replace(place, b"\xff" * len(place)))
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="there is no network at"):
         OnnxNetwork(tmp_path / "none.onnx", 8)

@@ -20,6 +20,9 @@ _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _RUNTIME_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms", "org.pytorch")
 """How the names of sets begin that runtimes bring; a network's own functions of such names excuse nothing."""
 
+_EXTERNAL_FIELDS = {13, 14}
+"""Numbers of a tensor's `external_data` and `data_location`, where their values are none that the standard knows."""
+
 
 def check_onnx(data: bytes, path: Path) -> None:
     """Refuse what is not an ONNX network, or not data alone.
@@ -40,8 +43,6 @@ def check_onnx(data: bytes, path: Path) -> None:
         found = _look_through(model)
     except DecodeError as error:
         raise not_onnx(path, "it is damaged, cut off, or its graphs lie too deep in each other") from error
-    except UnicodeDecodeError as error:
-        raise not_onnx(path, "a name in it is no text") from error
 
     # Say what is wrong with it.
     if not model.HasField("graph"):
@@ -75,16 +76,25 @@ class _Found:
 
 def _look_through(model: Any) -> _Found:
     """Every tensor, operator and function of a `ModelProto`, however deep."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
     found = _Found()
     for message in _messages(model):
         kind = message.DESCRIPTOR.name
         if kind == "TensorProto":
+            unknown = {one.field_number for one in UnknownFieldSet(message)}  # other runtimes may know them
             found.is_external |= bool(message.external_data) or message.data_location != message.DEFAULT
+            found.is_external |= not unknown.isdisjoint(_EXTERNAL_FIELDS)
         elif kind == "NodeProto":
-            found.operators.add((message.domain, message.op_type))
-        elif kind == "FunctionProto" and not message.domain.startswith(_RUNTIME_DOMAINS):
-            found.functions.add((message.domain, message.name))
+            found.operators.add((_text(message.domain), _text(message.op_type)))
+        elif kind == "FunctionProto" and not _text(message.domain).startswith(_RUNTIME_DOMAINS):
+            found.functions.add((_text(message.domain), _text(message.name)))
     return found
+
+
+def _text(name: str | bytes) -> str:
+    """A name; protobuf gives bytes where they are not UTF-8."""
+    return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
 
 
 def _messages(top: Any) -> Iterator[Any]:
