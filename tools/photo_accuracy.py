@@ -23,7 +23,7 @@ from torch import Tensor
 from portrait360.data.dataset import PortraitDataset
 from portrait360.geometry.cameras import SECTORS, project, yaw_pitch, yaw_sector
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
-from portrait360.photos.crop import crop_square
+from portrait360.photos.crop import Square
 from portrait360.photos.report import report_files
 from portrait360.runtime.files import write_json
 from portrait360.runtime.script import run_script
@@ -61,7 +61,7 @@ def measure(folder: Path, dataset: Path) -> dict[str, Any]:
             reasons[reason] = reasons.get(reason, 0) + 1
             errors.append([math.nan] * len(COLUMNS))
             continue
-        row = rows[person["pictures"][0]]
+        row = rows[person["images"][0]]
         mask = np.asarray(Image.open(folder / TRUTH_FOLDER / name).convert("RGB"))
         errors.append(_errors(truth, person["crop"], data.cameras[row], data.body_poses[row], data.mask(row), mask))
     table, where = np.array(errors), np.array(sectors)
@@ -98,7 +98,7 @@ def _errors(
     x, y = truth["centre"]
     joint = _joint(camera[None], crop["x"], crop["y"], crop["side"])
     true_joint = _joint(true_camera, x, y, truth["side"])
-    seen = crop_square(true_mask, (crop["x"], crop["y"]), crop["side"], mask.shape[0])[0][..., 0] > 127
+    seen = Square((crop["x"], crop["y"]), crop["side"]).of(true_mask, mask.shape[0]).image[..., 0] > 127
     own = mask > 127
     return [
         abs(math.degrees(turned.item())),

@@ -156,7 +156,7 @@ def test_a_body_s_own_attitude_stays(packaged):
     np.testing.assert_allclose(same_attitude(pose, packaged, packaged), pose, atol=1e-6)
 
 
-def test_the_head_comes_to_where_it_was_seen(placed, packaged):
+def test_the_head_comes_to_where_it_was_predicted(placed, packaged):
     rng = np.random.default_rng(0)
     before, after = [], []
     for _ in range(20):
@@ -171,8 +171,8 @@ def test_the_head_comes_to_where_it_was_seen(placed, packaged):
 
 
 def test_people_are_labelled_in_the_body_s_terms(placed, packaged, monkeypatch):
-    """What the encoder sees of the packaged body becomes the pose that brings the user's body there."""
-    monkeypatch.setattr(fit, "_look", lambda *_: fit._View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0))
+    """What the encoder predicts for the packaged body becomes the pose that brings the user's body there."""
+    monkeypatch.setattr(fit, "view_of", lambda *_: fit.View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0))
     monkeypatch.setattr(fit, "ENCODER_PASSES", 1)
     model = load_landmark_model()
     monkeypatch.setattr(type(model), "first_crop", lambda *_: (np.zeros(2), 100.0))

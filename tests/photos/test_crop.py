@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from portrait360.photos.crop import crop_square
+from portrait360.photos.crop import Square
 from portrait360.photos.records import PhotoError
 
 
+def cut(photo: np.ndarray, centre: tuple[float, float], side: float, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a crop, and how much of each the photo covers."""
+    crop = Square(centre, side).of(photo, resolution)
+    return crop.image, crop.inside
+
+
 def smooth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A smooth coloured picture, as a function of places in pixels."""
+    """A smooth coloured image, as a function of places in pixels."""
     red = 128 + 60 * np.sin(x / 7) + 40 * np.cos(y / 9)
     green = 128 + 90 * np.sin((x + y) / 11)
     blue = 128 + 80 * np.cos(x / 10) * np.sin(y / 8)
@@ -39,7 +45,7 @@ def textured_photo(width: int = 200, height: int = 160) -> np.ndarray:
 @pytest.mark.parametrize("centre", [(150.0, 120.0), (147.3, 118.81)])
 def test_every_pixel_shows_what_is_at_its_place(centre, side):
     """At any scale and any part of a pixel: the label of a crop is true."""
-    crop, inside = crop_square(smooth_photo(), centre, side, 64)
+    crop, inside = cut(smooth_photo(), centre, side, 64)
     start = (centre[0] - side / 2, centre[1] - side / 2)
     expected = smooth(*places(64, 64, start, side / 64))
     assert inside.min() == 1.0
@@ -55,7 +61,7 @@ def test_every_pixel_shows_what_is_at_its_place(centre, side):
 def test_a_ramp_stays_a_ramp(side, resolution):
     across = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
     for photo, axis in ((across, 1), (across.transpose(1, 0, 2), 0)):
-        crop, _ = crop_square(np.ascontiguousarray(photo), (128.3, 127.6), side, resolution)
+        crop, _ = cut(np.ascontiguousarray(photo), (128.3, 127.6), side, resolution)
         start = (128.3, 127.6)[1 - axis] - side / 2
         ramp = start + (np.arange(resolution) + 0.5) * side / resolution - 0.5  # pixel j covers [j, j + 1)
         found = crop[..., 0].mean(axis=1 - axis)
@@ -65,23 +71,23 @@ def test_a_ramp_stays_a_ramp(side, resolution):
 
 def test_whole_pixels_are_copied():
     photo = textured_photo()
-    crop, inside = crop_square(photo, (80.0, 70.0), 64.0, 64)
+    crop, inside = cut(photo, (80.0, 70.0), 64.0, 64)
     np.testing.assert_array_equal(crop, photo[38:102, 48:112])
     assert inside.min() == 1.0
 
 
-def test_a_picture_pasted_into_a_photo_comes_back():
+def test_an_image_pasted_into_a_photo_comes_back():
     known = np.asarray(Image.fromarray(textured_photo()).crop((0, 0, 128, 128)))
     photo = np.full((500, 600, 3), 90, np.uint8)
     photo[100:356, 200:456] = np.asarray(Image.fromarray(known).resize((256, 256), Image.Resampling.BICUBIC))
-    crop, _ = crop_square(photo, (328.0, 228.0), 256.0, 128)
+    crop, _ = cut(photo, (328.0, 228.0), 256.0, 128)
     assert np.abs(crop[2:-2, 2:-2].astype(float) - known[2:-2, 2:-2]).mean() < 2.0
 
 
-def test_moving_by_half_a_pixel_moves_the_picture_by_that():
+def test_moving_by_half_a_pixel_moves_the_image_by_that():
     photo = textured_photo()
-    here = crop_square(photo, (80.0, 70.0), 64.0, 64)[0].astype(float)
-    there = crop_square(photo, (80.5, 70.0), 64.0, 64)[0].astype(float)
+    here = cut(photo, (80.0, 70.0), 64.0, 64)[0].astype(float)
+    there = cut(photo, (80.5, 70.0), 64.0, 64)[0].astype(float)
     between = (here[:, 2:-2] + here[:, 3:-1]) / 2
     assert np.abs(there[:, 2:-2] - between).mean() < 0.25 * np.abs(here[:, 2:-2] - between).mean()
 
@@ -91,12 +97,12 @@ def test_moving_by_half_a_pixel_moves_the_picture_by_that():
 
 def test_inside_tells_how_much_of_each_pixel_is_photo():
     side, resolution = 100.0, 40  # pixels of 2.5
-    _, inside = crop_square(textured_photo(), (46.0, 100.0), side, resolution)
+    _, inside = cut(textured_photo(), (46.0, 100.0), side, resolution)
     assert inside.dtype == np.float32
     np.testing.assert_array_equal(inside[:, 0], 0.0)
     np.testing.assert_allclose(inside[5, 1], 0.4, atol=1e-5)  # the photo begins 1.6 pixels from the left
     np.testing.assert_array_equal(inside[:, 2:], 1.0)
-    _, inside = crop_square(textured_photo(), (100.0, 80.0), 400.0, 50)
+    _, inside = cut(textured_photo(), (100.0, 80.0), 400.0, 50)
     np.testing.assert_allclose(inside.mean(), 200 * 160 / 400**2, rtol=1e-5)
 
 
@@ -104,14 +110,14 @@ def test_inside_tells_how_much_of_each_pixel_is_photo():
 @pytest.mark.parametrize("centre", [(100.0, 80.0), (10.0, 5.5), (199.0, 159.0), (-20.0, 80.0)])
 def test_a_photo_of_one_colour_stays_that(centre, side):
     photo = np.broadcast_to(np.array([10, 127, 250], np.uint8), (160, 200, 3))
-    crop, _ = crop_square(np.ascontiguousarray(photo), centre, side, 48)
+    crop, _ = cut(np.ascontiguousarray(photo), centre, side, 48)
     np.testing.assert_array_equal(crop, np.broadcast_to(photo[0, 0], crop.shape))
 
 
 @pytest.mark.parametrize("side", [120.0, 260.0, 700.0])
 def test_the_border_shows_no_step(side):
     photo = textured_photo()
-    crop, inside = crop_square(photo, (0.0, 80.0), side, 96)
+    crop, inside = cut(photo, (0.0, 80.0), side, 96)
     steps = np.abs(np.diff(crop.astype(float), axis=1)).mean(axis=(0, 2))
     border = 47  # the photo begins between columns 47 and 48
     assert inside[48, border] == 0.0 < inside[48, border + 1]
@@ -120,7 +126,7 @@ def test_the_border_shows_no_step(side):
 
 def test_padding_is_mirrored_then_blurred_then_one_colour():
     photo = textured_photo()
-    crop, inside = crop_square(photo, (0.0, 80.0), 100.0, 100)
+    crop, inside = cut(photo, (0.0, 80.0), 100.0, 100)
     crop = crop.astype(float)
     mirror = crop[:, 50:][:, ::-1]
     np.testing.assert_allclose(crop[:, 49], mirror[:, 49], atol=2.0)
@@ -133,20 +139,20 @@ def test_padding_is_mirrored_then_blurred_then_one_colour():
 
 def test_the_part_within_the_photo_is_untouched():
     photo = textured_photo()
-    crop, inside = crop_square(photo, (20.0, 10.0), 100.0, 100)
+    crop, inside = cut(photo, (20.0, 10.0), 100.0, 100)
     np.testing.assert_array_equal(crop[inside == 1.0].reshape(60, 70, 3), photo[:60, :70])
 
 
 def test_missing_more_than_the_photo_mirrors_again_and_again():
     photo = textured_photo(40, 32)
-    crop, inside = crop_square(photo, (20.0, 16.0), 160.0, 160)
+    crop, inside = cut(photo, (20.0, 16.0), 160.0, 160)
     assert crop.shape == (160, 160, 3)
     np.testing.assert_array_equal(crop[inside == 1.0].reshape(32, 40, 3), photo)
     assert np.abs(np.diff(crop.astype(float), axis=1)).max() <= np.abs(np.diff(photo.astype(float), axis=1)).max()
 
 
 def test_a_photo_of_one_pixel():
-    crop, inside = crop_square(np.full((1, 1, 3), 77, np.uint8), (0.5, 0.5), 4.0, 8)
+    crop, inside = cut(np.full((1, 1, 3), 77, np.uint8), (0.5, 0.5), 4.0, 8)
     assert (crop == 77).all()
     assert inside.sum() == 4.0
 
@@ -166,17 +172,24 @@ def test_a_photo_of_one_pixel():
 )
 def test_crops_that_make_no_sense(centre, side):
     with pytest.raises(PhotoError) as caught:
-        crop_square(textured_photo(), centre, side, 32)
+        cut(textured_photo(), centre, side, 32)
     assert caught.value.reason == "bad fit"
 
 
 def test_a_small_crop_of_a_large_photo_touches_little():
     photo = np.zeros((4096, 4096, 3), np.uint8)
-    crop_square(photo, (2000.0, 2000.0), 200.0, 256)
+    cut(photo, (2000.0, 2000.0), 200.0, 256)
     begin = time.process_time()
     for _ in range(5):
-        crop_square(photo, (2000.0, 2000.0), 200.0, 256)
+        cut(photo, (2000.0, 2000.0), 200.0, 256)
     small = time.process_time() - begin
     begin = time.process_time()
     np.asarray(Image.fromarray(photo).resize((256, 256), Image.Resampling.LANCZOS))
     assert small < 2.0 * (time.process_time() - begin)
+
+
+def test_points_of_a_square_come_back():
+    square, points = Square((30.0, -4.5), 12.5), np.random.default_rng(0).normal(0, 40, (5, 2))
+    np.testing.assert_allclose(square.points(square.shares(points)), points, atol=1e-12)
+    np.testing.assert_allclose(square.shares(np.array([[23.75, -10.75], [36.25, 1.75]])), [[0, 0], [1, 1]])
+    assert square.moved(np.array([0.5, 0.0]), 2.0) == Square((36.25, -4.5), 25.0)

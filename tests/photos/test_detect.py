@@ -9,6 +9,7 @@ import pytest
 from skimage.data import astronaut, coffee
 
 from portrait360.photos import detect
+from portrait360.photos.crop import Square
 from portrait360.photos.detect import LEFT_EAR, LEFT_SHOULDER, NOSE, RIGHT_EAR, Detection, Detector
 from portrait360.types import InputError
 
@@ -49,7 +50,7 @@ def test_two_people_side_by_side_are_two_the_larger_first(detector):
 
 def test_the_head_of_a_person_without_landmarks_is_given():
     head = (10.0, 20.0, 30.0, 45.0)
-    assert Detection(None, None, (20.0, 40.0, 60.0), head).head_box() == head
+    assert Detection(None, None, Square((20.0, 40.0), 60.0), head).head_box() == head
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 100), (640, 480), (300, 900), (3, 2000)])
@@ -65,7 +66,7 @@ def test_the_searched_squares_cover_the_photo(width, height):
         assert covered.all()
 
 
-def test_a_picture_without_people_has_none(detector):
+def test_an_image_without_people_has_none(detector):
     assert detector.find(coffee()) == []
 
 

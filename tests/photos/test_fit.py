@@ -1,4 +1,4 @@
-"""Fitting camera, crop and body pose to what was seen."""
+"""Fitting camera, crop and body pose to what was found."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import cam2world, yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix
 from portrait360.photos import fit
+from portrait360.photos.crop import Square
 from portrait360.photos.detect import LEFT_SHOULDER, RIGHT_SHOULDER, Detection, Detector
 from portrait360.photos.landmark_model import load_landmark_model
 from portrait360.photos.matte import Outline, SelfieMatte
 
 TRUTH = np.array([0.5, -0.1, 0.05, 0.04, 0.02, -0.01, 0.1, -0.15, 0.05, -0.12, 0.2, 0.02])
 """Yaw, pitch, roll, log scale, offset, body pose."""
+UNIT = Square((0.0, 0.0), 1.0)
 
 
-def problem(view: np.ndarray, *, mesh: bool) -> fit._Problem:
-    """A person seen exactly as in TRUTH, of whom the encoder says `view`."""
+def problem(view: np.ndarray, *, mesh: bool) -> fit.FitProblem:
+    """A person exactly as in TRUTH, for whom the encoder predicts `view`."""
     model, body = load_landmark_model(), load_body()
     blank = Detection(np.zeros((33, 2)), None)
-    said = fit._View(view[:6], view[6:], np.zeros((15, 2)), 0.0)
-    exact = fit._Problem(said, blank, np.zeros(2), 1.0, model, body)
+    said = fit.View(view[:6], view[6:], np.zeros((15, 2)), 0.0)
+    exact = fit.FitProblem(said, blank, UNIT, model, body)
     face, shoulders = exact.places(torch.from_numpy(TRUTH)[None])
     points, whole = np.zeros((33, 2)), np.zeros((478, 2))
     points[[LEFT_SHOULDER, RIGHT_SHOULDER]] = shoulders[0].numpy() - 0.5
     whole[model.mesh_indices.numpy()] = face[0].numpy() - 0.5
     person = Detection(points, whole if mesh else None)
-    return fit._Problem(said, person, np.zeros(2), 1.0, model, body)
+    return fit.FitProblem(said, person, UNIT, model, body)
 
 
 @pytest.mark.parametrize("mesh", [True, False])
@@ -45,7 +47,7 @@ def test_what_everything_agrees_on_is_found(mesh):
 
 
 def test_a_face_outweighs_an_encoder_that_sees_the_back():
-    """As happens with photos unlike any synthetic picture: the head's direction is the face's."""
+    """As happens with photos unlike any synthetic image: the head's direction is the face's."""
     wrong = TRUTH.copy()
     wrong[0] += math.pi * 0.95
     found = problem(wrong, mesh=True)
@@ -72,48 +74,48 @@ def test_the_jacobian_is_that_of_the_residuals():
 
 
 @pytest.fixture(scope="module")
-def seen():
+def found_people():
     photo = astronaut()
     people = Detector().find(photo)
     return photo, people
 
 
-def test_a_real_portrait_and_its_mirror_image(seen):
-    """The astronaut looks into the camera; mirroring the photo mirrors camera, crop and pose. Cut out, as users have
-    it: before what is behind her, the encoder is less sure which way she stands."""
-    photo, people = seen
+def test_a_real_portrait_and_its_mirror_image(found_people):
+    """The astronaut looks into the camera; mirroring the photo mirrors camera, crop and pose. On a grey background, as
+    users have it: with her own, the encoder is less sure which way she stands."""
+    photo, people = found_people
     parts = load_encoder()[0].eval(), load_landmark_model(), load_body()
     matte = SelfieMatte()
     found = fit.fit_person(photo, people[0], *parts, matte=matte)
     yaw, pitch = yaw_pitch(found.camera[None])
     assert abs(math.degrees(yaw)) < 20
     assert abs(math.degrees(pitch)) < 25
-    assert 200 < found.side < 480
+    assert 200 < found.square.side < 480
     assert found.fit_error < 0.02
     assert found.confidence > 0.5
     mirrored = np.ascontiguousarray(photo[:, ::-1])
     again = fit.fit_person(mirrored, Detector().find(mirrored)[0], *parts, matte=matte)
-    assert abs(photo.shape[1] - again.centre[0] - found.centre[0]) < 0.05 * found.side
-    assert abs(again.side / found.side - 1.0) < 0.1
+    assert abs(photo.shape[1] - again.square.centre[0] - found.square.centre[0]) < 0.05 * found.square.side
+    assert abs(again.square.side / found.square.side - 1.0) < 0.1
     yaws = [yaw_pitch(camera[None])[0].item() for camera in (found.camera, again.camera)]
     assert abs(yaws[0] + yaws[1]) < math.radians(10.0)
     looks = [looking(fitted) for fitted in (found, again)]
     np.testing.assert_allclose(looks[1], looks[0] * [-1, 1, 1], atol=math.sin(math.radians(8.0)))
 
 
-def test_views_of_nearly_the_same_crop_are_told_together():
-    """Turns are means, across the seam of the yaw too; where the crop lies, the later view says alone."""
+def test_views_of_nearly_the_same_crop_are_averaged():
+    """Turns are means, across the seam of the yaw too; where the crop lies, the later view decides alone."""
 
     def view(yaw, side, pose):
         camera = np.array([yaw, 0.2 * yaw, 0.0, side, 0.01, 0.02])
-        return fit._View(camera, np.full(6, pose), np.zeros((3, 2)), 0.1)
+        return fit.View(camera, np.full(6, pose), np.zeros((3, 2)), 0.1)
 
     before, after = view(3.1, 0.1, 0.3), view(-3.1, 0.02, 0.1)
-    found = fit._together(before, after)
+    found = fit.mean_view(before, after)
     assert abs(math.remainder(found.camera[0] - math.pi, 2.0 * math.pi)) < 1e-9
     np.testing.assert_allclose(found.camera[1:], [0.0, 0.0, 0.02, 0.01, 0.02], atol=1e-12)
     np.testing.assert_allclose(found.pose, 0.2)
-    assert fit._together(view(3.1, 0.2, 0.3), after) is after
+    assert fit.mean_view(view(3.1, 0.2, 0.3), after) is after
 
 
 def looking(fitted: fit.Fit) -> np.ndarray:
@@ -122,26 +124,26 @@ def looking(fitted: fit.Fit) -> np.ndarray:
     return (cam2world(fitted.camera[None])[0, :3, :3].T @ neck @ head)[:, 2].numpy()
 
 
-def test_without_landmarks_the_encoder_is_believed(monkeypatch):
-    """As for people whom only the second look found: its crop is the first one."""
+def test_without_landmarks_the_encoder_decides(monkeypatch):
+    """As for people who were found by their outline: its crop is the first one."""
     model, body = load_landmark_model(), load_body()
-    looked = []
+    looked, first = [], Square((40.0, 50.0), 100.0)
 
-    def look(photo, centre, side, *_):
-        looked.append((*centre.tolist(), side))
-        return fit._View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0)
+    def look(crop, *_):
+        looked.append(crop.square)
+        return fit.View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0)
 
-    monkeypatch.setattr(fit, "_look", look)
+    monkeypatch.setattr(fit, "view_of", look)
     monkeypatch.setattr(fit, "ENCODER_PASSES", 1)
-    person = Detection(None, None, (40.0, 50.0, 100.0), (0.0, 0.0, 1.0, 1.0))
+    person = Detection(None, None, first, (0.0, 0.0, 1.0, 1.0))
     found = fit.fit_person(np.zeros((8, 8, 3), np.uint8), person, load_encoder()[0], model, body)
-    assert looked == [(40.0, 50.0, 100.0)]
-    assert found.centre == pytest.approx((40.0 + 100.0 * TRUTH[4], 50.0 + 100.0 * TRUTH[5]))
-    assert found.side == pytest.approx(100.0 * math.exp(TRUTH[3]))
+    assert looked == [first]
+    assert found.square.centre == pytest.approx((40.0 + 100.0 * TRUTH[4], 50.0 + 100.0 * TRUTH[5]))
+    assert found.square.side == pytest.approx(100.0 * math.exp(TRUTH[3]))
     torch.testing.assert_close(found.body_pose.double(), torch.from_numpy(TRUTH[6:]), atol=1e-5, rtol=0)
 
 
-def test_the_encoder_sees_people_cut_out(monkeypatch):
+def test_people_are_encoded_on_a_grey_background(monkeypatch):
     """Unless the mask covers next to nothing: then it is the mask that fails."""
     encoder, shown = load_encoder()[0], []
     original = encoder.encode
@@ -156,8 +158,8 @@ def test_the_encoder_sees_people_cut_out(monkeypatch):
         return matte
 
     for matte in (left(0.6), left(0.2), None):
-        outline = None if matte is None else Outline(photo, (100.0, 100.0), 80.0, matte)
-        fit._look(photo, np.array([100.0, 100.0]), 80.0, encoder, outline)
+        crop = Square((100.0, 100.0), 80.0).of(photo, encoder.config.resolution)
+        fit.view_of(crop, encoder, None if matte is None else Outline(crop, matte))
     half, none, plain = (pixels[0, 0] for pixels in shown[::2])
     assert torch.equal(shown[1], shown[0].flip(3))
     assert (half[:, :60] == 1.0).all()
@@ -166,11 +168,11 @@ def test_the_encoder_sees_people_cut_out(monkeypatch):
     assert (plain == 1.0).all()
 
 
-def test_hair_that_looks_like_a_face_is_not_believed(monkeypatch):
+def test_hair_that_looks_like_a_face_is_ignored(monkeypatch):
     """A mesh that would take a turn of more than a neck can do is left out."""
     model, body = load_landmark_model(), load_body()
-    seen = fit._View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0)
-    monkeypatch.setattr(fit, "_look", lambda *_: seen)
+    view = fit.View(TRUTH[:6], TRUTH[6:], np.zeros((15, 2)), 0.0)
+    monkeypatch.setattr(fit, "view_of", lambda *_: view)
     turned = TRUTH.copy()
     turned[0] += math.radians(150.0)
     exact = problem(turned, mesh=True)
@@ -190,19 +192,20 @@ def test_hair_that_looks_like_a_face_is_not_believed(monkeypatch):
     torch.testing.assert_close(with_face.body_pose, without.body_pose)
 
 
-def test_what_hides_a_person_is_told(monkeypatch):
-    """The mean of what the encoder says of the picture and of its mirror image; nothing if it does not say."""
-    encoder, photo, middle = load_encoder()[0], np.full((64, 64, 3), 200, np.uint8), np.array([32.0, 32.0])
+def test_the_share_that_is_hidden_is_predicted(monkeypatch):
+    """The mean of what the encoder predicts for the image and for its mirror image; None if it does not."""
+    encoder = load_encoder()[0]
+    crop = Square((32.0, 32.0), 40.0).of(np.full((64, 64, 3), 200, np.uint8), encoder.config.resolution)
     original = encoder.encode
 
-    def says(*logits: float) -> float | None:
+    def covered(*logits: float) -> float | None:
         left = [torch.tensor([value]) for value in logits]
 
         def encode(pixels: torch.Tensor, batch: int):
             return dataclasses.replace(original(pixels, batch), cover_logits=left.pop(0) if left else None)
 
         monkeypatch.setattr(encoder, "encode", encode)
-        return fit._look(photo, middle, 40.0, encoder, None).covered
+        return fit.view_of(crop, encoder, None).covered
 
-    assert says(-2.0, 1.0) == pytest.approx(1.0 / (1.0 + math.exp(0.5)))
-    assert says() is None
+    assert covered(-2.0, 1.0) == pytest.approx(1.0 / (1.0 + math.exp(0.5)))
+    assert covered() is None

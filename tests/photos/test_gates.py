@@ -1,4 +1,4 @@
-"""Gates for pictures of persons."""
+"""Gates for images of persons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from portrait360.encoder.files import load_encoder
 from portrait360.photos.dedup import find_duplicates, perceptual_hash
-from portrait360.photos.gates import REASONS, PhotoLimits, judge, measure_picture
+from portrait360.photos.gates import REASONS, PhotoLimits, rejection
+from portrait360.photos.measures import measure_image
 from portrait360.photos.networks import load_quality_model, save_quality_model
 from portrait360.types import CheckpointError
 
@@ -28,7 +29,7 @@ LIMITS = PhotoLimits()
 
 @pytest.fixture(scope="module")
 def people() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures and masks of synthetic persons, from four sides each."""
+    """Images and masks of synthetic persons, from four sides each."""
     with zipfile.ZipFile(PEOPLE) as archive:
         names = sorted(name for name in archive.namelist() if name.startswith("images/"))
         masks = [name.replace("images/", "masks/").replace(".webp", ".png") for name in names]
@@ -42,15 +43,15 @@ def people() -> list[tuple[np.ndarray, np.ndarray]]:
 @pytest.fixture(scope="module")
 def photo() -> tuple[np.ndarray, np.ndarray]:
     """A photo of a person, and a rough mask."""
-    picture = skimage.data.astronaut()[:420, 15:435]
+    pixels = skimage.data.astronaut()[:420, 15:435]
     mask = Image.new("L", (420, 420))
     ImageDraw.Draw(mask).ellipse((120, 20, 300, 280), fill=255)
     ImageDraw.Draw(mask).rectangle((60, 260, 360, 420), fill=255)
-    return np.ascontiguousarray(picture), np.asarray(mask)
+    return np.ascontiguousarray(pixels), np.asarray(mask)
 
 
 def measured(image: np.ndarray, mask: np.ndarray, side: float | None = None) -> dict[str, float]:
-    return measure_picture(image, mask, np.ones(mask.shape, np.float32), float(side or len(image)))
+    return measure_image(image, mask, np.ones(mask.shape, np.float32), float(side or len(image)))
 
 
 def changed(image: np.ndarray, change) -> np.ndarray:
@@ -58,7 +59,7 @@ def changed(image: np.ndarray, change) -> np.ndarray:
 
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    return changed(image, lambda picture: picture.filter(ImageFilter.GaussianBlur(sigma)))
+    return changed(image, lambda pixels: pixels.filter(ImageFilter.GaussianBlur(sigma)))
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -82,9 +83,9 @@ def drawing() -> np.ndarray:
 # ---- measures ----
 
 
-def test_good_pictures_pass(people, photo):
+def test_good_images_pass(people, photo):
     for image, mask in [*people, photo]:
-        assert judge(measured(image, mask), LIMITS) is None
+        assert rejection(measured(image, mask), LIMITS) is None
 
 
 def test_sharpness_falls_with_blur_until_the_gate_shuts(people, photo):
@@ -93,7 +94,7 @@ def test_sharpness_falls_with_blur_until_the_gate_shuts(people, photo):
         values = [measured(blurred(image, sigma * pixel), mask) for sigma in (0.0, 1.0, 2.5)]
         sharpness = [value["sharpness"] for value in values]
         assert sharpness[0] > sharpness[1] > sharpness[2]
-        failed = judge(values[2], LIMITS)
+        failed = rejection(values[2], LIMITS)
         assert failed is not None
         assert failed[0] == "blurred"
 
@@ -128,7 +129,7 @@ def test_shares_are_counted():
     image[:, 32:] = 255  # not of the person
     inside = np.ones((64, 64), np.float32)
     inside[:, 48:] = 0.0
-    found = measure_picture(image, mask, inside, 64.0)
+    found = measure_image(image, mask, inside, 64.0)
     assert found["dark"] == pytest.approx(0.25)
     assert found["bright"] == pytest.approx(0.125)
     assert found["person"] == pytest.approx(0.5)
@@ -140,13 +141,13 @@ def test_shares_are_counted():
 def test_nothing_at_all_can_be_measured():
     empty = measured(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8))
     assert all(np.isfinite(value) for value in empty.values())
-    assert judge(empty, dataclasses.replace(LIMITS, smallest_side=1.0))[0] == "occluded"  # pyright: ignore
+    assert rejection(empty, dataclasses.replace(LIMITS, smallest_side=1.0))[0] == "occluded"  # pyright: ignore
 
 
 def test_drawings_are_no_persons(photo):
     mask = photo[1]
     for image in (drawing(), jpeg(drawing(), 75)):
-        failed = judge(measured(image, mask), LIMITS)
+        failed = rejection(measured(image, mask), LIMITS)
         assert failed is not None
         assert failed[0] == "not a person"
 
@@ -161,10 +162,10 @@ def test_no_photo_is_taken_for_a_drawing(photo):
     cases = [(one, mask) for one in (grey, soft, bleak, jpeg(image, 5), jpeg(grey, 5))]
     for one, where in cases + [(other, everywhere) for other in others]:
         found = measured(one, where)
-        assert judge({key: found[key] for key in ("flat", "colours")}, LIMITS) is None, found
+        assert rejection({key: found[key] for key in ("flat", "colours")}, LIMITS) is None, found
 
 
-# ---- judgement ----
+# ---- gates ----
 
 BAD = {
     "side": (100.0, "too small", "100", "128"),
@@ -195,20 +196,20 @@ STRICT = PhotoLimits(least_quality=0.4, most_covered=0.08)
 @pytest.mark.parametrize("key", BAD)
 def test_each_gate_says_number_and_limit(key):
     value, reason, number, limit = BAD[key]
-    assert judge(GOOD, STRICT) is None
-    failed = judge(GOOD | {key: value}, STRICT)
+    assert rejection(GOOD, STRICT) is None
+    failed = rejection(GOOD | {key: value}, STRICT)
     assert failed is not None
     assert failed[0] == reason
     assert number in failed[1]
     assert limit in failed[1]
     assert failed[1].endswith(".")
-    assert judge({k: v for k, v in GOOD.items() if k != key}, STRICT) is None
-    assert judge(GOOD | {key: float("nan")}, STRICT) is not None
+    assert rejection({k: v for k, v in GOOD.items() if k != key}, STRICT) is None
+    assert rejection(GOOD | {key: float("nan")}, STRICT) is not None
 
 
-def test_the_first_failed_gate_is_told():
+def test_the_first_failed_gate_is_named():
     for first, second in itertools.pairwise(BAD):
-        failed = judge(GOOD | {key: BAD[key][0] for key in (first, second)}, STRICT)
+        failed = rejection(GOOD | {key: BAD[key][0] for key in (first, second)}, STRICT)
         assert failed is not None
         assert BAD[first][2] in failed[1]
 
@@ -220,8 +221,8 @@ def test_every_reason_has_a_sentence():
 
 
 def test_a_quality_network_and_things_in_front_count_only_with_a_limit():
-    assert judge({"quality": -100.0}, LIMITS) is None
-    assert judge({"covered": 0.9}, LIMITS) is None
+    assert rejection({"quality": -100.0}, LIMITS) is None
+    assert rejection({"covered": 0.9}, LIMITS) is None
 
 
 # ---- duplicates ----
@@ -239,12 +240,12 @@ def copies(image: np.ndarray) -> list[np.ndarray]:
 
 
 def test_a_hash_knows_copies_and_tells_persons_apart(people, photo):
-    pictures = [image for image, _ in people] + [photo[0]]
-    pictures += [np.ascontiguousarray(getattr(skimage.data, n)()[:300, :300, :3]) for n in ("chelsea", "coffee")]
-    hashes = [perceptual_hash(picture) for picture in pictures]
-    for picture, value in zip(pictures, hashes, strict=True):
+    images = [image for image, _ in people] + [photo[0]]
+    images += [np.ascontiguousarray(getattr(skimage.data, n)()[:300, :300, :3]) for n in ("chelsea", "coffee")]
+    hashes = [perceptual_hash(pixels) for pixels in images]
+    for pixels, value in zip(images, hashes, strict=True):
         assert 0 <= value < 2**64
-        assert max((perceptual_hash(copy) ^ value).bit_count() for copy in copies(picture)) <= LIMITS.duplicate_bits
+        assert max((perceptual_hash(copy) ^ value).bit_count() for copy in copies(pixels)) <= LIMITS.duplicate_bits
     assert min((a ^ b).bit_count() for a, b in itertools.combinations(hashes, 2)) >= 3 * LIMITS.duplicate_bits
 
 

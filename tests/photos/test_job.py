@@ -26,17 +26,17 @@ from portrait360.geometry.cameras import yaw_pitch
 from portrait360.photos import job as photo_job
 from portrait360.photos.gates import PhotoLimits
 from portrait360.photos.job import process_folder
-from portrait360.photos.records import Failed, GuardedReader, part_members
 from portrait360.photos.report import read_report
-from portrait360.runtime.job_files import write_part
+from portrait360.runtime import job_processes
 from portrait360.types import AssetError, DatasetError, InputError
 from support import fake_worker
 from support.bad_input import check
 from support.full_disk import full_disk
+from support.here_crew import HereCrew
 
 COUNT = 40
 NEVER = {3: "nobody", 7: "unreadable", 11: "break"}
-"""Photos that give nobody, by index; 13 shows two persons and 20 the picture of 5."""
+"""Photos that give nobody, by index; 13 shows two persons and 20 the image of 5."""
 
 
 def process(folder: Path, out: Path, worker=fake_worker.FakeWorker, **changes):
@@ -73,19 +73,7 @@ def whole(folder: Path, tmp_path_factory) -> Path:
 def here(monkeypatch) -> None:
     """Read in this process, for tests of what comes afterwards."""
 
-    def read(job, missing, workers, factory, progress) -> None:
-        reader = GuardedReader(factory, job.resolution, job.limits)
-        assert reader.prepare() is None
-        for number in missing:
-            records = []
-            for file in job.chunk(number).files:
-                answer = reader.read(file)
-                if isinstance(answer, Failed):
-                    raise answer.error("")
-                records.append(answer)
-            write_part(job.part(number), part_members(records))
-
-    monkeypatch.setattr(photo_job, "read_locally", read)
+    monkeypatch.setattr(job_processes, "LocalCrew", HereCrew)
 
 
 def test_the_dataset_holds_everyone_accepted_in_order(whole: Path) -> None:
@@ -146,9 +134,9 @@ def test_every_photo_is_in_the_report_once(whole: Path, folder: Path) -> None:
     assert photos["2/20.jpg"]["people"][0]["reason"] == "duplicate"
     assert "0/05.jpg" in photos["2/20.jpg"]["people"][0]["detail"]
     assert photos["0/05.jpg"]["outcome"] == "accepted"
-    pictures = [name for entry in photos.values() for person in entry["people"] for name in person["pictures"]]
+    images = [name for entry in photos.values() for person in entry["people"] for name in person["images"]]
     dataset = PortraitDataset(whole)
-    assert pictures == [dataset.name(i) for i in range(len(dataset))]
+    assert images == [dataset.name(i) for i in range(len(dataset))]
 
 
 def test_one_worker_gives_the_same_bytes(whole: Path, folder: Path, tmp_path: Path) -> None:
@@ -287,7 +275,7 @@ def test_balance_repeats_rare_sides(here, tmp_path: Path) -> None:
         fake_worker.write_photo(tmp_path / "photos" / f"{i:02d}.jpg", seed=i, yaw=180.0 if i == 4 else 0.0)
     out = tmp_path / "a.zip"
     report = process(tmp_path / "photos", out, balance=4)
-    assert (report.accepted, report.pictures) == (12, 15)
+    assert (report.accepted, report.images) == (12, 15)
     assert sum(report.yaw_before) == 12
     assert sum(report.yaw_after) == 15
     changed = [(a, b) for a, b in zip(report.yaw_before, report.yaw_after, strict=True) if a != b]
@@ -295,7 +283,7 @@ def test_balance_repeats_rare_sides(here, tmp_path: Path) -> None:
     dataset = PortraitDataset(out)
     assert len({dataset.encoded(i)[0][1] for i in range(4, 8)}) == 1
     assert len({dataset.encoded(i)[0][1] for i in range(len(dataset))}) == 12
-    assert report_of(out)["photos"][4]["people"][0]["pictures"] == [dataset.name(i) for i in range(4, 8)]
+    assert report_of(out)["photos"][4]["people"][0]["images"] == [dataset.name(i) for i in range(4, 8)]
     summary = inspect_dataset(out, tmp_path / "inspect")
     before, after = summary["yaw_sectors_before_balancing"], summary["yaw_sectors"]
     assert (sum(before.values()), sum(after.values())) == (12, 15)
@@ -329,7 +317,7 @@ def test_training_takes_a_step(whole: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def fake_command(here, monkeypatch) -> Callable:
-    monkeypatch.setattr(photo_job, "_photo_worker", lambda job: fake_worker.FakeWorker)
+    monkeypatch.setattr(photo_job, "package_worker", lambda *_: fake_worker.FakeWorker)
     return main
 
 
@@ -337,7 +325,8 @@ def test_the_command(fake_command, folder: Path, tmp_path: Path, capsys) -> None
     out = tmp_path / "a.zip"
     assert fake_command(["dataset", "photos", str(folder), "--resolution", "32", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{out}  36 pictures: 36 persons of 36 photos out of 40; rejected: 2 unreadable, ")
+    assert printed.startswith(f"{out}  36 ")
+    assert ": 36 persons of 36 photos out of 40; rejected: 2 unreadable, " in printed
     assert out.exists()
 
 

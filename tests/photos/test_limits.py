@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from portrait360.photos.gates import HIGHEST, PhotoLimits, read_limits
+from portrait360.photos.gates import GATES, PhotoLimits, read_limits
 from portrait360.types import InputError
 from support.bad_input import check
 
@@ -32,12 +32,12 @@ def test_every_limit_can_be_written_and_read_again(tmp_path):
     other = PhotoLimits(**{name: 1 if is_whole else 0.75 for name, is_whole in whole.items()})
     path.write_text(json.dumps(dataclasses.asdict(other)))
     assert read_limits(path) == other
-    assert set(HIGHEST) == {field.name for field in dataclasses.fields(PhotoLimits)}
+    assert set(GATES) == {field.name for field in dataclasses.fields(PhotoLimits)}
 
 
 def test_the_documentation_names_every_limit():
     text = (Path(__file__).parents[2] / "docs" / "photos.md").read_text(encoding="utf-8")
-    assert [name for name in HIGHEST if f"`{name}`" not in text] == []
+    assert [name for name in GATES if f"`{name}`" not in text] == []
 
 
 WRONG = [

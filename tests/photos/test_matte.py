@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from skimage.data import astronaut
 
-from portrait360.photos.crop import LARGEST_SIDE, crop_square
+from portrait360.photos.crop import LARGEST_SIDE, Square
 from portrait360.photos.matte import (
     GREY,
     Outline,
@@ -44,7 +44,7 @@ def test_the_guided_filter_equals_its_brute_force():
     np.testing.assert_allclose(guided_filter(image, values, radius), expected, atol=1e-4)
 
 
-def test_edges_move_to_those_of_the_picture():
+def test_edges_move_to_those_of_the_image():
     """A coarse, shifted outline meets the edge between dark and bright."""
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, 32:] = 220
@@ -84,7 +84,7 @@ def red(image: np.ndarray) -> np.ndarray:
     return image[..., 0].astype(np.float32) / 255.0
 
 
-def test_seen_wider_the_pixels_are_those_of_the_crop():
+def test_segmented_wider_the_pixels_are_those_of_the_crop():
     sides = []
 
     def matting(image: np.ndarray) -> np.ndarray:
@@ -93,13 +93,13 @@ def test_seen_wider_the_pixels_are_those_of_the_crop():
 
     photo = np.ascontiguousarray(astronaut())
     for centre, side in (((220.0, 120.0), 150.0), ((20.0, 500.0), 300.5)):
-        crop, inside = crop_square(photo, centre, side, 64)
-        difference = np.abs(wider_opacity(photo, centre, side, 64, matting) - red(crop))
-        assert difference[inside == 1.0].mean() < 0.005
+        crop = Square(centre, side).of(photo, 64)
+        difference = np.abs(wider_opacity(crop, matting) - red(crop.image))
+        assert difference[crop.inside == 1.0].mean() < 0.005
     assert sides == [108, 108]
 
 
-def test_an_outline_is_seen_once_for_all_crops_nearby():
+def test_an_outline_is_segmented_once_for_all_crops_nearby():
     calls = []
 
     def matting(image: np.ndarray) -> np.ndarray:
@@ -107,25 +107,27 @@ def test_an_outline_is_seen_once_for_all_crops_nearby():
         wide = ((np.mgrid[: len(image), : len(image)] + 0.5) / len(image) - 0.5) * 1.7
         return (np.abs(wide[1] - 0.1) < 0.25).astype(np.float32) * (wide[0] > -0.3)
 
-    outline = Outline(np.zeros((300, 300, 3), np.uint8), (150.0, 150.0), 100.0, matting)
-    same = outline.opacity((150.0, 150.0), 100.0, 64) > 0.5
+    photo = np.zeros((300, 300, 3), np.uint8)
+    outline = Outline(Square((150.0, 150.0), 100.0).of(photo, 64), matting)
+    same = outline.opacity(Square((150.0, 150.0), 100.0).of(photo, 64)) > 0.5
     # 15 pixels to the left and 20 down; twice as large, everything is half as far from the middle
-    moved = outline.opacity((135.0, 170.0), 100.0, 64) > 0.5
-    larger = outline.opacity((150.0, 150.0), 160.0, 64) > 0.5
+    moved = outline.opacity(Square((135.0, 170.0), 100.0).of(photo, 64)) > 0.5
+    larger = outline.opacity(Square((150.0, 150.0), 160.0).of(photo, 64)) > 0.5
     assert len(calls) == 1
-    for seen, (top, left, right) in (
+    for shown, (top, left, right) in (
         (same, (0.2, 0.35, 0.85)), (moved, (0.0, 0.5, 1.0)), (larger, (0.3125, 0.40625, 0.71875)),
     ):  # fmt: skip
-        rows, columns = np.nonzero(seen)
+        rows, columns = np.nonzero(shown)
         found = np.array([rows.min(), columns.min(), columns.max() + 1]) / 64
         np.testing.assert_allclose(found, (top, left, right), atol=0.025)
 
 
-def test_crops_cannot_be_seen_wider_than_the_largest_one():
+def test_crops_cannot_be_wider_than_the_largest_one():
     photo = np.zeros((10, 20, 3), np.uint8)
     side = 20.0 * LARGEST_SIDE
-    assert wider_opacity(photo, (10.0, 5.0), side, 32, red).shape == (32, 32)
-    assert Outline(photo, (10.0, 5.0), side, red).side == side
+    crop = Square((10.0, 5.0), side).of(photo, 32)
+    assert wider_opacity(crop, red).shape == (32, 32)
+    assert Outline(crop, red).square.side == side
 
 
 def test_a_mirror_gives_each_pixel_its_own_opacity():

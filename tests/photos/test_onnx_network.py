@@ -15,7 +15,7 @@ from portrait360.types import InputError
 from support import onnx_files as onnx
 
 
-def picture(side: int, seed: int = 0) -> np.ndarray:
+def pixels(side: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
@@ -26,7 +26,7 @@ def network(folder: Path, content: bytes, side: int = 8) -> OnnxNetwork:
 @pytest.mark.parametrize("name", [None, *NORMALISATIONS])
 def test_channels_are_red_green_and_blue_as_the_metadata_say(tmp_path, name):
     metadata = {} if name is None else {"normalisation": name}
-    image, weights = picture(6), np.array([0.5, -2.0, 3.0])
+    image, weights = pixels(6), np.array([0.5, -2.0, 3.0])
     found = network(tmp_path, onnx.channel_network(weights, bias=0.25, metadata=metadata), 6)(image)
     scaled = image / 255.0
     if name == "signed":
@@ -37,7 +37,7 @@ def test_channels_are_red_green_and_blue_as_the_metadata_say(tmp_path, name):
 
 
 @pytest.mark.parametrize(("side", "expected"), [("side", 8), (6, 6), (4, 4), (9, 9)])
-def test_pictures_come_with_the_side_that_the_network_takes(tmp_path, side, expected):
+def test_images_come_with_the_side_that_the_network_takes(tmp_path, side, expected):
     image = np.full((6, 6, 3), 51, np.uint8)
     found = network(tmp_path, onnx.channel_network(side=side))(image)
     assert found.shape == (1, 1, expected, expected)
@@ -45,19 +45,19 @@ def test_pictures_come_with_the_side_that_the_network_takes(tmp_path, side, expe
 
 
 def test_of_several_outputs_the_first_counts(tmp_path):
-    nodes = [onnx.node("ReduceMax", ["picture"], ["a"]), onnx.node("ReduceMin", ["picture"], ["b"])]
-    ends = [onnx.value("picture", [1, 3, "s", "s"])], [onnx.value("b", [1, 1, 1, 1]), onnx.value("a", [1, 1, 1, 1])]
-    image = picture(5)
+    nodes = [onnx.node("ReduceMax", ["image"], ["a"]), onnx.node("ReduceMin", ["image"], ["b"])]
+    ends = [onnx.value("image", [1, 3, "s", "s"])], [onnx.value("b", [1, 1, 1, 1]), onnx.value("a", [1, 1, 1, 1])]
+    image = pixels(5)
     found = network(tmp_path, onnx.model(onnx.graph(nodes, *ends)), 5)(image)
     assert found.item() == pytest.approx(image.min() / 255.0)
 
 
 def test_functions_of_the_network_s_own_are_operators(tmp_path):
     own = onnx.function("mine", "Twice", [onnx.node("Add", ["x", "x"], ["y"])])
-    ends = [onnx.value("picture", [1, 3, "s", "s"])], [onnx.value("out", [1, 3, "s", "s"])]
-    twice = onnx.node("Twice", ["picture"], ["out"], domain="mine")
+    ends = [onnx.value("image", [1, 3, "s", "s"])], [onnx.value("out", [1, 3, "s", "s"])]
+    twice = onnx.node("Twice", ["image"], ["out"], domain="mine")
     content = onnx.model(onnx.graph([twice], *ends), domains=["mine"], functions=[own])
-    image = picture(4)
+    image = pixels(4)
     np.testing.assert_allclose(
         network(tmp_path, content, 4)(image), image.transpose(2, 0, 1)[None] / 127.5, atol=1e-6
     )  # fmt: skip
@@ -66,20 +66,20 @@ def test_functions_of_the_network_s_own_are_operators(tmp_path):
 def test_a_network_has_one_thread(tmp_path):
     tasks = set(Path("/proc/self/task").iterdir())
     few = network(tmp_path, onnx.channel_network(), 256)
-    few(picture(256))
+    few(pixels(256))
     assert set(Path("/proc/self/task").iterdir()) == tasks, threading.enumerate()
 
 
 # ---- refused ----
 
 CONSTANT = onnx.attribute("value", onnx.external("", [2], "secret"), "tensor")
-FOREIGN = onnx.node("Leak", ["picture"], ["leaked"], domain="evil.ops")
+FOREIGN = onnx.node("Leak", ["image"], ["leaked"], domain="evil.ops")
 TRUE = onnx.attribute("value", onnx.tensor("", np.array([1], np.int64)), "tensor")
 
 
 def branches(inside: bytes) -> bytes:
     """An operator with two graphs in it, the second one given."""
-    harmless = onnx.graph([onnx.node("Identity", ["picture"], ["p"])], [], [onnx.value("p", ["a"])])
+    harmless = onnx.graph([onnx.node("Identity", ["image"], ["p"])], [], [onnx.value("p", ["a"])])
     return onnx.node(
         "If", ["yes"], ["maybe"],
         onnx.attribute("then_branch", harmless, "graph"), onnx.attribute("else_branch", inside, "graph"),
@@ -119,13 +119,13 @@ REFUSED = {
     "foreign-in-a-function": (
         onnx.identity_with(functions=[onnx.function("f", "F", [FOREIGN])]), "not ONNX's own"),
     "runtime-s-own": (
-        onnx.identity_with([onnx.node("EPContext", ["picture"], ["c"], domain="com.microsoft")]), "not ONNX's own"),
+        onnx.identity_with([onnx.node("EPContext", ["image"], ["c"], domain="com.microsoft")]), "not ONNX's own"),
     "function-in-the-runtime-s-name": (
         onnx.identity_with(
-            [onnx.node("EPContext", ["picture"], ["c"], domain="com.microsoft")],
+            [onnx.node("EPContext", ["image"], ["c"], domain="com.microsoft")],
             functions=[onnx.function("com.microsoft", "EPContext", [onnx.node("Identity", ["x"], ["y"])])],
         ), "not ONNX's own"),
-    "unknown-operator": (onnx.picture_network("Levitate"), "cannot|can be read|Levitate"),
+    "unknown-operator": (onnx.image_network("Levitate"), "cannot|can be read|Levitate"),
     "empty": (b"", "no graph"),
     "text": (b"hello, I am a network", "not an ONNX network"),
     "no-graph": (onnx.field(1, 8) + onnx.field(8, onnx.field(2, 13)), "no graph"),
@@ -138,21 +138,21 @@ REFUSED = {
         onnx.model(onnx.graph(
             [onnx.node("Add", ["a", "b"], ["out"])],
             [onnx.value("a", [1, 3, 8, 8]), onnx.value("b", [1, 3, 8, 8])], [onnx.value("out", [1, 3, 8, 8])],
-        )), "expected one picture"),
+        )), "expected one image"),
     "no-inputs": (
         onnx.model(onnx.graph([onnx.node("Constant", [], ["out"], TRUE)], [], [onnx.value("out", [1], onnx.INT64)])),
-        "takes nothing; expected one picture"),
+        "takes nothing; expected one image"),
     "half-precision": (
         onnx.model(onnx.graph(
             [onnx.node("Identity", ["p"], ["out"])],
             [onnx.value("p", [1, 3, 8, 8], onnx.FLOAT16)], [onnx.value("out", [1, 3, 8, 8], onnx.FLOAT16)],
-        )), r"takes \(float16\)\[1, 3, 8, 8\]; expected one picture"),
-    "grey": (onnx.channel_network([1.0], shape=[1, 1, 8, 8]), "expected one picture"),
-    "channels-last": (onnx.channel_network(np.ones(8), shape=[1, 8, 8, 3]), "expected one picture"),
-    "channels-free": (onnx.channel_network(shape=[1, "c", 8, 8]), "expected one picture"),
-    "batches": (onnx.channel_network(shape=[4, 3, 8, 8]), "expected one picture"),
-    "not-square": (onnx.channel_network(shape=[1, 3, 8, 6]), "expected one picture"),
-    "half-free": (onnx.channel_network(shape=[1, 3, "h", 8]), "expected one picture"),
+        )), r"takes \(float16\)\[1, 3, 8, 8\]; expected one image"),
+    "grey": (onnx.channel_network([1.0], shape=[1, 1, 8, 8]), "expected one image"),
+    "channels-last": (onnx.channel_network(np.ones(8), shape=[1, 8, 8, 3]), "expected one image"),
+    "channels-free": (onnx.channel_network(shape=[1, "c", 8, 8]), "expected one image"),
+    "batches": (onnx.channel_network(shape=[4, 3, 8, 8]), "expected one image"),
+    "not-square": (onnx.channel_network(shape=[1, 3, 8, 6]), "expected one image"),
+    "half-free": (onnx.channel_network(shape=[1, 3, "h", 8]), "expected one image"),
     "unknown-normalisation": (onnx.channel_network(metadata={"normalisation": "mine"}), "normalisation 'mine'"),
 }  # fmt: skip
 
@@ -214,6 +214,13 @@ def test_bytes_that_are_changed_never_crash(tmp_path):
             continue
 
 
+def test_names_that_are_no_text_are_refused(tmp_path):
+    for place in (b"Levitate", b"some.domain"):
+        named = onnx.identity_with([onnx.node("Levitate", ["image"], ["x"], domain="some.domain")])
+        with pytest.raises(InputError, match="not ONNX's own"):
+            network(tmp_path, named.replace(place, b"\xff" * len(place)))
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="there is no network at"):
         OnnxNetwork(tmp_path / "none.onnx", 8)
@@ -221,25 +228,26 @@ def test_files_that_are_not_there(tmp_path):
         OnnxNetwork(tmp_path, 8)
 
 
-def test_without_onnxruntime(tmp_path, monkeypatch):
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_its_packages(tmp_path, monkeypatch, package):
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else found(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest)
     )  # fmt: skip
-    with pytest.raises(InputError, match="need onnxruntime") as caught:
+    with pytest.raises(InputError, match=f"need {package}\\.") as caught:
         network(tmp_path, onnx.channel_network())
     assert 'pip install "portrait360[onnx]"' in caught.value.hint
 
 
 def test_trying_out(tmp_path):
     assert network(tmp_path, onnx.channel_network(), 7).try_out().shape == (1, 1, 7, 7)
-    halves = onnx.picture_network("SpaceToDepth", onnx.attribute("blocksize", 2))
+    halves = onnx.image_network("SpaceToDepth", onnx.attribute("blocksize", 2))
     assert network(tmp_path, halves).try_out().shape == (1, 12, 4, 4)
-    with pytest.raises(InputError, match="fails for a picture of 7 pixels") as caught:
+    with pytest.raises(InputError, match="fails for an image of 7 pixels") as caught:
         network(tmp_path, halves, 7).try_out()
     assert "fixed side" in caught.value.hint
     with pytest.raises(InputError, match="does not give finite float32 numbers"):
         network(tmp_path, onnx.channel_network([float("inf"), 0.0, 0.0])).try_out()
     with pytest.raises(InputError, match="does not give finite float32 numbers"):
-        network(tmp_path, onnx.picture_network("Shape", rank=1).replace(
+        network(tmp_path, onnx.image_network("Shape", rank=1).replace(
             onnx.value("out", ["d0"]), onnx.value("out", ["d0"], onnx.INT64))).try_out()  # fmt: skip

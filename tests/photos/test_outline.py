@@ -35,7 +35,7 @@ class Known:
 
 def assert_found(person) -> None:
     assert person is not None
-    x, y, side = person.crop
+    x, y, side = person.square.numbers
     assert abs(x - (LEFT + SIDE / 2)) < 0.06 * SIDE
     assert abs(y - (TOP + SIDE / 2)) < 0.06 * SIDE
     assert abs(side / SIDE - 1.0) < 0.2
@@ -49,41 +49,41 @@ def assert_found(person) -> None:
 def test_people_are_found_from_every_side(parts, number):
     image, mask = photo(number)
     matte = Known(mask)
-    assert_found(outline.second_look(image, *parts, matte=matte))
+    assert_found(outline.find_by_outline(image, *parts, matte=matte))
     assert matte.calls == 1
 
 
 def test_crops_are_mostly_much_closer(parts):
     photos = [photo(number) for number in range(24)]
-    people = [outline.second_look(image, *parts, matte=Known(mask)) for image, mask in photos]
+    people = [outline.find_by_outline(image, *parts, matte=Known(mask)) for image, mask in photos]
     assert all(person is not None for person in people)
-    sides = np.array([person.crop[2] for person in people if person is not None]) / SIDE - 1.0
+    sides = np.array([person.square.side for person in people if person is not None]) / SIDE - 1.0
     assert np.median(np.abs(sides)) < 0.04
     assert abs(sides.mean()) < 0.03
 
 
 def test_where_segmentation_fails_its_mirror_image_is_tried(parts):
     image, mask = photo(0)
-    assert_found(outline.second_look(image, *parts, matte=Known(mask, failures=1)))
-    assert outline.second_look(image, *parts, matte=Known(mask, failures=2)) is None
+    assert_found(outline.find_by_outline(image, *parts, matte=Known(mask, failures=1)))
+    assert outline.find_by_outline(image, *parts, matte=Known(mask, failures=2)) is None
 
 
-def test_an_outline_that_the_encoder_does_not_see_is_not_believed(parts):
+def test_an_outline_that_the_encoder_does_not_predict_is_refused(parts):
     """A board beside the person's head."""
     image, mask = photo(0)
     wider = mask.copy()
     wider[TOP + 60 : TOP + SIDE, LEFT - 80 : LEFT + 60] = 1.0
-    assert outline.second_look(image, *parts, matte=Known(wider)) is None
+    assert outline.find_by_outline(image, *parts, matte=Known(wider)) is None
 
 
 @pytest.mark.parametrize(
     ("limit", "value"),
-    [("_MOST_APART", 0.0), ("_MOST_RATIO", 0.0), ("_MOST_TURN", 0.0), ("_LEAST_OVERLAP", 1.0), ("_MOST_OFF", 0.0)],
+    [("MOST_APART", 0.0), ("MOST_RATIO", 0.0), ("MOST_TURN", 0.0), ("LEAST_OVERLAP", 1.0), ("MOST_OFF", 0.0)],
 )
 def test_each_test_can_fail(parts, monkeypatch, limit, value):
     image, mask = photo(0)
     monkeypatch.setattr(outline, limit, value)
-    assert outline.second_look(image, *parts, matte=Known(mask)) is None
+    assert outline.find_by_outline(image, *parts, matte=Known(mask)) is None
 
 
 def test_somebody_small_is_not_looked_for(parts):
@@ -91,21 +91,21 @@ def test_somebody_small_is_not_looked_for(parts):
     far = np.zeros((4 * image.shape[0], 4 * image.shape[1], 3), np.uint8)
     where = np.zeros(far.shape[:2], np.float32)
     far[: image.shape[0], : image.shape[1]], where[: image.shape[0], : image.shape[1]] = image, mask
-    assert outline.second_look(far, *parts, matte=Known(where)) is None
+    assert outline.find_by_outline(far, *parts, matte=Known(where)) is None
 
 
-@pytest.mark.parametrize("picture", [chelsea, coffee])
-def test_cats_and_cups_are_nobody(parts, picture):
-    image = picture()
-    assert outline.second_look(image, *parts, matte=SelfieMatte()) is None
+@pytest.mark.parametrize("image_of", [chelsea, coffee])
+def test_cats_and_cups_are_nobody(parts, image_of):
+    image = image_of()
+    assert outline.find_by_outline(image, *parts, matte=SelfieMatte()) is None
     height, width = image.shape[:2]
     y, x = (np.mgrid[:height, :width] - [[[height / 2]], [[width / 2]]]) / (0.35 * min(height, width))
     disc = (np.hypot(x, y) < 1.0).astype(np.float32)
-    assert outline.second_look(image, *parts, matte=Known(disc)) is None
+    assert outline.find_by_outline(image, *parts, matte=Known(disc)) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 900), (900, 2)])
-def test_pictures_of_any_shape_can_be_looked_at(parts, shape):
+def test_images_of_any_shape_can_be_tried(parts, shape):
     image = np.full((*shape, 3), 200, np.uint8)
     for opacity in (0.0, 1.0):
-        assert outline.second_look(image, *parts, matte=Known(np.full(shape, opacity, np.float32))) is None
+        assert outline.find_by_outline(image, *parts, matte=Known(np.full(shape, opacity, np.float32))) is None

@@ -15,10 +15,10 @@ from PIL import Image
 
 from portrait360.data.sampling import YAW_BINS
 from portrait360.geometry.cameras import camera_label
-from portrait360.photos import report as report_module
+from portrait360.photos import page as page_module
 from portrait360.photos.gates import REASONS
 from portrait360.photos.records import PersonOutcome, PhotoOutcome
-from portrait360.photos.report import Report, open_report, read_report
+from portrait360.photos.report import Report, ShownPerson, open_report, read_report
 from portrait360.types import DatasetError, InputError
 
 HOSTILE = [
@@ -90,9 +90,8 @@ def totals(photos: int = 2, accepted: int = 1, **reasons: int) -> Report:
 def written(out: Path, photos, report: Report) -> tuple[dict, str]:
     with open_report(out, report, ABOUT, {"photos": len(photos)}) as writer:
         for photo in photos:
-            accepted = [one.reason is None for one in photo.people]
-            pictures = [["images/00000/00000000.webp"] * 2 if yes else [] for yes in accepted]
-            writer.add(photo, pictures, [small() if yes else None for yes in accepted])
+            accepted = ShownPerson(("images/00000/00000000.webp",) * 2, small())
+            writer.add(photo, [accepted if one.reason is None else ShownPerson() for one in photo.people])
     page = out.with_name(f"{out.stem}.report.html").read_text(encoding="utf-8")
     return json.loads(out.with_name(f"{out.stem}.report.json").read_text(encoding="utf-8")), page
 
@@ -104,7 +103,7 @@ def test_what_programs_read(tmp_path: Path) -> None:
     ]
     content, _ = written(tmp_path / "set.zip", photos, totals(blurred=1, unreadable=1))
     assert content["dataset"] == "set.zip"
-    assert content["totals"] == {"photos": 2, "photos_used": 1, "people": 2, "accepted": 1, "pictures": 2}
+    assert content["totals"] == {"photos": 2, "photos_used": 1, "people": 2, "accepted": 1, "images": 2}
     assert content["reasons"]["blurred"] == {"count": 1, "sentence": REASONS["blurred"]}
     assert sum(content["yaw_histogram"]["before"]) == 1
     assert sum(content["yaw_histogram"]["after"]) == 2
@@ -116,8 +115,8 @@ def test_what_programs_read(tmp_path: Path) -> None:
     assert yes["body_pose_degrees"] == {"neck": [10, -20, 5], "head": [1, 2, 3]}
     assert yes["crop"] == {"x": 100.0, "y": 200.0, "side": 55.5}
     assert yes["measures"] == {"sharpness": 12.345679, "fit_error": None}
-    assert len(yes["pictures"]) == 2
-    assert (no["outcome"], no["reason"], no["sentence"], no["detail"], no["pictures"]) == (
+    assert len(yes["images"]) == 2
+    assert (no["outcome"], no["reason"], no["sentence"], no["detail"], no["images"]) == (
         "rejected",
         "blurred",
         REASONS["blurred"],
@@ -144,8 +143,8 @@ def test_what_people_read(tmp_path: Path) -> None:
     assert groups == [("accepted", "1"), ("blurred", "1"), ("unreadable", "1")]
     for words in ("12 is under 30.", "9 is under 30.", "the file is cut off.", "accepted, 2 times", "yaw 30°"):
         assert words in page
-    (picture,) = [attributes["src"] for tag, attributes in reader.elements if tag == "img"]
-    content = base64.b64decode(picture.removeprefix("data:image/webp;base64,"))
+    (source,) = [attributes["src"] for tag, attributes in reader.elements if tag == "img"]
+    content = base64.b64decode(source.removeprefix("data:image/webp;base64,"))
     assert Image.open(io.BytesIO(content)).size == (96, 96)
     bars = [attributes for tag, attributes in reader.elements if tag == "rect"]
     assert len(bars) == 2
@@ -172,8 +171,8 @@ def test_the_page_needs_nothing_and_runs_nothing_whatever_files_are_called(tmp_p
     assert "@import" not in page
 
 
-def test_pictures_stop_where_a_page_would_become_slow(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(report_module, "MOST_PICTURES", 3)
+def test_images_stop_where_a_page_would_become_slow(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(page_module, "MOST_IMAGES", 3)
     photos = [PhotoOutcome(f"{i}.jpg", None, "", (9, 9), (person(),)) for i in range(5)]
     _, page = written(tmp_path / "set.zip", photos, totals(5, 5))
     assert page.count("<img ") == 3

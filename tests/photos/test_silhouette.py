@@ -48,6 +48,6 @@ def test_the_rim_does_not_count():
     assert uncovered_share(silhouette, mask, np.ones((SIDE, SIDE), np.float32)) == 0.0
 
 
-def test_no_body_in_the_picture_is_covered():
+def test_no_body_in_the_image_is_covered():
     nobody = np.zeros((SIDE, SIDE), bool)
     assert uncovered_share(nobody, np.zeros((64, 64), np.uint8), np.ones((64, 64), np.float32)) == 0.0

@@ -33,7 +33,7 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> dict[str, Path]:
-    """A file of each kind: the opacity is the red channel, the mark the mean of the picture."""
+    """A file of each kind: the opacity is the red channel, the mark the mean of the image."""
     folder = tmp_path_factory.mktemp("given")
     np.savez(folder / "smpl.npz", **smpl_arrays())
     return {
@@ -187,7 +187,7 @@ def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
         ("matting", "a.pth", onnx.channel_network(), "must be an ONNX file"),
         ("matting", "a.onnx", onnx.mean_network(), "expected the opacity"),
         ("matting", "a.onnx", onnx.channel_network([9.0, 0.0, 0.0]), "numbers from 0 to 9; expected opacities"),
-        ("matting", "a.onnx", onnx.channel_network(shape=[1, 3, 8, 6]), "expected one picture"),
+        ("matting", "a.onnx", onnx.channel_network(shape=[1, 3, 8, 6]), "expected one image"),
         (
             "matting",
             "a.onnx",

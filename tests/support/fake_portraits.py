@@ -1,4 +1,4 @@
-"""A source of pictures that are quick to draw, for the tests of datasets: a disc on a gradient."""
+"""A source of images that are quick to draw, for the tests of datasets: a disc on a gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from portrait360.data.writer import open_writer
 from portrait360.geometry.cameras import camera_label
 from portrait360.synthetic.label_noise import coarse_body_poses
 from portrait360.types import AssetError
-from support.full_disk import fill_disk
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class FakeSample:
 
 
 class FakeSource:
-    """Draws from (seed, index) only. `seconds` per picture makes runs long enough to be killed."""
+    """Draws from (seed, index) only. `seconds` per image makes runs long enough to be killed."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
@@ -55,7 +54,7 @@ class SlowSource(FakeSource):
 
 
 class FailingSource(FakeSource):
-    """Breaks at picture 40."""
+    """Breaks at image 40."""
 
     def draw(self, seed: int, index: int, resolution: int, depth: bool = False) -> FakeSample:
         if index == 40:
@@ -64,7 +63,7 @@ class FailingSource(FakeSource):
 
 
 class DyingSource(FakeSource):
-    """Is killed at picture 40, as by a computer that runs out of memory."""
+    """Is killed at image 40, as by a computer that runs out of memory."""
 
     def draw(self, seed: int, index: int, resolution: int, depth: bool = False) -> FakeSample:
         if index == 40:
@@ -75,14 +74,6 @@ class DyingSource(FakeSource):
 class MissingAssets(FakeSource):
     def __init__(self) -> None:
         raise AssetError("npm was not found.", "Install Node.js.")
-
-
-class FullDisk(FakeSource):
-    """Cannot write files of more than 1 kB, which fails with an OSError as a full disk does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        fill_disk(1000)
 
 
 def write_fake_dataset(path: Path, count: int = 6, resolution: int = 32, coarse: bool = False) -> None:

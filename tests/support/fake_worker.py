@@ -1,4 +1,4 @@
-"""Readers of photos that need no networks: a photo is a small text that says what became of it."""
+"""Readers of photos that need no networks: a photo is a small text with what becomes of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from portrait360.types import AssetError
 
 
 def write_photo(path: Path, kind: str = "good", seed: int = 0, yaw: float = 0.0) -> None:
-    """A photo of a kind that `FakeWorker` knows; the same `seed` gives the same picture, `yaw` is in degrees."""
+    """A photo of a kind that `FakeWorker` knows; the same `seed` gives the same image, `yaw` is in degrees."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"kind": kind, "seed": seed, "yaw": yaw}))
 
@@ -38,7 +38,7 @@ def disc(side: int) -> np.ndarray:
 
 
 class FakeWorker:
-    """Does what the photo says."""
+    """Does what is in the photo."""
 
     def __init__(self, resolution: int, limits: PhotoLimits) -> None:
         self.resolution = resolution
@@ -99,7 +99,7 @@ class Stillborn(FakeWorker):
 
 
 class Forgetful(FakeWorker):
-    """Says nothing about why nobody was found: a mistake."""
+    """Gives no reason why nobody was found: a mistake."""
 
     def __call__(self, file: PhotoFile) -> PhotoOutcome:
         return PhotoOutcome(file.name)

@@ -103,8 +103,8 @@ def channel_network(
     numbers = np.asarray(weights, np.float32)[None, :, None, None]
     return model(
         graph(
-            [node("Conv", ["picture", "w", "b"], ["out"])],
-            [value("picture", shape, kind)],
+            [node("Conv", ["image", "w", "b"], ["out"])],
+            [value("image", shape, kind)],
             [value("out", ["a", "b", "c", "d"], kind)],
             [tensor("w", numbers), tensor("b", np.array([bias], np.float32))],
         ),
@@ -112,26 +112,26 @@ def channel_network(
     )
 
 
-def picture_network(operator: str, *attributes: bytes, side: Dimension = "side", rank: int = 4) -> bytes:
-    """One operator on the picture."""
+def image_network(operator: str, *attributes: bytes, side: Dimension = "side", rank: int = 4) -> bytes:
+    """One operator on the image."""
     return model(
         graph(
-            [node(operator, ["picture"], ["out"], *attributes)],
-            [value("picture", [1, 3, side, side])],
+            [node(operator, ["image"], ["out"], *attributes)],
+            [value("image", [1, 3, side, side])],
             [value("out", [f"d{i}" for i in range(rank)])],
         )
     )
 
 
 def mean_network(side: Dimension = "side") -> bytes:
-    """The mean of the whole picture, [1, 1, 1, 1]."""
-    return picture_network("ReduceMean", side=side)
+    """The mean of the whole image, [1, 1, 1, 1]."""
+    return image_network("ReduceMean", side=side)
 
 
 def identity_with(nodes: Sequence[bytes] = (), tensors: Sequence[bytes] = (), **parts) -> bytes:
-    """The picture itself, beside `nodes` and `tensors`."""
-    ends = [value("picture", [1, 3, "s", "s"])], [value("out", [1, 3, "s", "s"])]
-    return model(graph([*nodes, node("Identity", ["picture"], ["out"])], *ends, tensors), **parts)
+    """The image itself, beside `nodes` and `tensors`."""
+    ends = [value("image", [1, 3, "s", "s"])], [value("out", [1, 3, "s", "s"])]
+    return model(graph([*nodes, node("Identity", ["image"], ["out"])], *ends, tensors), **parts)
 
 
 def function(domain: str, name: str, nodes: Sequence[bytes]) -> bytes:

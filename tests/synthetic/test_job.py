@@ -20,6 +20,7 @@ from portrait360.synthetic.job import draw_dataset
 from portrait360.synthetic.label_noise import coarse_body_poses
 from portrait360.types import AssetError, DatasetError, InputError
 from support import fake_portraits
+from support.full_disk import full_disk
 
 COUNT = 100  # 34 chunks of 3
 
@@ -124,7 +125,7 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
     (parts / victim).write_bytes((parts / victim).read_bytes()[:-30])  # as after a power cut
 
     # A run that is stopped by an error keeps the parts that were there, and draws only what was missing.
-    with pytest.raises(DatasetError, match=r"drawing picture 40 .*ZeroDivisionError: no such angle"):
+    with pytest.raises(DatasetError, match=r"drawing image 40 .*ZeroDivisionError: no such angle"):
         draw(out, fake_portraits.FailingSource, workers=1)
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
     assert all(kept[name] == finished[name] for name in finished if name != victim)
@@ -140,7 +141,7 @@ def test_ctrl_c_says_how_to_continue_and_one_worker_ends_with_the_same_bytes(who
         for pid in [process.pid, *children(process.pid)]:
             os.kill(pid, signal.SIGINT)  # a terminal sends it to the whole group
         _, errors = process.communicate(timeout=60)
-    assert f"pictures are kept in {parts}; run the same command again to continue." in errors
+    assert f"images are kept in {parts}; run the same command again to continue." in errors
     assert errors.count("Traceback") == 1  # of this test's own call without a command line, none of workers
     assert not out.exists()
     draw(out, workers=1)
@@ -152,7 +153,7 @@ def test_a_worker_that_is_killed_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="ended unexpectedly") as caught:
         draw(out, fake_portraits.DyingSource, workers=1)
     assert "again to continue" in caught.value.hint
-    assert len(list(parts.glob("part-*.zip"))) == 13  # pictures 0 to 38
+    assert len(list(parts.glob("part-*.zip"))) == 13  # images 0 to 38
     assert not out.exists()
     # Other values do not continue this drawing.
     for change, words in [
@@ -178,8 +179,8 @@ def test_an_error_of_the_source_that_users_can_mend_passes_through_and_leaves_no
 
 
 def test_a_full_disk_gives_one_sentence_and_nothing_half_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the disk is full"):
-        draw(tmp_path / "full.zip", fake_portraits.FullDisk, workers=1)
+    with full_disk(1000), pytest.raises(InputError, match="the disk is full"):
+        draw(tmp_path / "full.zip", workers=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,9 +41,9 @@ def write_photos(folder, *, yaw_error: float = 0.0, shift: float = 0.0, turn: fl
             }
             crop = {"x": 100.0 + shift, "y": 110.0, "side": 100.0}
             accepted = i < 2
-            people = [{"outcome": "accepted" if accepted else "rejected", "crop": crop, "pictures": []}]
+            people = [{"outcome": "accepted" if accepted else "rejected", "crop": crop, "images": []}]
             if accepted:
-                people[0]["pictures"] = [f"images/00000/{len(writer):08d}.webp"]
+                people[0]["images"] = [f"images/00000/{len(writer):08d}.webp"]
                 part = np.asarray(Image.fromarray(square).crop((50, 60, 150, 160)).resize((SIDE, SIDE)))
                 seen = camera_label(math.radians(yaw + yaw_error))[0].numpy()
                 writer.add(np.zeros((SIDE, SIDE, 3), np.uint8), part, seen, pose + np.float32([0, 0, 0, 0, turn, 0]))

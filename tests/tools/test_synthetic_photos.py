@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from portrait360.photos.crop import crop_square
+from portrait360.photos.crop import Square
 from portrait360.photos.folder import find_photos
 from portrait360.synthetic.body import AnnyBody
 from portrait360.synthetic.source import PortraitSource
@@ -28,7 +28,7 @@ def test_the_true_crop_of_a_photo_is_the_portrait(source):
     photo = draw_photo(source, 5, 2)
     side = 128
     rgb = np.repeat(photo.mask[..., None], 3, axis=2)
-    mask = crop_square(rgb, photo.centre, photo.side, side)[0][..., 0]
+    mask = Square(photo.centre, photo.side).of(rgb, side).image[..., 0]
     drawn = source.draw(5, 2, side)
     np.testing.assert_array_equal(photo.camera, drawn.camera)
     np.testing.assert_array_equal(photo.body_pose, drawn.body_pose)

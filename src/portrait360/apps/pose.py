@@ -219,7 +219,7 @@ class PhotoFitter:
             )
         found = []
         for number, (_, fit) in enumerate(people, start=1):
-            crop = (*fit.centre, fit.side)
+            crop = fit.square.numbers
             name = str(path) if len(people) == 1 else f"{path}#{number}"
             fitted = FittedCrop(crop, fit.body_pose, fit.fit_error, fit.confidence)
 

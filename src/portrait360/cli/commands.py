@@ -182,7 +182,7 @@ class DatasetPhotos:
             engine=self.engine,
             shards=self.shards,
         )
-        print(f"{self.out}  {report.pictures} pictures: {report.sentence()}")
+        print(f"{self.out}  {report.images} pictures: {report.sentence()}")
 
     def resume_hint(self) -> str:
         return "the same command continues"

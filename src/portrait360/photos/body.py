@@ -1,4 +1,4 @@
-"""An SMPL body in place of the packaged one: laid over it, so that pictures, cameras and faces keep their places.
+"""An SMPL body in place of the packaged one: laid over it, so that images, cameras and faces keep their places.
 
 A dataset's world is the packaged body's: its neck joint is the origin, the top of its skull is 0.165 units above. An
 SMPL file comes in metres about another neck joint. It is scaled and moved, not turned, so that the surfaces of the two
@@ -33,7 +33,7 @@ _MIDDLE = (0.0, 0.08, 0.03)
 _STEP = 1e-4
 _ROUNDS = 40
 _KEPT = 0.9
-"""Share of the pairs of nearest vertices that are believed: there are no ears, or no insides, on the other body."""
+"""Share of the pairs of nearest vertices that are used: there are no ears, or no insides, on the other body."""
 _MOST_APART = 0.008
 """Distance of the surfaces, root mean square in world units (11 mm), up to which they are two heads that look the same
 way. Those of one head, stretched by 5 to 15 %, are 0.002 apart; turned by 90 or 180 degrees, 0.009 to 0.012."""
@@ -73,6 +73,7 @@ def load_user_body(file: UserFile, packaged: BodyTemplate) -> Placed:
 
 def place(body: BodyTemplate, packaged: BodyTemplate) -> Placed:
     """Lay an SMPL body (`official.smpl`) over the packaged one. Raises ValueError when their heads do not meet."""
+    # Scale and move it so that its head meets the packaged one.
     own = body.vertices[body.weights[:, smpl.HEAD] > _OF_HEAD].double().numpy()
     head = packaged.vertices[packaged.weights[:, BODY_BONES.index("head")] > _OF_HEAD].double().numpy()
     if len(own) < _FEWEST_VERTICES:
@@ -85,6 +86,8 @@ def place(body: BodyTemplate, packaged: BodyTemplate) -> Placed:
     neck, top = joints[smpl.NECK], joints[smpl.HEAD]
     if not top[1] > neck[1]:
         raise ValueError("its head is below its neck")
+
+    # Give it the packaged body's bones.
     weights = body.weights
     bones = {"neck01": weights[:, smpl.NECK], "head": weights[:, smpl.HEAD]}
     bones["torso"] = weights.sum(1) - bones["neck01"] - bones["head"]
@@ -113,12 +116,15 @@ def _laid_over(own: Float[ndarray, "N 3"], head: Float[ndarray, "M 3"]) -> tuple
     shift = (head.max(0) + head.min(0)) / 2.0 - scale * (own.max(0) + own.min(0)) / 2.0
     tree, apart = KDTree(head), np.inf
     for _ in range(_ROUNDS):
+        # Pairs of nearest points, from either side.
         moved = scale * own + shift
         forth, there = (np.asarray(found) for found in tree.query(moved))
         back, here = (np.asarray(found) for found in KDTree(moved).query(head))
         kept, kept_back = (distance <= np.quantile(distance, _KEPT) for distance in (forth, back))
         source = np.concatenate([own[kept], own[here[kept_back]]])
         target = np.concatenate([head[there[kept]], head[kept_back]])
+
+        # The scale and shift that bring them closest, by weighted least squares.
         weight = np.repeat([1.0 / kept.sum(), 1.0 / kept_back.sum()], [kept.sum(), kept_back.sum()])[:, None] / 2.0
         apart = float(np.sqrt((weight * (scale * source + shift - target) ** 2).sum()))
         last = scale, shift

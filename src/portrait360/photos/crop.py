@@ -1,12 +1,14 @@
 """The square crop of a photo, with a soft border where it leaves the photo.
 
 Beyond its border the photo is continued as FFHQ (Karras 2019) does it: mirrored, blurred away from the border, and
-faded to one colour, so that a network that learns from the crop sees neither an edge nor a second person.
+faded to one colour, so that the crop has neither an edge nor a second person there.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -31,39 +33,101 @@ _MARGIN = 4
 """Pixels that the filters need around the crop, in units of the larger of one pixel before and after resampling."""
 
 
-def crop_square(
-    photo: UInt8[ndarray, "H W 3"], centre: tuple[float, float], side: float, resolution: int
-) -> tuple[UInt8[ndarray, "R R 3"], Float32[ndarray, "R R"]]:
-    """A square of the photo at `resolution` pixels, and how much of each of its pixels the photo covers.
+@dataclass(frozen=True)
+class Square:
+    """A square region of a photo, in pixels of the photo: pixel (row i, column j) covers [j, j + 1) × [i, i + 1)."""
 
-    Pixel (row i, column j) of the photo covers [j, j + 1) to the right and [i, i + 1) down. Shrinking uses a Lanczos
-    filter as wide as the new pixels, enlarging a bicubic one. Only the part that is needed is touched.
+    centre: tuple[float, float]
+    """Right and down."""
+    side: float
 
-    Args:
-        centre: of the crop, right and down, in pixels of the photo.
-        side: of the crop, in pixels of the photo.
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """Centre (right, down) and side."""
+        return (*self.centre, self.side)
 
-    Returns:
-        The crop, and 1 where it shows the photo, 0 in the padding, a fraction on the border.
+    def of(self, photo: UInt8[ndarray, "H W 3"], resolution: int) -> Crop:
+        """The crop of a photo that shows this region."""
+        return Crop(photo, self, resolution)
 
-    Raises:
-        PhotoError: "bad fit": the crop misses the photo, or is more than LARGEST_SIDE times as large, or not finite.
+    def moved(self, offset: Float[ndarray, " 2"], scale: float) -> Square:
+        """One whose centre lies `offset` of this one's sides from this one's, and `scale` times as large."""
+        x, y = np.array(self.centre) + offset * self.side
+        return Square((float(x), float(y)), self.side * scale)
+
+    def shares(self, points: Float[ndarray, "*N 2"]) -> Float[ndarray, "*N 2"]:
+        """Points of the photo in units of the side, from the upper left corner."""
+        return (points - np.array(self.centre)) / self.side + 0.5
+
+    def points(self, shares: Float[ndarray, "*N 2"]) -> Float[ndarray, "*N 2"]:
+        """Inverse of `shares`."""
+        return (shares - 0.5) * self.side + np.array(self.centre)
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A square of a photo at `resolution` pixels. Its pixels are made when they are first asked for.
+
+    Shrinking uses a Lanczos filter as wide as the new pixels, enlarging a bicubic one. Only the part of the photo that
+    is needed is touched.
     """
-    height, width = photo.shape[:2]
-    left, top = centre[0] - side / 2, centre[1] - side / 2
-    if not all(map(math.isfinite, (left, top, side))) or side <= 0:
-        raise PhotoError("bad fit", f"a crop of side {side} at {centre} is none.")
-    if side > LARGEST_SIDE * max(height, width):
-        raise PhotoError("bad fit", f"the crop would be over {LARGEST_SIDE:.0f} times as large as the photo.")
-    if left >= width or top >= height or left + side <= 0 or top + side <= 0:
-        raise PhotoError("bad fit", "the crop would lie outside of the photo.")
-    crop = _resampled(photo, left, top, side, resolution)
-    across, down = _covered(left, side, resolution, width), _covered(top, side, resolution, height)
-    inside = down[:, None] * across[None, :]
-    if inside.min() < 1.0:
+
+    photo: UInt8[ndarray, "H W 3"]
+    square: Square
+    resolution: int
+
+    @cached_property
+    def inside(self) -> Float32[ndarray, "R R"]:
+        """How much of each pixel the photo covers: 1 where it shows the photo, 0 in the padding.
+
+        Raises:
+            PhotoError: "bad fit": the crop misses the photo, or is more than LARGEST_SIDE times as large, or not
+                finite.
+        """
+        height, width = self.photo.shape[:2]
+        left, top = self._corner
+        self._check()
+        across = _covered(left, self.square.side, self.resolution, width)
+        down = _covered(top, self.square.side, self.resolution, height)
+        return down[:, None] * across[None, :]
+
+    @cached_property
+    def image(self) -> UInt8[ndarray, "R R 3"]:
+        """The pixels. Raises PhotoError as `inside` does."""
+        inside, side, resolution = self.inside, self.square.side, self.resolution
+        left, top = self._corner
+        image = _resampled(self.photo, left, top, side, resolution)
+        if inside.min() == 1.0:
+            return image
+        height, width = self.photo.shape[:2]
         beyond_x, beyond_y = _beyond(left, side, resolution, width), _beyond(top, side, resolution, height)
-        crop = _softened(crop, inside, np.hypot(beyond_y[:, None], beyond_x[None, :]))
-    return crop, inside
+        return _softened(image, inside, np.hypot(beyond_y[:, None], beyond_x[None, :]))
+
+    def wider(self, times: float) -> Crop:
+        """More around the same pixels: at most `times` as wide, as whole pixels and LARGEST_SIDE allow."""
+        margin = int((self.most_wider(times) - 1.0) / 2.0 * self.resolution)
+        pixels = self.resolution + 2 * margin
+        return Crop(self.photo, Square(self.square.centre, self.square.side * pixels / self.resolution), pixels)
+
+    def most_wider(self, times: float) -> float:
+        """`times`, or how many times larger a crop may be, which must not be too large for the photo."""
+        return max(1.0, min(times, LARGEST_SIDE * max(self.photo.shape[:2]) / self.square.side))
+
+    @property
+    def _corner(self) -> tuple[float, float]:
+        """Left and top."""
+        (x, y), half = self.square.centre, self.square.side / 2
+        return x - half, y - half
+
+    def _check(self) -> None:
+        height, width = self.photo.shape[:2]
+        (left, top), side = self._corner, self.square.side
+        if not all(map(math.isfinite, (left, top, side))) or side <= 0:
+            raise PhotoError("bad fit", f"a crop of side {side} at {self.square.centre} is none.")
+        if side > LARGEST_SIDE * max(height, width):
+            raise PhotoError("bad fit", f"the crop would be over {LARGEST_SIDE:.0f} times as large as the photo.")
+        if left >= width or top >= height or left + side <= 0 or top + side <= 0:
+            raise PhotoError("bad fit", "the crop would lie outside of the photo.")
 
 
 def _covered(start: float, side: float, resolution: int, length: int) -> Float32[ndarray, " R"]:

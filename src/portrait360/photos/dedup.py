@@ -1,4 +1,4 @@
-"""What only the whole folder tells: which pictures came before, and how often to show each person."""
+"""What depends on the whole folder: which images came before, and how often to show each person."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from PIL import Image
 from torch import Tensor
 
 from portrait360.data.sampling import yaw_histogram, yaw_repeats
-from portrait360.photos.records import PersonOutcome, PhotoJob, PhotoOutcome, read_photos
+from portrait360.photos.records import PersonOutcome, PhotoOutcome
 from portrait360.photos.report import Report
+from portrait360.photos.units import PhotoJob, read_photos
 
 DUPLICATE = "duplicate"
 
 
-# ---- the same picture twice ----
+# ---- the same image twice ----
 
 
 def perceptual_hash(image: UInt8[ndarray, "H W 3"]) -> int:
-    """64 bits that stay nearly the same when a picture is encoded again, resized or slightly brightened.
+    """64 bits that stay nearly the same when an image is encoded again, resized or slightly brightened.
 
-    Which of the 8×8 lowest frequencies (cosine transform of the grey picture at 64×64 pixels) are above their median.
+    Which of the 8×8 lowest frequencies (cosine transform of the grey image at 64×64 pixels) are above their median.
     """
     grey = Image.fromarray(image).convert("L").resize((64, 64), Image.Resampling.BOX)
     waves = scipy.fft.dctn(np.asarray(grey, np.float64), norm="ortho")[:8, :8].ravel()  # pyright: ignore
@@ -81,7 +82,8 @@ class Decisions:
 
 
 def decide(job: PhotoJob, balance: int | None) -> Decisions:
-    """Look at all outcomes, without pictures: some 200 bytes of memory for a person."""
+    """Go through all outcomes, without images: some 200 bytes of memory for a person."""
+    # Count the reasons, and collect hashes and cameras of those accepted.
     keys: list[tuple[int, int]] = []
     hashes: list[int | None] = []
     cameras: list[np.ndarray] = []
@@ -100,18 +102,22 @@ def decide(job: PhotoJob, balance: int | None) -> Decisions:
             keys.append((number, index))
             hashes.append(person.hash)
             cameras.append(person.camera)
+
+    # Leave duplicates out, and repeat persons from rare sides.
     duplicates = _duplicates(job, keys, hashes)
     if duplicates:
         reasons[DUPLICATE] += len(duplicates)
     used = [i for i, key in enumerate(keys) if key not in duplicates]
     labels = torch.from_numpy(np.stack([cameras[i] for i in used])) if used else torch.zeros(0, 25)
     times = yaw_repeats(labels, balance or 1).tolist()
+
+    # Sum up.
     report = Report(
         photos=len(job.files),
         photos_used=len({keys[i][0] for i in used}),
         people=people,
         accepted=len(used),
-        pictures=sum(times),
+        images=sum(times),
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         yaw_before=_histogram(labels, [1] * len(used)),
         yaw_after=_histogram(labels, times),
@@ -123,13 +129,13 @@ def decide(job: PhotoJob, balance: int | None) -> Decisions:
 def _duplicates(
     job: PhotoJob, keys: Sequence[tuple[int, int]], hashes: Sequence[int | None]
 ) -> dict[tuple[int, int], str]:
-    """Persons whose picture came before, with the name of the photo where it is."""
+    """Persons whose image came before, with the name of the photo where it is."""
     hashed = [(key, value) for key, value in zip(keys, hashes, strict=True) if value is not None]
     earlier = find_duplicates([value for _, value in hashed], job.limits.duplicate_bits)
     found = {}
     for (key, _), first in zip(hashed, earlier, strict=True):
         if first is not None:
-            found[key] = f"the same picture is in {job.files[hashed[first][0][0]].name}."
+            found[key] = f"the same image is in {job.files[hashed[first][0][0]].name}."
     return found
 
 

@@ -1,4 +1,4 @@
-"""Persons in a photo and the points on them that mediapipe's networks see.
+"""Persons in a photo and their landmarks by mediapipe's networks.
 
 The networks come inside mediapipe's wheel. Pose landmarks are 33 per person, face meshes (478 points) come where a face
 shows. Both are in pixels of the photo, right and down.
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from portrait360.photos.crop import crop_square
+from portrait360.photos.crop import Square
 from portrait360.photos.records import PhotoError
 from portrait360.types import InputError
 
@@ -40,12 +40,12 @@ _MOST_STEPS = 8
 
 @dataclass(frozen=True)
 class Detection:
-    """One person: pose landmarks, or, where only the second look (`outline`) found her, a crop and a head."""
+    """One person: pose landmarks, or, where only the outline was found (`outline`), a first crop and a head."""
 
     points: Float[ndarray, "33 2"] | None
     mesh: Float[ndarray, "478 2"] | None
-    crop: tuple[float, float, float] | None = None
-    """Centre (right, down) and side of a first crop."""
+    square: Square | None = None
+    """A first crop."""
     head: tuple[float, float, float, float] | None = None
     """Left, top, right and bottom of the head."""
 
@@ -87,7 +87,7 @@ class Detector:
                         static_image_mode=True, refine_landmarks=True, min_detection_confidence=_LEAST_DETECTION
                     ),
                 )
-                for network in self._networks:  # they load on threads of their own; a picture waits for them
+                for network in self._networks:  # they load on threads of their own; an image waits for them
                     network.process(np.zeros((64, 64, 3), np.uint8))
         return self._networks
 
@@ -99,8 +99,8 @@ class Detector:
             found.append(first)
         for middle, size in self._faces(photo):
             if len(found) < _MOST_PEOPLE and not any(_holds(points, middle) for points in found):
-                side = _AROUND_FACE * size
-                person = self._pose_around(photo, middle + np.array([0.0, 0.15 * side]), side)
+                x, y = middle + np.array([0.0, 0.15 * _AROUND_FACE * size])
+                person = self._pose_around(photo, Square((float(x), float(y)), _AROUND_FACE * size))
                 if person is not None and _holds(person, middle):
                     found.append(person)
         people = [Detection(points, self._mesh(photo, points)) for points in found]
@@ -115,12 +115,10 @@ class Detector:
         size = np.array([photo.shape[1], photo.shape[0]], np.float64)
         return np.array([[p.x, p.y] for p in landmarks]) * size
 
-    def _pose_around(
-        self, photo: UInt8[ndarray, "H W 3"], centre: np.ndarray, side: float
-    ) -> Float[ndarray, "33 2"] | None:
-        part = _part(photo, centre, side)
+    def _pose_around(self, photo: UInt8[ndarray, "H W 3"], square: Square) -> Float[ndarray, "33 2"] | None:
+        part = _part(photo, square)
         points = None if part is None else self._pose(part)
-        return None if points is None else (points / _PART_SIDE - 0.5) * side + centre
+        return None if points is None else square.points(points / _PART_SIDE)
 
     def _faces(self, photo: UInt8[ndarray, "H W 3"]) -> list[tuple[np.ndarray, float]]:
         """Middle and larger side of faces, pixels; one face may come several times, as parts of the photo overlap."""
@@ -140,30 +138,31 @@ class Detector:
         """The mesh of the face on this person's head, which is looked for close by: it may be small in the photo."""
         head = points[list(HEAD_POINTS)]
         low, high = head.min(axis=0), head.max(axis=0)
-        centre, side = (low + high) / 2.0, _AROUND_HEAD * max(float((high - low).max()), 1.0)
-        part = _part(photo, centre, side)
+        x, y = (low + high) / 2.0
+        square = Square((float(x), float(y)), _AROUND_HEAD * max(float((high - low).max()), 1.0))
+        part = _part(photo, square)
         if part is None:
             return None
         with quietly():
             result = self._load()[2].process(part)
         for face in result.multi_face_landmarks or []:
-            mesh = (np.array([[p.x, p.y] for p in face.landmark]) - 0.5) * side + centre
+            mesh = square.points(np.array([[p.x, p.y] for p in face.landmark]))
             if _holds(points, (mesh.min(axis=0) + mesh.max(axis=0)) / 2.0):
                 return mesh
         return None
 
 
-def _part(photo: UInt8[ndarray, "H W 3"], centre: np.ndarray, side: float) -> UInt8[ndarray, "S S 3"] | None:
+def _part(photo: UInt8[ndarray, "H W 3"], square: Square) -> UInt8[ndarray, "S S 3"] | None:
     """A square of the photo for a network; None where landmarks lie outside of the photo."""
     try:
-        return crop_square(photo, (float(centre[0]), float(centre[1])), side, _PART_SIDE)[0]
+        return square.of(photo, _PART_SIDE).image
     except PhotoError:
         return None
 
 
 def search_squares(width: int, height: int) -> list[tuple[int, int, int]]:
-    """Left, top and side of the squares in which faces are looked for: the network sees no face of less than a
-    fifteenth of its picture. As large as the photo, as its shorter side (half over the next), and as half of that.
+    """Left, top and side of the squares in which faces are looked for: the network finds no face of less than
+    a fifteenth of its input. As large as the photo, as its shorter side (half over the next), and as half of that.
     """
     longer, shorter = max(width, height), min(width, height)
     squares = {(0, 0, longer)}

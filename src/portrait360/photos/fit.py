@@ -1,9 +1,9 @@
-"""Camera, crop and body pose of a person in a photo: what explains best all that was seen.
+"""Camera, crop and body pose of a person in a photo: what explains best all that was found.
 
-The portrait encoder looks at a crop, the person cut out, and at its mirror image; mediapipe's face mesh, where a face
-shows, and shoulders are points of the body (`landmark_model`). The most likely camera and pose under all of these,
-each with the error that it has on synthetic photos, is found by robust least squares (soft L1) from several sides of
-the person.
+The portrait encoder predicts them for a crop, the person on a grey background, and for its mirror image; mediapipe's
+face mesh, where a face shows, and shoulders are points of the body (`landmark_model`). The most likely camera and pose
+under all of these, each with the error that it has on synthetic photos, is found by robust least squares (soft L1) from
+several sides of the person.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, cam2world, camera_label, project
 from portrait360.geometry.rotations import geodesic_angle
 from portrait360.photos.body import same_attitude
-from portrait360.photos.crop import crop_square
+from portrait360.photos.crop import Crop, Square
 from portrait360.photos.detect import LEFT_SHOULDER, RIGHT_SHOULDER, Detection
 from portrait360.photos.landmark_model import LandmarkModel
 from portrait360.photos.matte import MattingModel, Outline, on_grey
 
 ENCODER_PASSES = 2
-"""Crops that the encoder sees: that of the landmarks, and one that it corrected."""
+"""Crops that are encoded: that of the landmarks, and one that the encoder corrected."""
 
 _NEARLY = 0.15
-"""Crops that differ by less than this (logarithm of their sides; offset, in units of the side) are told together."""
+"""Crops that differ by less than this (logarithm of their sides; offset, in units of the side) are averaged."""
 
 _CAMERA_ERROR = np.array([math.radians(5.0), math.radians(4.5), math.radians(2.0), 0.03, 0.015, 0.015])
 """Standard errors of the encoder: yaw, pitch, roll, logarithm of the scale, offset."""
@@ -42,27 +42,26 @@ _MESH_ERROR = 0.03
 """Share of the crop's side: points err together, as faces differ from the mean one, so each counts as a sixth."""
 _SHOULDER_ERROR = 0.08
 _STARTS = (0.0, math.radians(60.0), math.radians(-60.0))
-"""Yaws from which the fit starts too where the encoder's view leaves a face unexplained."""
+"""Yaws from which the fit starts too where the encoder's prediction leaves a face unexplained."""
 _EXPLAINED = 0.02
 """Distance of the face mesh from the fitted one, in units of the crop's side, up to which it is explained."""
 _TOLERANCE = 1e-4
 """Relative change of the cost at which a fit ends: far below what any error is known to."""
 MOST_TURN = math.radians(55.0)
-"""Angle of neck or head beyond which a face mesh is not believed."""
+"""Angle of neck or head beyond which a face mesh is ignored."""
 _STEP = 1e-4
 _LEAST_PERSON = 0.15
-"""Share of a crop that a mask covers at least to be believed; persons cover a third and more."""
+"""Share of a crop that a mask covers at least to be used; persons cover a third and more."""
 _UNSURE = math.radians(20.0)
-"""Angle between the encoder's two views at which the confidence is 1/e."""
+"""Angle between the encoder's two predictions at which the confidence is 1/e."""
 
 
 @dataclass(frozen=True)
 class Fit:
     """One person's camera, crop and pose."""
 
-    centre: tuple[float, float]
-    """Of the square crop, right and down, pixels of the photo."""
-    side: float
+    square: Square
+    """Of the crop."""
     camera: Float[Tensor, " 25"]
     """Label of the crop: radius 2.7 and the fixed focal length, roll kept (equations 13.4)."""
     body_pose: Float[Tensor, " 6"]
@@ -70,20 +69,20 @@ class Fit:
     """Root mean square distance between the face mesh, or where there is none the encoder's landmarks, and the
     fitted body's, in units of the side."""
     confidence: float
-    """0 to 1: how well the encoder's views of the crop and of its mirror image agree, or how well a face mesh fits."""
+    """0 to 1: how well the predictions for the crop and for its mirror image agree, or how well a face mesh fits."""
     covered: float | None = None
-    """Share of the person that things in front hide, as the encoder sees it; None if it does not say."""
+    """Share of the person that things in front hide, as the encoder predicts it; None if it does not."""
 
 
 @dataclass(frozen=True)
-class _View:
-    """What the encoder says of one crop, the mirrored view taken into account."""
+class View:
+    """What the encoder predicts for one crop, the mirror image taken into account."""
 
     camera: Float[ndarray, " 6"]
     pose: Float[ndarray, " 6"]
     landmarks: Float[ndarray, "K 2"]
     spread: float
-    """Angle between the two views' cameras, radians."""
+    """Angle between the two cameras, radians."""
     covered: float | None = None
 
 
@@ -105,34 +104,36 @@ def fit_person(
         encoder: the portrait encoder.
         model: where landmarks lie on the body.
         body: what the pose moves.
-        learned_on: the body in whose terms the encoder speaks; None for `body`.
+        learned_on: the body that the encoder was trained with; None for `body`.
         matte: what cuts the person out for the encoder, which takes furniture for shoulders; None: nothing does.
     """
-    centre, side = _first_crop(person, model)
-    outline = None if matte is None else Outline(photo, (float(centre[0]), float(centre[1])), side, matte)
-    view = _look(photo, centre, side, encoder, outline)
+    # Encode the first crop, and crops that each pass corrects.
+    square, resolution = _first_square(person, model), encoder.config.resolution
+    outline = None if matte is None else Outline(square.of(photo, resolution), matte)
+    view = view_of(square.of(photo, resolution), encoder, outline)
     for _ in range(1, ENCODER_PASSES):
-        centre, side = centre + view.camera[4:] * side, side * math.exp(view.camera[3])
-        view = _together(view, _look(photo, centre, side, encoder, outline))
+        square = square.moved(view.camera[4:], math.exp(view.camera[3]))
+        view = mean_view(view, view_of(square.of(photo, resolution), encoder, outline))
     if learned_on is not None:
         view = replace(view, pose=same_attitude(view.pose, learned_on, body))
-    problem = _Problem(view, person, centre, side, model, body)
+
+    # Fit camera and pose to all that was found.
+    problem = FitProblem(view, person, square, model, body)
     solution = problem.solve()
     if person.mesh is not None and largest_turn(solution[6:]) > MOST_TURN:
         # no neck turns so far: what looked like a face was hair or clothes
         person = replace(person, mesh=None)
-        problem = _Problem(view, person, centre, side, model, body)
+        problem = FitProblem(view, person, square, model, body)
         solution = problem.solve()
-    yaw, pitch, roll, log_scale, right, down = solution[:6]
-    final = side * math.exp(log_scale)
-    place = centre + np.array([right, down]) * side
+
+    # The crop of the solution, and how far it can be trusted.
+    yaw, pitch, roll, log_scale = solution[:4]
     error = problem.distance(solution)
     confidence = math.exp(-view.spread / _UNSURE)
     if person.mesh is not None:
         confidence = max(confidence, math.exp(-error / _MESH_ERROR))
     return Fit(
-        (float(place[0]), float(place[1])),
-        final,
+        square.moved(solution[4:6], math.exp(log_scale)),
         camera_label(float(yaw), float(pitch), float(roll))[0],
         torch.from_numpy(solution[6:]).float(),
         error,
@@ -146,45 +147,41 @@ def largest_turn(body_pose: Float[ndarray, " 6"]) -> float:
     return float(np.linalg.norm(body_pose.reshape(2, 3), axis=1).max())
 
 
-def _first_crop(person: Detection, model: LandmarkModel) -> tuple[Float[ndarray, " 2"], float]:
+def _first_square(person: Detection, model: LandmarkModel) -> Square:
     if person.points is not None:
-        return model.first_crop(person.points)
-    assert person.crop is not None
-    return np.array(person.crop[:2]), person.crop[2]
+        (x, y), side = model.first_crop(person.points)
+        return Square((float(x), float(y)), side)
+    assert person.square is not None
+    return person.square
 
 
-def _look(
-    photo: UInt8[ndarray, "H W 3"],
-    centre: Float[ndarray, " 2"],
-    side: float,
-    encoder: PortraitEncoder,
-    outline: Outline | None,
-) -> _View:
-    """The encoder's view of a crop: the mean of what it says of the crop and of its mirror image."""
-    middle, resolution = (float(centre[0]), float(centre[1])), encoder.config.resolution
-    picture, _ = crop_square(photo, middle, side, resolution)
+def view_of(crop: Crop, encoder: PortraitEncoder, outline: Outline | None) -> View:
+    """The mean of what the encoder predicts for a crop and for its mirror image; the person on a grey background."""
+    # The image as the encoder takes it.
+    image = crop.image
     if outline is not None:
-        opacity = outline.opacity(middle, side, resolution)
+        opacity = outline.opacity(crop)
         if opacity.mean() >= _LEAST_PERSON:
-            picture = on_grey(picture, opacity)
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+            image = on_grey(image, opacity)
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+
+    # Both predictions, their mean, and the angle between their cameras.
     straight, mirrored = encoder.encode_twice(pixels)
-    seen = mean_encoded(straight, mirrored)
+    mean = mean_encoded(straight, mirrored)
     axes = [cam2world(camera_label(one.camera.yaw, one.camera.pitch))[:, :3, :3] for one in (straight, mirrored)]
-    turned = geodesic_angle(*axes)
-    camera = [seen.camera.yaw, seen.camera.pitch, seen.camera.roll, seen.camera.scale.log(), *seen.camera.offset.T]
-    return _View(
+    camera = [mean.camera.yaw, mean.camera.pitch, mean.camera.roll, mean.camera.scale.log(), *mean.camera.offset.T]
+    return View(
         torch.cat(camera).double().numpy(),
-        seen.body_pose[0].double().numpy(),
+        mean.body_pose[0].double().numpy(),
         straight.landmarks[0].double().numpy(),
-        float(turned),
-        None if seen.covered is None else float(seen.covered),
+        float(geodesic_angle(*axes)),
+        None if mean.covered is None else float(mean.covered),
     )
 
 
-def _together(before: _View, view: _View) -> _View:
-    """A view with the mean turns of both, if the crop before was nearly the same: of clothes that the encoder does not
-    know, nearly equal crops tell it different things."""
+def mean_view(before: View, view: View) -> View:
+    """A view with the mean turns of both, if the crop before was nearly the same: of clothes that the encoder was not
+    trained on, its predictions differ even for nearly equal crops."""
     if np.abs(before.camera[3:]).max() > _NEARLY:
         return view
     yaw = math.remainder(before.camera[0] - view.camera[0], 2.0 * math.pi)
@@ -193,30 +190,28 @@ def _together(before: _View, view: _View) -> _View:
     return replace(view, camera=camera, pose=0.5 * (before.pose + view.pose))
 
 
-class _Problem:
-    """Residuals in standard errors of the 12 numbers: yaw, pitch, roll, log scale, offset (of the crop that the
-    encoder saw last), body pose."""
+class FitProblem:
+    """Residuals in standard errors of the 12 numbers: yaw, pitch, roll, log scale, offset (of the crop that was
+    encoded last), body pose."""
 
     def __init__(
         self,
-        view: _View,
+        view: View,
         person: Detection,
-        centre: Float[ndarray, " 2"],
-        side: float,
+        square: Square,
         model: LandmarkModel,
         body: BodyTemplate,
     ) -> None:
         self.view, self.model, self.body = view, model, body
         self.shoulders = None
         if person.points is not None:
-            shoulders = (person.points[[LEFT_SHOULDER, RIGHT_SHOULDER]] - centre) / side + 0.5
-            self.shoulders = torch.from_numpy(shoulders)
+            self.shoulders = torch.from_numpy(square.shares(person.points[[LEFT_SHOULDER, RIGHT_SHOULDER]]))
         self.mesh = None
         if person.mesh is not None:
-            self.mesh = torch.from_numpy((person.mesh[model.mesh_indices.numpy()] - centre) / side + 0.5)
+            self.mesh = torch.from_numpy(square.shares(person.mesh[model.mesh_indices.numpy()]))
 
     def solve(self) -> Float[ndarray, " 12"]:
-        """The fit from where the encoder sees the person; where that leaves a face unexplained, the best of several."""
+        """The fit from the encoder's prediction; where that leaves a face unexplained, the best of several."""
         guess = np.concatenate([self.view.camera, self.view.pose])
         fits = [self._fit(guess)]
         if self.mesh is not None and self.distance(fits[0].x) > _EXPLAINED:
@@ -238,7 +233,7 @@ class _Problem:
         return project(label, face)[0], project(label, shoulders)[0]
 
     def labels(self, numbers: Float[Tensor, "B 12"]) -> Float[Tensor, "B 25"]:
-        """Cameras of the crop that the encoder saw last."""
+        """Cameras of the crop that was encoded last."""
         label = camera_label(numbers[:, 0], numbers[:, 1], numbers[:, 2]).clone()
         label[:, 16] = label[:, 20] = FOCAL * numbers[:, 3].exp()
         label[:, 18], label[:, 21] = 0.5 + numbers[:, 4], 0.5 + numbers[:, 5]

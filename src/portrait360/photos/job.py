@@ -2,7 +2,7 @@
 
 The same folder gives the same bytes whatever the number of workers, whichever engine reads, and however often the run
 was interrupted: what became of a photo depends on the photo only, it is kept in part files beside the output, and the
-zip is put together in order at the end, where pictures that came before are found.
+zip is put together in order at the end, where images that came before are found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,30 +33,14 @@ from portrait360.photos.dedup import decide
 from portrait360.photos.detect import no_mediapipe
 from portrait360.photos.folder import find_photos
 from portrait360.photos.gates import PhotoLimits
-from portrait360.photos.local_engine import read_locally
-from portrait360.photos.ray_engine import check_ray, read_with_ray
-from portrait360.photos.records import (
-    LONGEST_READING,
-    KeptPhoto,
-    PhotoFile,
-    PhotoJob,
-    WorkerFactory,
-    is_whole,
-    read_photos,
-)
-from portrait360.photos.report import Report, open_report, read_report, report_files
-from portrait360.photos.user_files import open_user_files
-from portrait360.runtime.files import explained_os_errors, make_folder
-from portrait360.runtime.job_files import (
-    check_same_job,
-    cores,
-    difference,
-    locked,
-    nothing_left_when_empty,
-    parts_folder,
-    remove_leftovers,
-)
-from portrait360.runtime.progress import Progress, show_progress
+from portrait360.photos.records import KeptPhoto, PhotoFile
+from portrait360.photos.report import Report, ShownPerson, open_report, read_report, report_files
+from portrait360.photos.units import LONGEST_READING, PhotoJob, WorkerFactory, read_photos
+from portrait360.photos.user_files import UserFiles, open_user_files
+from portrait360.runtime.files import explained_os_errors
+from portrait360.runtime.job_files import difference, parts_folder
+from portrait360.runtime.job_processes import check_engine
+from portrait360.runtime.jobs import run_job
 from portrait360.types import DatasetError, InputError
 
 _RESOLUTIONS = range(16, 2049)
@@ -82,7 +65,7 @@ def process_folder(
     longest_reading: float = LONGEST_READING,
     progress: bool = True,
 ) -> Report:
-    """Read every photo below `folder` and write the dataset `out` and its report.
+    """Read every photo below `folder` and write the dataset `out` and its report; return the report's totals.
 
     A run that was stopped or killed continues when it is called again with the same arguments; its parts lie
     in the folder `OUT.parts`, which goes when the zip is complete. A zip that was made of exactly these photos
@@ -91,93 +74,74 @@ def process_folder(
     Args:
         folder: photos, also in folders below.
         out: the zip to write (see `layout`); FILE.report.json and FILE.report.html lie beside it.
-        resolution: side of the pictures in pixels, 16 to 2048.
+        resolution: side of the images in pixels, 16 to 2048.
         limits: when to reject; the package's own when None.
         workers: processes; one per available core when None, with Ray as many as it has cores.
-        balance: show persons from rare sides up to so many times: each repeat is one more entry, with files of
-            its own, as tools that read this layout expect one file per label. None or 1 repeats nobody.
+        balance: repeat persons from rare sides up to so many times, each as an entry of its own; None: nobody.
         matting: an ONNX network in place of mediapipe's segmentation (`networks.UserMatting`).
-        quality: a network that gives marks (`networks.UserQuality`); `limits.least_quality` says what is
-            enough, and without that limit marks are in the report only.
+        quality: a network that gives marks (`networks.UserQuality`), for the report and `limits.least_quality`.
         body: an SMPL file, in whose terms body poses are then (`body`).
         worker_factory: makes the reader of photos in each process, in place of a `PhotoWorker` with these files.
-        engine: "local" reads with processes of this machine, "ray" with those of a Ray cluster, whose machines
-            must see the folder under the same path.
+        engine: "local", or "ray" for a cluster whose machines all have the folder under the same path.
         shards: also pack the dataset into WebDataset shards in this folder.
         longest_reading: seconds; a photo that takes longer, twice, is unreadable.
         progress: show photos done, per second and time left on standard error.
 
-    Returns:
-        The totals of the report.
-
     Raises:
-        InputError: an argument is out of range, a package is missing, a network is refused, or the disk is full (what
-            was read is kept).
-        AssetError, CheckpointError: `body` is no SMPL file, or `quality` no network.
-        DatasetError: `out` is something else, nobody can be used (the report says why), or a process failed.
+        InputError, AssetError, CheckpointError: an argument or a file of the user's is refused, or the disk is full.
+        DatasetError: `out` is something else, nobody can be used (the report names the reasons), or a process failed.
         KeyboardInterrupt: after saying how to continue.
     """
-    limits = limits or PhotoLimits()
+    # Check what was asked and find the photos.
     _check_arguments(out, resolution, workers, balance, engine, shards)
-    if engine == "ray":
-        check_ray()
     given = open_user_files(matting, quality, body)
-    parts = parts_folder(out)
-    files = tuple(file for file in find_photos(folder) if not _is_ours(file, out, parts))
-    if not files:
-        raise InputError(f"{folder} holds no photos.", "Name the folder that holds them.")
-    job = PhotoJob(parts, files, resolution, limits, given, longest_reading)
-    factory = worker_factory or _photo_worker(job)
-    asked = _asked(job)
+    job = _job(folder, out, resolution, limits or PhotoLimits(), given, worker_factory, longest_reading)
+    dataset = _Dataset(out, job, balance or 1)
+
+    # Read what is not read yet.
     if out.exists():
-        report = _finished(out, asked, balance)
-        shutil.rmtree(parts, ignore_errors=True)  # left when the run was killed at its very end
+        report = dataset.finished()
+        shutil.rmtree(job.parts, ignore_errors=True)  # left when the run was killed at its very end
     else:
-        report = _make(job, out, asked, workers, balance, factory, engine, progress)
+        report = run_job(job, dataset.asked, dataset.assemble, workers=workers, engine=engine, progress=progress)
+        _check_somebody(report, out)
     if shards is not None and not is_shards(shards):
         write_shards(out, shards, progress=progress)
     return report
 
 
-def _make(
-    job: PhotoJob,
+def _job(
+    folder: Path,
     out: Path,
-    asked: dict[str, Any],
-    workers: int | None,
-    balance: int | None,
-    factory: WorkerFactory,
-    engine: str,
-    progress: bool,
-) -> Report:
-    made = make_folder(job.parts)
-    try:
-        with locked(job.parts, "reading photos"), nothing_left_when_empty(job.parts, made):
-            check_same_job(job.parts, asked)
-            with show_progress("reading", len(job.files), "photos", visible=progress) as bar:
-                missing = _missing(job, bar)
-                if engine == "ray":
-                    read_with_ray(job, missing, workers, factory, bar)
-                else:
-                    read_locally(job, missing, workers or cores(), factory, bar)
-            report = _assemble(job, out, asked, balance)
-            shutil.rmtree(job.parts, ignore_errors=True)
-    except KeyboardInterrupt:
-        done = sum(len(job.chunk(number).files) for number in range(job.chunks) if job.part(number).exists())
-        kept = f"{done} of {len(job.files)} photos are kept in {job.parts}" if done else "Nothing was finished yet"
-        print(f"\nStopped. {kept}; run the same command again to continue.", file=sys.stderr)
-        raise
+    resolution: int,
+    limits: PhotoLimits,
+    given: UserFiles,
+    worker_factory: WorkerFactory | None,
+    longest_reading: float,
+) -> PhotoJob:
+    """The photos below the folder and who reads them. Raises InputError when there are none."""
+    parts = parts_folder(out)
+    files = tuple(file for file in find_photos(folder) if not _is_ours(file, out, parts))
+    if not files:
+        raise InputError(f"{folder} holds no photos.", "Name the folder that holds them.")
+    factory = worker_factory or package_worker(resolution, limits, given)
+    return PhotoJob(parts, files, resolution, limits, factory, given, longest_reading)
+
+
+def _check_somebody(report: Report, out: Path) -> None:
     if not report.accepted:
         given = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
         raise DatasetError(
             f"nobody in the {report.photos} photos can be used: {given}.",
-            f"{report_files(out)[1]} says why, photo by photo.",
+            f"{report_files(out)[1]} names the reasons, photo by photo.",
         )
-    return report
 
 
 def _check_arguments(
     out: Path, resolution: int, workers: int | None, balance: int | None, engine: str, shards: Path | None
 ) -> None:
+    """Raises InputError for what makes no sense."""
+    # Numbers.
     if resolution not in _RESOLUTIONS:
         raise InputError(
             f"the resolution must be a side of 16 to 2048 pixels, not {resolution}.",
@@ -186,11 +150,11 @@ def _check_arguments(
     if workers is not None and workers < 1:
         raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core.")
     if balance is not None and not 1 <= balance <= _MOST_REPEATS:
-        raise InputError(
-            f"balancing can show a person 1 to {_MOST_REPEATS} times, not {balance}.", "Try --balance 4."
-        )  # fmt: skip
-    if engine not in ("local", "ray"):
-        raise InputError(f"there is no engine {engine}.", "Choose local or ray.")
+        sentence = f"balancing can show a person 1 to {_MOST_REPEATS} times, not {balance}."
+        raise InputError(sentence, "Try --balance 4.")
+    check_engine(engine)
+
+    # Places.
     if out.suffix != ".zip":
         raise InputError(f"the output must be a zip, not {out}.", "Give a name that ends in .zip.")
     if out.is_dir():
@@ -199,7 +163,7 @@ def _check_arguments(
         raise InputError(f"{shards} already holds shards.", "Choose another folder.")
 
 
-def _photo_worker(job: PhotoJob) -> WorkerFactory:
+def package_worker(resolution: int, limits: PhotoLimits, given: UserFiles) -> WorkerFactory:
     """The package's own reader, with what the user gave. Raises Portrait360Error when it cannot work here or so."""
     if importlib.util.find_spec("mediapipe") is None:
         raise no_mediapipe()
@@ -207,19 +171,17 @@ def _photo_worker(job: PhotoJob) -> WorkerFactory:
     from portrait360.photos.networks import UserMatting, UserQuality
     from portrait360.photos.worker import PhotoWorker
 
-    options: dict[str, Any] = {}
-    if job.given.matting is not None:
-        options["matting"] = UserMatting(job.given.matting, job.resolution)
-        options["matting"].check()
-    if job.given.quality is not None:
-        options["quality"] = UserQuality(job.given.quality, job.resolution)
-        options["quality"].check()
-    elif job.limits.least_quality is not None:
+    # Try each of the user's files out here, before processes start.
+    matting = None if given.matting is None else UserMatting(given.matting, resolution)
+    quality = None if given.quality is None else UserQuality(given.quality, resolution)
+    for network in (matting, quality):
+        if network is not None:
+            network.check()
+    if quality is None and limits.least_quality is not None:
         raise InputError("there is a limit least_quality, but no quality network.", "Give one with --quality.")
-    if job.given.body is not None:
-        options["body"] = job.given.body
-        load_user_body(job.given.body, load_body())
-    return functools.partial(PhotoWorker, **options)
+    if given.body is not None:
+        load_user_body(given.body, load_body())
+    return functools.partial(PhotoWorker, matting=matting, quality=quality, body=given.body)
 
 
 def _is_ours(file: PhotoFile, out: Path, parts: Path) -> bool:
@@ -230,7 +192,7 @@ def _is_ours(file: PhotoFile, out: Path, parts: Path) -> bool:
 
 
 def _asked(job: PhotoJob) -> dict[str, Any]:
-    """What tells whether parts, or a finished zip, are those asked for."""
+    """What distinguishes parts, or a finished zip, from those of other jobs."""
     digest = hashlib.sha256()
     for file in job.files:
         try:
@@ -261,46 +223,80 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _finished(out: Path, asked: dict[str, Any], balance: int | None) -> Report:
-    """The report of an output that exists, only when it is this very dataset."""
-    hint = "Delete it or choose another name."
-    try:
-        meta = json.loads(open_store(out).read(layout.META_FILE))
-        report, there = read_report(out)
-    except (DatasetError, ValueError) as error:
-        raise DatasetError(f"{out} exists already and is no complete dataset of photos.", hint) from error
-    if meta.get("generator") != _GENERATOR:
-        raise DatasetError(f"{out} exists already and was not made of photos.", hint)
-    different = difference({**there, "balance": meta.get("balance")}, {**asked, "balance": balance or 1})
-    if different:
-        raise DatasetError(f"{out} exists already with {different}.", hint)
-    return report
+class _Dataset:
+    """The output of a job: the zip and its report.
+
+    Args:
+        out: the zip.
+        job: where the photos are.
+        balance: how often to show persons from rare sides at most.
+    """
+
+    def __init__(self, out: Path, job: PhotoJob, balance: int) -> None:
+        self._out, self._job, self._balance = out, job, balance
+        self.asked = _asked(job)
+
+    def finished(self) -> Report:
+        """The report of an output that exists, only when it is this very dataset."""
+        hint = "Delete it or choose another name."
+        try:
+            meta = json.loads(open_store(self._out).read(layout.META_FILE))
+            report, there = read_report(self._out)
+        except (DatasetError, ValueError) as error:
+            raise DatasetError(f"{self._out} exists already and is no complete dataset of photos.", hint) from error
+        if meta.get("generator") != _GENERATOR:
+            raise DatasetError(f"{self._out} exists already and was not made of photos.", hint)
+        different = difference(
+            {**there, "balance": meta.get("balance")}, {**self.asked, "balance": self._balance}
+        )  # fmt: skip
+        if different:
+            raise DatasetError(f"{self._out} exists already with {different}.", hint)
+        return report
+
+    def assemble(self) -> Report:
+        """Put the parts together; when nobody can be used, only the report. The zip comes last, as it ends the job."""
+        # Decide about duplicates and repeats, and open the dataset and its report.
+        decisions = decide(self._job, self._balance)
+        report = decisions.report
+        about = self._about()
+        whole = self._job.parts / "dataset.zip"  # not beside `out`, where a killed run would leave a stray file
+        with contextlib.ExitStack() as stack:
+            report_writer = stack.enter_context(open_report(self._out, report, about, self.asked))
+            writer = None
+            if report.accepted:
+                meta = {**_totals(report), **about}
+                writer = stack.enter_context(open_writer(whole, resolution=self._job.resolution, meta=meta))
+
+            # Each accepted person goes into the dataset, each photo into the report.
+            for number, kept in enumerate(read_photos(self._job)):
+                photo = decisions.decided(number, kept.outcome)
+                shown = []
+                for index, person in enumerate(photo.people):
+                    if person.reason is None and writer is not None:
+                        names = _add(writer, kept, index, decisions.repeats[number, index])
+                        shown.append(ShownPerson(tuple(names), kept.thumbnail(index)))
+                    else:
+                        shown.append(ShownPerson())
+                report_writer.add(photo, shown)
+        if report.accepted:
+            with explained_os_errors(self._out):
+                os.replace(whole, self._out)
+        return report
+
+    def _about(self) -> dict[str, Any]:
+        """What both the dataset and its report say of how they were made."""
+        return {
+            "resolution": self._job.resolution,
+            "limits": dataclasses.asdict(self._job.limits),
+            "given": self._job.given.about(),
+            "versions": self.asked["versions"],
+            "balance": self._balance,
+        }
 
 
-def _missing(job: PhotoJob, bar: Progress) -> list[int]:
-    """The chunks that have no part yet."""
-    missing = []
-    for number in range(job.chunks):
-        if is_whole(job, number):
-            bar.skip(len(job.chunk(number).files))
-        else:
-            missing.append(number)
-    remove_leftovers(job.parts)
-    return missing
-
-
-def _assemble(job: PhotoJob, out: Path, asked: dict[str, Any], balance: int | None) -> Report:
-    """Put the parts together; when nobody can be used, only the report. The zip appears last, as it ends the job."""
-    decisions = decide(job, balance)
-    report = decisions.report
-    about = {
-        "resolution": job.resolution,
-        "limits": dataclasses.asdict(job.limits),
-        "given": job.given.about(),
-        "versions": asked["versions"],
-        "balance": balance or 1,
-    }
-    meta = {
+def _totals(report: Report) -> dict[str, Any]:
+    """The part of meta.json that the photos decide."""
+    return {
         "generator": _GENERATOR,
         "label_kind": "estimated",
         "photos": report.photos,
@@ -309,35 +305,12 @@ def _assemble(job: PhotoJob, out: Path, asked: dict[str, Any], balance: int | No
         "persons_accepted": report.accepted,
         "rejected": report.reasons,
         layout.YAW_BEFORE: list(report.yaw_before),
-        **about,
     }
-    whole = job.parts / "dataset.zip"  # not beside `out`, where a killed run would leave a stray file
-    with contextlib.ExitStack() as stack:
-        report_writer = stack.enter_context(open_report(out, report, about, asked))
-        writer = None
-        if report.accepted:
-            writer = stack.enter_context(open_writer(whole, resolution=job.resolution, meta=meta))
-        for number, kept in enumerate(read_photos(job)):
-            photo = decisions.decided(number, kept.outcome)
-            pictures: list[list[str]] = []
-            small: list[bytes | None] = []
-            for index, person in enumerate(photo.people):
-                pictures.append([])
-                small.append(None)
-                if person.reason is None:
-                    assert writer is not None
-                    small[-1] = kept.thumbnail(index)
-                    pictures[-1] += _add(writer, kept, index, decisions.repeats[number, index])
-            report_writer.add(photo, pictures, small)
-    if report.accepted:
-        with explained_os_errors(out):
-            os.replace(whole, out)
-    return report
 
 
 def _add(writer: DatasetWriter, kept: KeptPhoto, index: int, times: int) -> Iterator[str]:
     """Append a person `times` times, one after the other; the names in the dataset."""
-    image, mask = kept.picture(index)
+    image, mask = kept.encoded(index)
     person = kept.outcome.people[index]
     assert person.camera is not None
     assert person.body_pose is not None

@@ -1,8 +1,8 @@
-"""Where the points that mediapipe sees lie on the body, and where a portrait's crop lies around them.
+"""Where mediapipe's landmarks lie on the body, and where a portrait's crop lies around them.
 
 mediapipe's points are its own: its "ear" is not our mesh's. Synthetic photos tell where each lies at rest: the place
-on its bone that, posed and projected as is true of each photo, comes closest to what was seen (robust least squares,
-`tools/photo_landmarks.py`).
+on its bone that, posed and projected as is true of each photo, comes closest to what was detected (robust least
+squares, `tools/photo_landmarks.py`).
 The first crop is a ridge regression on the pose landmarks, which mediapipe gives for every side of a person.
 """
 

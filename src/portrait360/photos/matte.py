@@ -16,11 +16,11 @@ from torch import Tensor
 from portrait360.geometry.body import BodyTemplate, posed_vertices
 from portrait360.geometry.cameras import project
 from portrait360.kernels import raster
-from portrait360.photos.crop import LARGEST_SIDE, crop_square
+from portrait360.photos.crop import Crop, Square
 from portrait360.photos.detect import quietly, solutions
 
 _OUTLINE_SIDE = 160
-"""Pixels at which outlines are looked for, 94 for the crop itself: the encoder sees it at 128."""
+"""Pixels at which outlines are segmented, 94 of them the crop itself: the encoder takes 128."""
 _RADIUS = 0.012
 """Radius of the guided filter, in units of the crop's side."""
 _EPSILON = 1e-3
@@ -31,18 +31,18 @@ WIDER = 1.7
 """With so much more around it, segmentation loses 1 % of the synthetic persons from their crops, else 3.5 %; outlines
 are a little coarser then."""
 GREY = 128
-"""Level of the plain background that the encoder has learned from most."""
+"""Level of the grey background, the most frequent one in the encoder's training."""
 
 
 @runtime_checkable
 class MattingModel(Protocol):
-    """A matting network of the user's: picture (H, W, 3) in bytes to opacity (H, W) in [0, 1]."""
+    """A matting network of the user's: image (H, W, 3) in bytes to opacity (H, W) in [0, 1]."""
 
     def __call__(self, image: UInt8[ndarray, "H W 3"], /) -> Float[ndarray, "H W"]: ...
 
 
 class SelfieMatte:
-    """mediapipe's selfie segmentation, its edges drawn to those of the picture. The network loads at the first crop."""
+    """mediapipe's selfie segmentation, its edges drawn to those of the image. The network loads at the first crop."""
 
     def __init__(self) -> None:
         self._network: Any = None
@@ -58,47 +58,34 @@ class SelfieMatte:
 
 
 class Outline:
-    """A person's opacity about a crop, seen once, for crops nearby."""
+    """A person's opacity in and around a crop, segmented once, for crops nearby."""
 
-    def __init__(
-        self, photo: UInt8[ndarray, "H W 3"], centre: tuple[float, float], side: float, matte: MattingModel
-    ) -> None:
-        """Look at a crop and what is around it. Raises PhotoError as `crop_square` does."""
-        self.centre, self.side = centre, side * _around(photo, side, WIDER)
-        opacity = person_only(matte(crop_square(photo, centre, self.side, _OUTLINE_SIDE)[0]), (0.5, 0.5))
+    def __init__(self, crop: Crop, matte: MattingModel) -> None:
+        """Segment a crop and what is around it. Raises PhotoError as `Crop.image` does."""
+        self.square = Square(crop.square.centre, crop.square.side * crop.most_wider(WIDER))
+        opacity = person_only(matte(self.square.of(crop.photo, _OUTLINE_SIDE).image), (0.5, 0.5))
         self._levels = np.repeat(np.rint(np.clip(opacity, 0.0, 1.0) * 255.0).astype(np.uint8)[..., None], 3, axis=2)
 
-    def opacity(self, centre: tuple[float, float], side: float, resolution: int) -> Float[ndarray, "R R"]:
-        """Of the pixels of a crop. Raises PhotoError where it misses what was looked at."""
-        scale = _OUTLINE_SIDE / self.side
+    def opacity(self, crop: Crop) -> Float[ndarray, "R R"]:
+        """Of the pixels of a crop of the same photo. Raises PhotoError where it misses what was segmented."""
+        scale = _OUTLINE_SIDE / self.square.side
         x, y = (
-            (place - middle) * scale + _OUTLINE_SIDE / 2.0 for place, middle in zip(centre, self.centre, strict=True)
+            (place - middle) * scale + _OUTLINE_SIDE / 2.0
+            for place, middle in zip(crop.square.centre, self.square.centre, strict=True)
         )
-        return crop_square(self._levels, (x, y), side * scale, resolution)[0][..., 0] / np.float32(255.0)
+        levels = Square((x, y), crop.square.side * scale).of(self._levels, crop.resolution)
+        return levels.image[..., 0] / np.float32(255.0)
 
 
-def _around(photo: UInt8[ndarray, "H W 3"], side: float, wider: float) -> float:
-    """How many times larger than a crop one around it is, which may not be too large for the photo."""
-    return max(1.0, min(wider, LARGEST_SIDE * max(photo.shape[:2]) / side))
-
-
-def wider_opacity(
-    photo: UInt8[ndarray, "H W 3"],
-    centre: tuple[float, float],
-    side: float,
-    resolution: int,
-    matting: MattingModel,
-    wider: float = WIDER,
-) -> Float[ndarray, "R R"]:
-    """Opacity of the pixels of a crop (`crop_square`), seen with more around it. Raises PhotoError as that does."""
-    margin = int((_around(photo, side, wider) - 1.0) / 2.0 * resolution)
-    pixels = resolution + 2 * margin
-    image, _ = crop_square(photo, centre, side * pixels / resolution, pixels)
-    return matting(image)[margin : margin + resolution, margin : margin + resolution]
+def wider_opacity(crop: Crop, matting: MattingModel, wider: float = WIDER) -> Float[ndarray, "R R"]:
+    """Opacity of the pixels of a crop, segmented with more around it. Raises PhotoError as `Crop.image` does."""
+    around = crop.wider(wider)
+    margin = (around.resolution - crop.resolution) // 2
+    return matting(around.image)[margin : margin + crop.resolution, margin : margin + crop.resolution]
 
 
 def mirrored_opacity(image: UInt8[ndarray, "H W 3"], matting: MattingModel) -> Float[ndarray, "H W"]:
-    """Opacity seen in a mirror: another try where the network failed."""
+    """Opacity segmented in the mirror image: another try where the network failed."""
     return matting(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
 
 
@@ -114,7 +101,7 @@ def sharpened(opacity: Float[ndarray, "H W"]) -> Float[ndarray, "H W"]:
 
 
 def guided_filter(image: UInt8[ndarray, "H W 3"], values: Float[ndarray, "H W"], radius: int) -> Float[ndarray, "H W"]:
-    """`values` smoothed as a linear function of the picture's grey around each pixel, so that edges meet (He 2010)."""
+    """`values` smoothed as a linear function of the image's grey around each pixel, so that edges meet (He 2010)."""
     grey = (image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)) / 255.0
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -155,7 +142,7 @@ _RIM = 4
 def body_silhouette(
     body: BodyTemplate, camera: Float[Tensor, " 25"], body_pose: Float[Tensor, " 6"]
 ) -> Bool[ndarray, "S S"]:
-    """Where a camera sees the posed body: head, neck, and the shoulders as far as the picture reaches."""
+    """Where the posed body is in the image of a camera: head, neck, and the shoulders as far as it reaches."""
     uv, depth = project(camera[None], posed_vertices(body, body_pose[None]))
     screen = np.concatenate([uv[0].numpy() * SIDE, depth[0, :, None].numpy()], axis=1).astype(np.float64)
     faces = np.ascontiguousarray(body.faces.numpy(), np.int32)
@@ -180,5 +167,5 @@ def uncovered_share(
 
 
 def _shrunk(where: Bool[ndarray, "R R"]) -> Bool[ndarray, "S S"]:
-    picture = Image.fromarray(where.astype(np.uint8) * 255).resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(picture) >= 128
+    small = Image.fromarray(where.astype(np.uint8) * 255).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small) >= 128

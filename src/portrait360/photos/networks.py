@@ -1,4 +1,4 @@
-"""Matting and quality networks of the user's: checked once, then loaded in each process at the first picture."""
+"""Matting and quality networks of the user's: checked once, then loaded in each process at the first image."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _SLACK = 0.1
 class UserMatting:
     """A matting network (`MattingModel`): an ONNX file whose first output is the opacity, 0 to 1, [1, 1, S, S].
 
-    The leading ones may be missing, and the side may be any; the opacity is resized to the picture's.
+    The leading ones may be missing, and the side may be any; the opacity is resized to the image's.
 
     Args:
         file: the network.
-        side: of the pictures that it sees, pixels, where the network leaves it open.
+        side: of the images that it takes, pixels, where the network leaves it open.
     """
 
     def __init__(self, file: UserFile, side: int) -> None:
@@ -132,7 +132,7 @@ class UserQuality:
 
 @runtime_checkable
 class QualityModel(Protocol):
-    """Gives a picture a mark; higher is better."""
+    """Gives an image a mark; higher is better."""
 
     def __call__(self, image: UInt8[ndarray, "R R 3"]) -> float: ...
 
@@ -148,8 +148,8 @@ class EncoderQuality:
 
     @torch.inference_mode()
     def __call__(self, image: UInt8[ndarray, "R R 3"]) -> float:
-        picture = from_bytes(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
-        x = self.encoder.encode(picture).features
+        pixels = from_bytes(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+        x = self.encoder.encode(pixels).features
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = F.linear(F.relu(x) if index else x, weight, bias)
         return float(x)
@@ -175,6 +175,7 @@ def load_quality_model(path: Path, encoder: Path | None = None) -> EncoderQualit
     Raises:
         CheckpointError: missing, damaged, or not such layers.
     """
+    # The names of the tensors.
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "quality":
         raise CheckpointError(f"{path} is not a quality network.", "Write it with save_quality_model.")
@@ -186,6 +187,8 @@ def load_quality_model(path: Path, encoder: Path | None = None) -> EncoderQualit
             f"{path} must hold weight0, bias0, weight1, ... and nothing else, not {', '.join(sorted(tensors)[:8])}.",
             "Write it with save_quality_model.",
         )
+
+    # Their shapes and values, layer by layer.
     inputs = network.config.features
     for index in range(count):
         weight, bias = tensors[f"weight{index}"], tensors[f"bias{index}"]

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,7 @@ from numpy import ndarray
 from PIL import Image
 
 from portrait360.data.store import Store, open_store
-from portrait360.photos.gates import REASONS, PhotoLimits
-from portrait360.photos.user_files import UserFiles
-from portrait360.runtime.job_files import part_file
+from portrait360.photos.gates import REASONS
 from portrait360.types import DatasetError, Portrait360Error
 
 
@@ -38,6 +35,9 @@ class PhotoFile:
 
     path: Path
     name: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class PhotoError(Portrait360Error):
@@ -58,7 +58,7 @@ class PersonOutcome:
     crop: tuple[float, float, float] | None = None
     """Centre (right, down) and side of the square crop, in pixels of the upright photo."""
     measures: dict[str, float] = field(default_factory=dict)
-    """What `quality` judged by."""
+    """What the gates decided by (`gates`)."""
     camera: Float[ndarray, " 25"] | None = None
     body_pose: Float[ndarray, " 6"] | None = None
     """Neck, then head axis-angle, radians."""
@@ -66,7 +66,7 @@ class PersonOutcome:
     mask: bytes | None = None
     """Encoded by `data.layout`; None unless accepted."""
     hash: int | None = None
-    """64-bit perceptual hash of the crop, to find the same picture twice."""
+    """64-bit perceptual hash of the crop, to find the same image twice."""
 
 
 @dataclass(frozen=True)
@@ -82,174 +82,44 @@ class PhotoOutcome:
     people: tuple[PersonOutcome, ...] = ()
 
 
-# ---- chunks and their part files ----
+# ---- what is kept of them ----
 
 THUMBNAIL = 96
-"""Longer side of the small pictures of the report, pixels."""
-UNREADABLE = "unreadable"
-LONGEST_READING = 120.0
-"""Seconds that a photo may take: hundreds of times what one takes, so that only those that never end are given up."""
+"""Longer side of the small images of the report, pixels."""
 _OUTCOMES = "outcomes.json"
 _IMAGE, _MASK, _SMALL = "image.webp", "mask.png", "small.webp"
-_LARGEST_CHUNK = 16
-PhotoReader = Callable[[PhotoFile], PhotoOutcome]
-"""What became of a photo. It must depend on the photo only. A reader may have a method `prepare`, called first: what it
-takes to load networks does not count as a photo's time."""
-WorkerFactory = Callable[[int, PhotoLimits], PhotoReader]
-"""Makes the reader inside a process, of resolution and limits; picklable (a class or function of a module)."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Photos whose outcomes lie in one part file."""
-
-    number: int
-    files: tuple[PhotoFile, ...]
-
-
-@dataclass(frozen=True)
-class PhotoJob:
-    """What is read, and where its parts lie. `longest_reading`: seconds that a photo may take."""
-
-    parts: Path
-    files: tuple[PhotoFile, ...]
-    resolution: int
-    limits: PhotoLimits
-    given: UserFiles = field(default_factory=UserFiles)
-    longest_reading: float = LONGEST_READING
-
-    @property
-    def chunk_size(self) -> int:
-        """By the number of photos alone, as the number of workers may change on resuming."""
-        return max(1, min(_LARGEST_CHUNK, len(self.files) // 32))
-
-    @property
-    def chunks(self) -> int:
-        return -(-len(self.files) // self.chunk_size)
-
-    def chunk(self, number: int) -> Chunk:
-        """The photos of a chunk."""
-        first = number * self.chunk_size
-        return Chunk(number, self.files[first : first + self.chunk_size])
-
-    def part(self, number: int) -> Path:
-        """The part file of a chunk."""
-        return part_file(self.parts, number)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A process has given up; `details` is the traceback, empty for errors that the user can mend."""
-
-    message: str
-    hint: str
-    kind: type[Portrait360Error]
-    details: str
-
-    def error(self, then: str) -> Portrait360Error:
-        """The error to raise; `then` says how to continue."""
-        error = self.kind(self.message, f"{self.hint} {then}".strip())
-        if self.details:
-            error.add_note(self.details)
-        return error
 
 
 @dataclass(frozen=True)
 class PhotoRecord:
-    """What a part file keeps of a photo: its entry in outcomes.json, and pictures by name, less the photo's index."""
+    """What a part file keeps of a photo: its entry in outcomes.json, and images by name, less the photo's index."""
 
     entry: dict[str, Any]
-    pictures: dict[str, bytes]
+    images: dict[str, bytes]
 
 
 def record(outcome: PhotoOutcome) -> PhotoRecord:
     """What is kept of an outcome."""
-    return PhotoRecord(_to_json(outcome), _pictures(outcome))
+    return PhotoRecord(_to_json(outcome), _images(outcome))
 
 
 def part_members(records: Sequence[PhotoRecord]) -> dict[str, bytes]:
     """The members of the part file of a chunk with these photos, in order."""
     members = {
-        _member(index, name): content for index, kept in enumerate(records) for name, content in kept.pictures.items()
+        _member(index, name): content for index, kept in enumerate(records) for name, content in kept.images.items()
     }
     return {**members, _OUTCOMES: json.dumps([kept.entry for kept in records]).encode()}
 
 
-class GuardedReader:
-    """A reader of photos in a process of its own: what fails is told, not raised.
-
-    A photo that raises an error is an unreadable one, as the thousands after it shall not wait for it; what the
-    user can mend (a model that is missing, say) ends the job.
-    """
-
-    def __init__(self, factory: WorkerFactory, resolution: int, limits: PhotoLimits) -> None:
-        self._factory, self._resolution, self._limits = factory, resolution, limits
-
-    def prepare(self) -> Failed | None:
-        """Make the reader, before anything else; None when that went well."""
-        try:
-            self._read = self._factory(self._resolution, self._limits)
-            prepare = getattr(self._read, "prepare", None)
-            if prepare is not None:
-                prepare()
-        except Portrait360Error as error:
-            return Failed(error.message, error.hint, type(error), "")
-        except Exception as error:
-            message = f"preparing to read photos failed: {type(error).__name__}: {error}"
-            return Failed(message, "", DatasetError, traceback.format_exc())
-        return None
-
-    def read(self, file: PhotoFile) -> PhotoRecord | Failed:
-        """What became of a photo."""
-        try:
-            return record(self._outcome(file))
-        except PhotoError as error:
-            return record(PhotoOutcome(file.name, error.reason, error.message))
-        except Portrait360Error as error:
-            return Failed(error.message, error.hint, type(error), "")
-
-    def _outcome(self, file: PhotoFile) -> PhotoOutcome:
-        try:
-            outcome = self._read(file)
-        except Portrait360Error:
-            raise
-        except MemoryError:
-            return PhotoOutcome(file.name, UNREADABLE, "there is not enough memory to read it.")
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(last.filename).name}, line {last.lineno}"
-            return PhotoOutcome(
-                file.name, UNREADABLE, f"reading it failed: {type(error).__name__}: {error} ({where})."
-            )  # fmt: skip
-        _check(outcome, file)
-        return outcome
-
-
-def is_whole(job: PhotoJob, number: int) -> bool:
-    """Whether the part of a chunk is there and holds its photos."""
-    try:
-        store = open_store(job.part(number))
-        outcomes = _outcomes(store)
-    except DatasetError:
-        return False
-    expected = {_OUTCOMES}
-    for index, outcome in enumerate(outcomes):
-        for person, found in enumerate(outcome.people):
-            if found.reason is None:
-                expected |= {_member(index, _name(person, kind)) for kind in (_IMAGE, _MASK, _SMALL)}
-    names = [outcome.name for outcome in outcomes]
-    return set(store.names()) == expected and names == [file.name for file in job.chunk(number).files]
-
-
 @dataclass(frozen=True)
 class KeptPhoto:
-    """A photo out of a part file; its people come without pictures."""
+    """A photo out of a part file; its people come without images."""
 
     outcome: PhotoOutcome
     store: Store
     index: int
 
-    def picture(self, person: int) -> tuple[bytes, bytes]:
+    def encoded(self, person: int) -> tuple[bytes, bytes]:
         """Image and mask of an accepted person, encoded as in the dataset."""
         return self._read(person, _IMAGE), self._read(person, _MASK)
 
@@ -261,25 +131,28 @@ class KeptPhoto:
         return self.store.read(_member(self.index, _name(person, kind)))
 
 
-def read_photos(job: PhotoJob) -> Iterator[KeptPhoto]:
-    """All photos of a job, in order. A broken part is deleted, so that the next run reads its photos again.
-
-    Raises:
-        DatasetError: a part is broken.
-    """
-    for number in range(job.chunks):
-        try:
-            store = open_store(job.part(number))
-            for index, outcome in enumerate(_outcomes(store)):
-                yield KeptPhoto(outcome, store, index)
-        except DatasetError as error:
-            job.part(number).unlink(missing_ok=True)
-            raise DatasetError(
-                f"the part {job.part(number)} was broken and is deleted.", "Run the same command again."
-            ) from error
+def read_part(path: Path) -> list[KeptPhoto]:
+    """The photos of a part file, in order. Raises DatasetError when it is missing or broken."""
+    store = open_store(path)
+    return [KeptPhoto(outcome, store, index) for index, outcome in enumerate(_outcomes(store))]
 
 
-def _check(outcome: PhotoOutcome, file: PhotoFile) -> None:
+def is_whole(path: Path, names: Sequence[str]) -> bool:
+    """Whether a part file is there and holds the photos with these names."""
+    try:
+        photos = read_part(path)
+        found = set(open_store(path).names())
+    except DatasetError:
+        return False
+    expected = {_OUTCOMES}
+    for photo in photos:
+        for person, outcome in enumerate(photo.outcome.people):
+            if outcome.reason is None:
+                expected |= {_member(photo.index, _name(person, kind)) for kind in (_IMAGE, _MASK, _SMALL)}
+    return found == expected and [photo.outcome.name for photo in photos] == list(names)
+
+
+def check_outcome(outcome: PhotoOutcome, file: PhotoFile) -> None:
     """Refuse what would be lost or break the dataset: a mistake in a reader, not in a photo."""
     where = f"the outcome of {file.name}"
     reasons = [outcome.reason, *(person.reason for person in outcome.people)]
@@ -290,7 +163,7 @@ def _check(outcome: PhotoOutcome, file: PhotoFile) -> None:
         if person.reason is not None:
             continue
         if None in (person.image, person.mask) or person.camera is None or person.body_pose is None:
-            raise DatasetError(f"{where} lacks a picture or a label.")
+            raise DatasetError(f"{where} lacks an image or a label.")
         if not (np.isfinite(person.camera).all() and np.isfinite(person.body_pose).all()):
             raise DatasetError(f"{where} has a label that is not finite.")
 
@@ -303,22 +176,22 @@ def _name(person: int, kind: str) -> str:
     return f"{person:02d}.{kind}"
 
 
-def _pictures(outcome: PhotoOutcome) -> dict[str, bytes]:
-    pictures = {}
+def _images(outcome: PhotoOutcome) -> dict[str, bytes]:
+    images = {}
     for number, person in enumerate(outcome.people):
         if person.reason is None:
             assert person.image is not None
             assert person.mask is not None
-            pictures[_name(number, _IMAGE)] = person.image
-            pictures[_name(number, _MASK)] = person.mask
-            pictures[_name(number, _SMALL)] = _small(person.image)
-    return pictures
+            images[_name(number, _IMAGE)] = person.image
+            images[_name(number, _MASK)] = person.mask
+            images[_name(number, _SMALL)] = _small(person.image)
+    return images
 
 
 def _small(image: bytes) -> bytes:
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(image)) as picture:
-        small = picture.convert("RGB")
+    with Image.open(io.BytesIO(image)) as whole:
+        small = whole.convert("RGB")
         small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=None)
     small.save(buffer, "WEBP", quality=70)
     return buffer.getvalue()

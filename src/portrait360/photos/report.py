@@ -5,14 +5,10 @@ Both are written photo by photo, so that a folder of any size takes the same mem
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import html
 import json
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +19,7 @@ import torch
 from portrait360.data.sampling import YAW_BINS
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.photos.gates import REASONS
+from portrait360.photos.page import Page, open_page
 from portrait360.photos.records import PersonOutcome, PhotoOutcome
 from portrait360.runtime.files import atomic_write
 from portrait360.types import DatasetError
@@ -33,11 +30,11 @@ class Report:
     """Totals of a folder of photos.
 
     Attributes:
-        photos: files that were looked at.
+        photos: files of the folder.
         photos_used: those with an accepted person.
         people: persons that were found.
         accepted: persons in the dataset.
-        pictures: pictures in the dataset, with those that balancing repeats.
+        images: images in the dataset, with those that balancing repeats.
         reasons: how often each reason was given, for a photo without people or for a person.
         yaw_before: accepted persons in each of YAW_BINS sectors.
         yaw_after: the same with the repeats.
@@ -47,7 +44,7 @@ class Report:
     photos_used: int
     people: int
     accepted: int
-    pictures: int
+    images: int
     reasons: dict[str, int]
     yaw_before: tuple[int, ...]
     yaw_after: tuple[int, ...]
@@ -82,6 +79,14 @@ def read_report(out: Path) -> tuple[Report, dict[str, Any]]:
         raise DatasetError(f"{path} is no complete report.", "Delete the dataset to make both anew.") from error
 
 
+@dataclass(frozen=True)
+class ShownPerson:
+    """What the report shows of a person: the names in the dataset and a small WebP, if accepted."""
+
+    images: tuple[str, ...] = ()
+    thumbnail: bytes | None = None
+
+
 class ReportWriter:
     """Takes the photos in order; `open_report` gives one and finishes the files."""
 
@@ -89,19 +94,13 @@ class ReportWriter:
         self._file, self._page = file, page
         self._first = True
 
-    def add(self, photo: PhotoOutcome, pictures: Sequence[Sequence[str]], thumbnails: Sequence[bytes | None]) -> None:
-        """Append one photo.
-
-        Args:
-            photo: what became of it, duplicates decided.
-            pictures: of each person, the names in the dataset; none when rejected.
-            thumbnails: of each person a small WebP; None when rejected.
-        """
-        entry = _photo_entry(photo, pictures)
+    def add(self, photo: PhotoOutcome, shown: Sequence[ShownPerson]) -> None:
+        """Append one photo, duplicates decided, and what is shown of each of its persons."""
+        entry = _photo_entry(photo, shown)
         self._file.write("" if self._first else ",\n")
         self._file.write("    " + json.dumps(entry, ensure_ascii=False, allow_nan=False))
         self._first = False
-        self._page.add(group_of(photo), entry, thumbnails)
+        self._page.add(group_of(photo), entry, [person.thumbnail for person in shown])
 
 
 def group_of(photo: PhotoOutcome) -> str | None:
@@ -119,20 +118,36 @@ def open_report(out: Path, report: Report, about: dict[str, Any], asked: dict[st
     Args:
         out: the dataset.
         report: totals.
-        about: what else the head of the report says: resolution, balance, limits, versions.
-        asked: what tells the same work from another; `read_report` gives it back.
+        about: what else is in the head of the report: resolution, balance, limits, versions.
+        asked: what distinguishes this job from others; `read_report` gives it back.
 
     Raises:
         InputError: the disk is full, or the place is read-only.
     """
     path, html = report_files(out)
-    head = {
+    head = _head(out, report, about, asked)
+
+    # The entries of photos come between the head and the end of the JSON.
+    with (
+        atomic_write(path) as temporary,
+        atomic_write(html) as temporary_html,
+        open(temporary, "w", encoding="utf-8") as file,
+        open(temporary_html, "w", encoding="utf-8") as page_file,
+        open_page(page_file, head, out.parent) as page,
+    ):
+        start = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write(start.removesuffix("\n}") + ',\n  "photos": [\n')
+        yield ReportWriter(file, page)
+        file.write("\n  ]\n}\n")
+
+
+def _head(out: Path, report: Report, about: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    totals = asdict(report)
+    return {
         "generator": "portrait360 dataset photos",
         "dataset": _text(out.name),
         **about,
-        "totals": {
-            name: value for name, value in asdict(report).items() if isinstance(value, int)
-        },
+        "totals": {name: value for name, value in totals.items() if isinstance(value, int)},
         "reasons": {
             reason: {"count": count, "sentence": REASONS.get(reason, reason)}
             for reason, count in report.reasons.items()
@@ -143,21 +158,10 @@ def open_report(out: Path, report: Report, about: dict[str, Any], asked: dict[st
             "after": list(report.yaw_after),
         },
         "asked": asked,
-    }  # fmt: skip
-    with (
-        atomic_write(path) as temporary,
-        atomic_write(html) as temporary_html,
-        open(temporary, "w", encoding="utf-8") as file,
-        open(temporary_html, "w", encoding="utf-8") as page_file,
-        open_page(page_file, report, head, out.parent) as page,
-    ):
-        start = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write(start.removesuffix("\n}") + ',\n  "photos": [\n')
-        yield ReportWriter(file, page)
-        file.write("\n  ]\n}\n")
+    }
 
 
-def _photo_entry(photo: PhotoOutcome, pictures: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _photo_entry(photo: PhotoOutcome, shown: Sequence[ShownPerson]) -> dict[str, Any]:
     group = group_of(photo)
     return {
         "name": _text(photo.name),
@@ -166,11 +170,11 @@ def _photo_entry(photo: PhotoOutcome, pictures: Sequence[Sequence[str]]) -> dict
         "sentence": "" if group is None else REASONS.get(group, group),
         "detail": _text(photo.detail),
         "size": None if photo.size is None else list(photo.size),
-        "people": [_person_entry(person, names) for person, names in zip(photo.people, pictures, strict=True)],
+        "people": [_person_entry(*pair) for pair in zip(photo.people, shown, strict=True)],
     }
 
 
-def _person_entry(person: PersonOutcome, pictures: Sequence[str]) -> dict[str, Any]:
+def _person_entry(person: PersonOutcome, shown: ShownPerson) -> dict[str, Any]:
     reason = person.reason
     return {
         "outcome": "accepted" if reason is None else "rejected",
@@ -181,7 +185,7 @@ def _person_entry(person: PersonOutcome, pictures: Sequence[str]) -> dict[str, A
         "measures": dict(zip(person.measures, _rounded(person.measures.values(), 6), strict=True)),
         "camera_degrees": camera_degrees(person.camera),
         "body_pose_degrees": _pose_degrees(person.body_pose),
-        "pictures": list(pictures),
+        "images": list(shown.images),
     }
 
 
@@ -208,198 +212,3 @@ def _rounded(values: Any, digits: int = 2) -> list[float | None]:
 def _text(words: str) -> str:
     """Names of files need not be text; what is not is written as \\x.. ."""
     return words.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-# ---- the page for people ----
-#
-# It needs nothing beside it, and no scripts. Photos come in the order of the folder but are shown by outcome, so that
-# each group is collected in a temporary file of its own.
-
-MOST_PICTURES = 2000
-"""So many small pictures are shown; more would make a page that browsers open slowly."""
-_ACCEPTED = ""
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2430; background: #fff; margin: 2rem auto; max-width: 70rem;
-  padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #dee1e6 }
-td.name { overflow-wrap: anywhere; width: 30% } td.number { text-align: right }
-details { border: 1px solid #dee1e6; border-radius: 6px; padding: .4rem .8rem; margin: .6rem 0 }
-summary { cursor: pointer; font-weight: 600 }
-.small { color: #5a6472; font-size: .85rem } .no { color: #a33a12 } .yes { color: #1d6b36 }
-img { display: block; width: 96px; height: auto; margin-bottom: .3rem }
-svg text { font: 11px system-ui, sans-serif; fill: #1c2430 }
-@media (prefers-color-scheme: dark) {
-  body { background: #14181f; color: #e4e7ec } th, td, details { border-color: #343b47 }
-  .small { color: #a4adba } .no { color: #f09a76 } .yes { color: #85d3a0 } svg text { fill: #e4e7ec }
-}
-"""
-
-
-class Page:
-    """Takes the photos; `open_page` gives one and puts the groups together."""
-
-    def __init__(self, groups: Mapping[str, IO[str]]) -> None:
-        self._groups = groups
-        self.counts = dict.fromkeys(groups, 0)
-        self._pictures = 0
-
-    def add(self, reason: str | None, entry: dict[str, Any], thumbnails: Sequence[bytes | None]) -> None:
-        """Append a photo (as in the JSON) to the group of its reason; None is the group of the accepted ones."""
-        key = _ACCEPTED if reason is None else reason
-        self.counts[key] += 1
-        self._groups[key].write(self._row(entry, thumbnails))
-
-    def _row(self, entry: dict[str, Any], thumbnails: Sequence[bytes | None]) -> str:
-        size = "" if entry["size"] is None else f"{entry['size'][0]}×{entry['size'][1]}"
-        cells = [self._person(person, small) for person, small in zip(entry["people"], thumbnails, strict=True)]
-        if not cells:
-            sentence = " ".join(part for part in (entry["sentence"], entry["detail"]) if part)
-            cells = [f'<span class="no">{_escaped(sentence)}</span>']
-        name = _escaped(entry["name"])
-        return f'<tr><td class="name">{name}<div class="small">{size}</div></td><td>{"<br>".join(cells)}</td></tr>\n'
-
-    def _person(self, person: dict[str, Any], small: bytes | None) -> str:
-        lines = []
-        if small is not None and self._pictures < MOST_PICTURES:
-            self._pictures += 1
-            lines.append(f'<img alt="" src="data:image/webp;base64,{base64.b64encode(small).decode()}">')
-        if person["outcome"] == "accepted":
-            times = len(person["pictures"])
-            repeated = f", {times} times" if times > 1 else ""
-            lines.append(f'<span class="yes">accepted{repeated}</span>')
-        else:
-            sentence = " ".join(part for part in (person["sentence"], person["detail"]) if part)
-            lines.append(f'<span class="no">{_escaped(sentence)}</span>')
-        facts = [_numbers("camera", person["camera_degrees"], "°"), _numbers("crop", person["crop"], " px")]
-        if person["body_pose_degrees"] is not None:
-            facts += [f"{part} {_triple(angles)}" for part, angles in person["body_pose_degrees"].items()]
-        facts.append(_numbers("", person["measures"], ""))
-        lines.append(f'<div class="small">{_escaped("; ".join(fact for fact in facts if fact))}</div>')
-        return "".join(lines)
-
-
-@contextlib.contextmanager
-def open_page(file: IO[str], report: Report, head: dict[str, Any], folder: Path) -> Iterator[Page]:
-    """Write the page into `file` when the block ends well.
-
-    Args:
-        file: open for text.
-        report: totals.
-        head: the head of the JSON report.
-        folder: where temporary files may lie; they have no names.
-    """
-    with contextlib.ExitStack() as stack:
-        groups = {
-            reason: stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder))
-            for reason in (_ACCEPTED, *report.reasons)
-        }
-        page = Page(groups)
-        yield page
-        file.write(_top(report, head))
-        for reason, group in groups.items():
-            if page.counts[reason] or reason == _ACCEPTED:
-                file.write(_group_top(reason, page.counts[reason]))
-                group.seek(0)
-                shutil.copyfileobj(group, file)
-                file.write("</table></details>\n")
-        file.write(_bottom(head))
-
-
-def _top(report: Report, head: dict[str, Any]) -> str:
-    title = f"{head['dataset']}: what became of {report.photos} photos"
-    totals = [
-        ("photos", report.photos),
-        ("photos used", report.photos_used),
-        ("persons found", report.people),
-        ("persons accepted", report.accepted),
-        ("pictures in the dataset", report.pictures),
-    ]
-    rows = "".join(f'<tr><td>{name}</td><td class="number">{value}</td></tr>' for name, value in totals)
-    reasons = "".join(
-        f'<tr><td>{_escaped(reason)}</td><td class="number">{count}</td>'
-        f"<td>{_escaped(REASONS.get(reason, reason))}</td></tr>"
-        for reason, count in report.reasons.items()
-    )
-    why = f"<h2>Why persons and photos were rejected</h2>\n<table>{reasons}</table>\n" if reasons else ""
-    limit = ""
-    if report.accepted > MOST_PICTURES:
-        limit = f'<p class="small">The first {MOST_PICTURES} accepted crops are shown.</p>\n'
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{_escaped(title)}</h1>\n"
-        f"<table>{rows}</table>\n{why}"
-        f"<h2>Viewing directions</h2>\n{_histogram(report)}\n<h2>Photos</h2>\n{limit}"
-    )
-
-
-def _group_top(reason: str, count: int) -> str:
-    title, opened = ("accepted", " open") if reason == _ACCEPTED else (reason, "")
-    return (
-        f"<details{opened}><summary>{_escaped(title)}: {count} photos</summary>\n"
-        "<table><tr><th>photo</th><th>persons</th></tr>\n"
-    )
-
-
-def _bottom(head: dict[str, Any]) -> str:
-    facts = {"resolution": head.get("resolution"), "balance": head.get("balance")}
-    facts |= head.get("limits", {}) | head.get("versions", {})
-    facts |= {name: f"{file['file']}, SHA-256 {file['sha256']}" for name, file in head.get("given", {}).items()}
-    rows = "".join(
-        f"<tr><td>{_escaped(name.replace('_', ' '))}</td><td>{_escaped(value)}</td></tr>"
-        for name, value in facts.items()
-    )
-    table = f"<details><summary>show</summary><table>{rows}</table></details>"
-    return f"<h2>Limits and versions</h2>\n{table}\n</body>\n</html>\n"
-
-
-def _histogram(report: Report) -> str:
-    """Bars: pictures with repeats behind, accepted persons in front of them."""
-    width, height, left, bottom = 760, 200, 45, 30
-    bins = len(report.yaw_before)
-    peak = max(1, *report.yaw_before, *report.yaw_after)
-    step = width / bins
-    bars = []
-    for counts, colour, what in ((report.yaw_after, "#de781e", "after"), (report.yaw_before, "#5c80bc", "before")):
-        for i, count in enumerate(counts):
-            if count:
-                tall = count / peak * height
-                start = -180 + 360 * i // bins
-                bars.append(
-                    f'<rect x="{left + i * step + 1:.1f}" y="{10 + height - tall:.1f}" width="{step - 2:.1f}"'
-                    f' height="{tall:.1f}" fill="{colour}"><title>{start}° to {start + 360 // bins}°:'
-                    f" {count} {what} balancing</title></rect>"
-                )
-    ticks = "".join(
-        f'<text x="{left + (yaw + 180) / 360 * width:.0f}" y="{height + 26}" text-anchor="middle">{yaw}°</text>'
-        for yaw in range(-180, 181, 45)
-    )
-    label = "Yaw in sectors of 10 degrees: accepted persons in blue, pictures that balancing added in orange"
-    return (
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 {left + width + 20} {height + 10 + bottom}" width="100%">'
-        f'{"".join(bars)}<text x="{left - 6}" y="20" text-anchor="end">{peak}</text>'
-        f'<text x="{left - 6}" y="{height + 10}" text-anchor="end">0</text>{ticks}</svg>\n'
-        f'<p class="small">{label}. 0° is the front, 90° the person\'s left, ±180° the back.</p>'
-    )
-
-
-def _numbers(name: str, values: dict[str, Any] | None, unit: str) -> str:
-    if not values:
-        return ""
-    words = ", ".join(f"{key.replace('_', ' ')} {_short(value)}{unit}" for key, value in values.items())
-    return f"{name} {words}".strip()
-
-
-def _triple(angles: Sequence[float | None]) -> str:
-    """Nod, turn, tilt (for angles this small the axis-angle numbers are near enough)."""
-    return "/".join(_short(angle) for angle in angles) + "°"
-
-
-def _short(value: float | None) -> str:
-    return "?" if value is None else f"{value:.4g}"
-
-
-def _escaped(value: Any) -> str:
-    return html.escape(str(value), quote=True)

@@ -54,7 +54,7 @@ class UserFiles:
     body: UserFile | None = None
 
     def asked(self) -> dict[str, str]:
-        """What tells work with these files from work with others, as `runtime.job_files.difference` words it."""
+        """What distinguishes jobs with these files from others, as `runtime.job_files.difference` words it."""
         named = {"matting_network": self.matting, "quality_network": self.quality, "body": self.body}
         return {f"sha256_of_the_{name}": "none" if file is None else file.sha256 for name, file in named.items()}
 

@@ -1,14 +1,13 @@
-"""One photo from file to outcome: read, find persons, fit, crop, mask, judge."""
+"""One photo from file to outcome: read, find persons, fit, crop, mask, accept or reject."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
@@ -18,11 +17,11 @@ from portrait360.encoder.network import PortraitEncoder
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import project
 from portrait360.photos.body import load_user_body
-from portrait360.photos.crop import crop_square
+from portrait360.photos.crop import Square
 from portrait360.photos.dedup import perceptual_hash
 from portrait360.photos.detect import Detection, Detector
 from portrait360.photos.fit import Fit, fit_person, largest_turn
-from portrait360.photos.gates import PhotoLimits, judge, measure_picture
+from portrait360.photos.gates import PhotoLimits, rejection
 from portrait360.photos.landmark_model import LandmarkModel, load_landmark_model
 from portrait360.photos.matte import (
     MattingModel,
@@ -33,8 +32,9 @@ from portrait360.photos.matte import (
     uncovered_share,
     wider_opacity,
 )
+from portrait360.photos.measures import measure_image
 from portrait360.photos.networks import QualityModel, UserMatting, UserQuality
-from portrait360.photos.outline import second_look
+from portrait360.photos.outline import find_by_outline
 from portrait360.photos.reading import read_photo
 from portrait360.photos.records import PersonOutcome, PhotoError, PhotoFile, PhotoOutcome
 from portrait360.photos.user_files import UserFile
@@ -42,9 +42,9 @@ from portrait360.photos.user_files import UserFile
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, pixels."""
 _HEAD_PLACE = (0.5, 0.5)
-"""Where a portrait's crop shows the head's joint: cameras look at it."""
+"""Where a portrait's crop shows the head's joint: the cameras' target."""
 _WELL_COVERED = 0.03
-"""Share of the body that the mask may miss before it is looked for again."""
+"""Share of the body that the mask may miss before the crop is segmented again."""
 _A_LITTLE_WIDER = 1.3
 
 
@@ -62,8 +62,8 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """What a worker has in memory."""
+class Networks:
+    """Networks and bodies that a worker has in memory."""
 
     detector: Detector
     encoder: PortraitEncoder
@@ -82,7 +82,7 @@ class PhotoWorker:
         resolution: side of the crops in pixels.
         limits: when to reject.
         matting: a matting network in place of mediapipe's segmentation.
-        quality: a quality network; `limits.least_quality` says what is enough.
+        quality: a quality network; `limits.least_quality` is what is enough.
         body: an SMPL file; body poses are then in its terms (`body`).
     """
 
@@ -97,23 +97,23 @@ class PhotoWorker:
     ) -> None:
         self.resolution, self.limits = resolution, limits or PhotoLimits()
         self.matting, self.quality, self.body = matting, quality, body
-        self._loaded: _Loaded | None = None
+        self._loaded: Networks | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_loaded": None}
 
-    def _load(self) -> _Loaded:
+    def networks(self) -> Networks:
+        """What is loaded at the first call."""
         if self._loaded is None:
-            torch.set_num_threads(1)  # each process has a core
             packaged = load_body()
             user = None if self.body is None else load_user_body(self.body, packaged).body
             encoder = load_encoder()[0].eval()
-            self._loaded = _Loaded(Detector(), encoder, load_landmark_model(), packaged, user, SelfieMatte())
+            self._loaded = Networks(Detector(), encoder, load_landmark_model(), packaged, user, SelfieMatte())
         return self._loaded
 
     def prepare(self) -> None:
         """Load the networks now."""
-        self._load()
+        self.networks()
         for network in (self.matting, self.quality):
             if isinstance(network, (UserMatting, UserQuality)):
                 network.prepare()
@@ -138,41 +138,43 @@ class PhotoWorker:
         return [(person, self._fit(photo, person)) for person in self._find(photo)]
 
     def _find(self, photo: UInt8[ndarray, "H W 3"]) -> list[Detection]:
-        loaded = self._load()
+        loaded = self.networks()
         people = loaded.detector.find(photo)
         if not people:
-            person = second_look(photo, loaded.encoder, loaded.packaged, loaded.matte)
+            person = find_by_outline(photo, loaded.encoder, loaded.packaged, loaded.matte)
             people = [] if person is None else [person]
         return people
 
     def _fit(self, photo: UInt8[ndarray, "H W 3"], person: Detection) -> Fit:
-        loaded = self._load()
+        loaded = self.networks()
         bodies = (loaded.packaged, None) if loaded.user is None else (loaded.user, loaded.packaged)
         return fit_person(photo, person, loaded.encoder, loaded.landmarks, *bodies, matte=loaded.matte)
 
     def cut(self, photo: UInt8[ndarray, "H W 3"], fit: Fit) -> Cut:
-        """A person's picture and mask.
+        """A person's image and mask.
 
-        Segmentation fails now and then, by chance: a mask that misses the body is looked for again, with more around
-        the crop and in a mirror, and the one that covers the body best is taken.
+        Segmentation fails now and then, by chance: where the mask misses the body, the crop is segmented again, with
+        more around it and mirrored, and the mask that covers the body best is taken.
 
         Raises:
             PhotoError: the crop is none.
         """
-        image, inside = crop_square(photo, fit.centre, fit.side, self.resolution)
-        loaded = self._load()
+        # Cut the square, and render the fitted body.
+        crop, loaded = fit.square.of(photo, self.resolution), self.networks()
+        image, inside = crop.image, crop.inside
         matting = self.matting or loaded.matte
         silhouette = body_silhouette(loaded.packaged, fit.camera, fit.body_pose)  # SMPL rests with its arms spread
-        square = (photo, fit.centre, fit.side, self.resolution, matting)
+
+        # Take the first mask that covers the body, or else the best one.
         tries: list[Callable[[], Float[ndarray, "R R"]]] = [
             lambda: matting(image),
-            lambda: wider_opacity(*square),
+            lambda: wider_opacity(crop, matting),
             lambda: mirrored_opacity(image, matting),
-            lambda: wider_opacity(*square, _A_LITTLE_WIDER),
+            lambda: wider_opacity(crop, matting, _A_LITTLE_WIDER),
         ]
         best = None
-        for look in tries:
-            mask = _mask(look())
+        for segment in tries:
+            mask = _mask(segment())
             uncovered = uncovered_share(silhouette, mask, inside)
             if best is None or uncovered < best.uncovered:
                 best = Cut(image, inside, mask, uncovered)
@@ -187,31 +189,32 @@ class PhotoWorker:
             cut = self.cut(photo, fit)
         except PhotoError as error:
             return PersonOutcome(error.reason, error.message)
+
+        # Measure the crop and how it lies in the photo.
         size = (photo.shape[1], photo.shape[0])
-        measures = measure_picture(cut.image, cut.mask, cut.inside, fit.side)
+        measures = measure_image(cut.image, cut.mask, cut.inside, fit.square.side)
         measures |= {
             "confidence": fit.confidence,
             "fit_error": fit.fit_error,
             "turn": math.degrees(largest_turn(fit.body_pose.numpy())),
             "head_outside": outside_share(person.head_box(), size),
-            "shoulders_outside": shoulders_outside(fit, self._load().landmarks, size),
-            "overlap": _overlap(fit, others),
+            "shoulders_outside": shoulders_outside(fit, self.networks().landmarks, size),
+            "overlap": _overlap(fit.square, others),
             "uncovered": cut.uncovered,
         }
         if fit.covered is not None:
             measures["covered"] = fit.covered
         if self.quality is not None:
             measures["quality"] = float(self.quality(cut.image))
-        crop = (*fit.centre, fit.side)
-        camera, pose = fit.camera.numpy(), fit.body_pose.numpy()
-        verdict = judge(measures, self.limits)
-        if verdict is not None:
-            reason, detail = verdict
-            return PersonOutcome(reason, detail, crop, measures, camera, pose)
-        return PersonOutcome(
-            None, "", crop, measures, camera, pose,
-            layout.encode_image(cut.image), layout.encode_mask(cut.mask), perceptual_hash(cut.image),
-        )  # fmt: skip
+
+        # Accept or reject.
+        found = PersonOutcome(None, "", fit.square.numbers, measures, fit.camera.numpy(), fit.body_pose.numpy())
+        rejected = rejection(measures, self.limits)
+        if rejected is not None:
+            reason, detail = rejected
+            return replace(found, reason=reason, detail=detail)
+        image, mask = layout.encode_image(cut.image), layout.encode_mask(cut.mask)
+        return replace(found, image=image, mask=mask, hash=perceptual_hash(cut.image))
 
 
 def _mask(opacity: Float[ndarray, "R R"]) -> UInt8[ndarray, "R R"]:
@@ -219,7 +222,7 @@ def _mask(opacity: Float[ndarray, "R R"]) -> UInt8[ndarray, "R R"]:
 
 
 def outside_share(box: Box, size: tuple[int, int]) -> float:
-    """Share of a box that lies outside of a picture of this width and height."""
+    """Share of a box that lies outside of an image of this width and height."""
     return 1.0 - _common(box, (0.0, 0.0, float(size[0]), float(size[1]))) / max(_area(box), 1e-9)
 
 
@@ -236,13 +239,13 @@ def _common(a: Box, b: Box) -> float:
 def shoulders_outside(fit: Fit, model: LandmarkModel, size: tuple[int, int]) -> float:
     """How many of the two shoulders are beyond the edges of a photo of this width and height."""
     places = project(fit.camera[None], model.shoulder_places[None])[0][0].numpy()
-    points = (places - 0.5) * fit.side + fit.centre
+    points = fit.square.points(places)
     return float(((points < 0) | (points > np.array(size))).any(axis=1).sum())
 
 
-def _overlap(fit: Fit, others: list[Box]) -> float:
+def _overlap(square: Square, others: list[Box]) -> float:
     """Largest share of the crop's middle half that another person's head covers."""
-    half = fit.side / 4.0
-    x, y = fit.centre
+    half = square.side / 4.0
+    x, y = square.centre
     middle = (x - half, y - half, x + half, y + half)
     return max((_common(middle, head) / _area(middle) for head in others), default=0.0)

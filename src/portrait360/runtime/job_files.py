@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from portrait360.runtime.files import atomic_write, explained_os_errors, remove_empty_folders, write_json
 from portrait360.types import DatasetError
@@ -27,13 +29,6 @@ def add_member(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     info.create_system = 3
     info.external_attr = 0o644 << 16
     archive.writestr(info, content)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def parts_folder(out: Path) -> Path:
@@ -64,7 +59,7 @@ def remove_leftovers(parts: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def difference(there: dict, asked: dict) -> str:
+def difference(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The first value in which two descriptions differ, in words; empty when they agree."""
     for key, value in asked.items():
         if there.get(key) != value:
@@ -72,7 +67,7 @@ def difference(there: dict, asked: dict) -> str:
     return ""
 
 
-def check_same_job(parts: Path, asked: dict) -> None:
+def check_same_job(parts: Path, asked: Mapping[str, Any]) -> None:
     """Note in the parts folder what was asked, or check that the parts there belong to it.
 
     Raises:
@@ -98,26 +93,21 @@ def locked(parts: Path, doing: str) -> Iterator[None]:
 
     Args:
         parts: the folder.
-        doing: what the other run would be doing, for instance "drawing".
+        doing: what the other run would be doing, for instance "drawing images".
 
     Raises:
         DatasetError: another run has the lock.
     """
+    lock = FileLock(parts / _LOCK_FILE)
     try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; two runs would only make the same parts twice
+        with explained_os_errors(parts):
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DatasetError(f"another run is {doing} into {parts}.", "Wait for it, or choose another name.") from error
+    try:
         yield
-        return
-    with explained_os_errors(parts):
-        file = open(parts / _LOCK_FILE, "wb")  # noqa: SIM115 - closed below
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DatasetError(
-                f"another run is {doing} into {parts}.", "Wait for it, or choose another name."
-            ) from error
-        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def show_progress(task: str, total: int, unit: str, *, visible: bool = True) -> 
     Args:
         task: what is being done, for instance "drawing".
         total: number of items.
-        unit: what the items are, for instance "pictures".
+        unit: what the items are, for instance "images".
         visible: when False, only count.
     """
     console = Console(stderr=True)

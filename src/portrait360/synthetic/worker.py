@@ -1,18 +1,12 @@
-"""The processes that draw synthetic portraits, and the part files in which they keep them.
-
-Each worker is a process of its own with a pipe to the parent (`job_processes`): chunk numbers come in, messages go
-out. A part file (`job_files`) holds one chunk.
-"""
+"""The units of work of `dataset synth`: images drawn in processes, and the part files in which they are kept."""
 
 from __future__ import annotations
 
 import json
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -20,9 +14,8 @@ from numpy import ndarray
 
 from portrait360.data import layout
 from portrait360.data.store import open_store
-from portrait360.runtime.job_files import has_parts, part_file, write_part
-from portrait360.runtime.job_processes import send, settle_in_child
-from portrait360.types import DatasetError, Portrait360Error
+from portrait360.runtime.jobs import Job, broken_part
+from portrait360.types import DatasetError
 
 _PART_LABELS = "labels.json"
 
@@ -51,145 +44,124 @@ class Source(Protocol):
 
 
 SourceFactory = Callable[[], Source]
-"""Makes the source inside a worker; a picklable callable (a class or function at the top of a module)."""
+"""Makes the source inside a process; a picklable callable (a class or function at the top of a module)."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is drawn, and where its parts lie."""
+class EncodedSample:
+    """One portrait as it goes into the dataset."""
+
+    image: bytes
+    mask: bytes
+    depth: bytes | None
+    camera: Float[ndarray, " 25"]
+    body_pose: Float[ndarray, " 6"]
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """What a process gives back: encoded files by their names in the dataset, and camera and body pose as numbers."""
+
+    files: Mapping[str, bytes]
+    label: tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class SynthJob(Job[int, DrawnImage]):
+    """What is drawn, and where its parts lie. Units are indices of images."""
+
+    verb: ClassVar[str] = "drawing"
+    noun: ClassVar[str] = "images"
+    largest_chunk: ClassVar[int] = 64
+    first_alone: ClassVar[bool] = True  # its source may fetch assets that the others then find
 
     parts: Path
     count: int
     resolution: int
     seed: int
     depth: bool
-    chunk_size: int
+    source_factory: SourceFactory
 
     @property
-    def chunks(self) -> int:
-        return -(-self.count // self.chunk_size)
+    def units(self) -> range:
+        return range(self.count)
 
-    def indices(self, chunk: int) -> range:
-        """The pictures of a chunk."""
-        return range(chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, self.count))
+    def worker(self) -> ImageDrawer:
+        return ImageDrawer(self.source_factory, self.resolution, self.seed, self.depth)
 
-    def part(self, chunk: int) -> Path:
-        """The part file of a chunk."""
-        return part_file(self.parts, chunk)
+    def members(self, results: Sequence[DrawnImage]) -> dict[str, bytes]:
+        files = {name: content for drawn in results for name, content in drawn.files.items()}
+        return {**files, _PART_LABELS: json.dumps([list(drawn.label) for drawn in results]).encode()}
 
-    def has_parts(self) -> bool:
-        """Whether any chunk is finished."""
-        return has_parts(self.parts)
-
-
-@dataclass(frozen=True)
-class EncodedSample:
-    """One picture as it goes into the dataset."""
-
-    image: bytes
-    mask: bytes
-    depth: bytes | None
-    camera: np.ndarray
-    body_pose: np.ndarray
+    def is_whole(self, number: int) -> bool:
+        try:
+            names = set(open_store(self.part(number)).names())
+        except DatasetError:
+            return False
+        return names == {_PART_LABELS}.union(*(_file_names(index, self.depth) for index in self.chunk(number)))
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A worker has drawn one more picture."""
+class ImageDrawer:
+    """Draws single images in a process of its own (`UnitWorker`)."""
 
+    def __init__(self, source_factory: SourceFactory, resolution: int, seed: int, depth: bool) -> None:
+        self._source_factory = source_factory
+        self._resolution, self._seed, self._depth = resolution, seed, depth
+        self._source: Source | None = None
 
-@dataclass(frozen=True)
-class Finished:
-    """A worker has written the part of its chunk and waits for the next one."""
+    def prepare(self) -> None:
+        self._source = self._source_factory()
 
+    def describe(self, unit: int) -> str:
+        return f"drawing image {unit} (seed {self._seed})"
 
-@dataclass(frozen=True)
-class Failed:
-    """A worker has given up; `details` is the traceback, empty for errors that the user can mend."""
+    def __call__(self, unit: int) -> DrawnImage:
+        assert self._source is not None
+        sample = self._source.draw(self._seed, unit, self._resolution, depth=self._depth)
+        self._check(unit, sample)
+        contents = [layout.encode_image(sample.image), layout.encode_mask(sample.mask)]
+        if self._depth:
+            assert sample.depth is not None
+            contents.append(layout.encode_depth(sample.depth))
+        files = dict(zip(_file_names(unit, self._depth), contents, strict=True))
+        return DrawnImage(files, (sample.camera.tolist(), sample.body_pose.tolist()))
 
-    message: str
-    hint: str
-    kind: type[Portrait360Error]
-    details: str
-
-
-Message = Drawn | Finished | Failed
-
-
-def work(connection: Connection, job: Job, source_factory: SourceFactory) -> None:
-    """Main function of a drawing process: draw the chunks that come, until the parent hangs up."""
-    settle_in_child()
-    index = None
-    try:
-        source = source_factory()
-        while True:
-            chunk = connection.recv()
-            members: dict[str, bytes] = {}
-            labels = []
-            for index in job.indices(chunk):
-                sample = source.draw(job.seed, index, job.resolution, depth=job.depth)
-                members.update(_encode(job, index, sample))
-                labels.append([sample.camera.tolist(), sample.body_pose.tolist()])
-                connection.send(Drawn())
-            members[_PART_LABELS] = json.dumps(labels).encode()
-            write_part(job.part(chunk), members)
-            connection.send(Finished())
-    except (EOFError, BrokenPipeError):
-        return
-    except Portrait360Error as error:
-        send(connection, Failed(error.message, error.hint, type(error), ""))
-    except Exception as error:
-        doing = "preparing to draw" if index is None else f"drawing picture {index} (seed {job.seed})"
-        message = f"{doing} failed: {type(error).__name__}: {error}"
-        send(connection, Failed(message, "", DatasetError, traceback.format_exc()))
-
-
-def _encode(job: Job, index: int, sample: Sample) -> dict[str, bytes]:
-    """Check one picture and encode its files."""
-    size = (job.resolution, job.resolution)
-    if sample.image.shape != (*size, 3) or sample.mask.shape != size:
-        raise DatasetError(f"the source drew an image {sample.image.shape} and a mask {sample.mask.shape}, not {size}.")
-    if not (np.isfinite(sample.camera).all() and np.isfinite(sample.body_pose).all()):
-        raise DatasetError(f"the source drew picture {index} with a label that is not finite.")
-    files = {
-        layout.image_name(index): layout.encode_image(sample.image),
-        layout.mask_name(index): layout.encode_mask(sample.mask),
-    }
-    if job.depth:
-        if sample.depth is None:
+    def _check(self, index: int, sample: Sample) -> None:
+        """Refuse what would break the dataset: a mistake in a source."""
+        size = (self._resolution, self._resolution)
+        if sample.image.shape != (*size, 3) or sample.mask.shape != size:
+            raise DatasetError(
+                f"the source drew an image {sample.image.shape} and a mask {sample.mask.shape}, not {size}."
+            )
+        if not (np.isfinite(sample.camera).all() and np.isfinite(sample.body_pose).all()):
+            raise DatasetError(f"the source drew image {index} with a label that is not finite.")
+        if self._depth and sample.depth is None:
             raise DatasetError("the source drew no depth.", "Leave the depth out.")
-        files[layout.depth_name(index)] = layout.encode_depth(sample.depth)
-    return files
 
 
-def is_whole(job: Job, chunk: int) -> bool:
-    """Whether the part of a chunk is there and holds its pictures."""
-    try:
-        store = open_store(job.part(chunk))
-    except DatasetError:
-        return False
-    names = set(store.names())
-    expected = {_PART_LABELS}
-    for index in job.indices(chunk):
-        expected |= {layout.image_name(index), layout.mask_name(index)}
-        if job.depth:
-            expected.add(layout.depth_name(index))
-    return names == expected
+def _file_names(index: int, depth: bool) -> list[str]:
+    """The files of an image: image, mask, depth."""
+    names = [layout.image_name(index), layout.mask_name(index)]
+    return [*names, layout.depth_name(index)] if depth else names
 
 
-def read_part(job: Job, chunk: int) -> Iterator[EncodedSample]:
-    """The pictures of a part, in order.
+def read_samples(job: SynthJob) -> Iterator[EncodedSample]:
+    """All portraits of a job, in order. A broken part is deleted, so that the next run draws it again.
 
     Raises:
-        DatasetError: the part is broken.
+        DatasetError: a part is broken.
     """
-    store = open_store(job.part(chunk))
-    labels = json.loads(store.read(_PART_LABELS))
-    for index, (camera, body_pose) in zip(job.indices(chunk), labels, strict=True):
-        yield EncodedSample(
-            image=store.read(layout.image_name(index)),
-            mask=store.read(layout.mask_name(index)),
-            depth=store.read(layout.depth_name(index)) if job.depth else None,
-            camera=np.asarray(camera, np.float32),
-            body_pose=np.asarray(body_pose, np.float32),
-        )
+    for number in range(job.chunks):
+        try:
+            store = open_store(job.part(number))
+            labels = json.loads(store.read(_PART_LABELS))
+            for index, (camera, body_pose) in zip(job.chunk(number), labels, strict=True):
+                yield EncodedSample(
+                    image=store.read(layout.image_name(index)),
+                    mask=store.read(layout.mask_name(index)),
+                    depth=store.read(layout.depth_name(index)) if job.depth else None,
+                    camera=np.asarray(camera, np.float32),
+                    body_pose=np.asarray(body_pose, np.float32),
+                )
+        except DatasetError as error:
+            raise broken_part(job.part(number)) from error

@@ -1,24 +1,29 @@
-"""Who reads which photo when processes die or block: with processes that follow a script, and a clock of their own."""
+"""Who does which unit when processes die or block: with processes that follow a script, and a clock of their own."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from portrait360.photos.gates import PhotoLimits
-from portrait360.photos.records import Failed, PhotoFile, PhotoJob, PhotoOutcome, PhotoRecord, read_photos, record
-from portrait360.photos.scheduling import MOST_FAILURES, Crew, ProcessDiedError, Scheduler
+from portrait360.photos.records import PhotoFile, PhotoOutcome, PhotoRecord, record
+from portrait360.photos.units import PhotoJob, read_photos
+from portrait360.runtime.job_processes import Crew, Failed, ProcessDiedError
+from portrait360.runtime.jobs import MOST_FAILURES, Scheduler
 from portrait360.runtime.progress import Progress
 from portrait360.types import DatasetError
+from support.fake_worker import FakeWorker
 
 LIMIT = 10.0
 
 
 class ScriptedCrew(Crew[int]):
-    """Reads a photo within one step, unless its script says something else, try by try: slow, block or die."""
+    """Reads a photo within one step, unless its script has something else, try by try: slow, block or die."""
 
     def __init__(self, scripts: dict[str, list[str]], step: float = 1.0, prepare: float = 0.0) -> None:
         self.scripts, self.step, self.prepare = scripts, step, prepare
@@ -26,7 +31,7 @@ class ScriptedCrew(Crew[int]):
         self.doing: dict[int, str] = {}
         self.steps: Counter[int] = Counter()
         self.tries: Counter[str] = Counter()
-        self.started = 0
+        self.started = self.started_before_the_first = 0
 
     def now(self) -> float:
         return self.time
@@ -36,10 +41,10 @@ class ScriptedCrew(Crew[int]):
         self.doing[self.started] = ""
         return self.started
 
-    def give(self, process: int, file: PhotoFile) -> None:
-        self.doing[process] = file.name
+    def give(self, process: int, unit: PhotoFile) -> None:
+        self.doing[process] = unit.name
         self.steps[process] = 0
-        self.tries[file.name] += 1
+        self.tries[unit.name] += 1
 
     def ready(self, processes: Sequence[int], seconds: float) -> list[int]:
         self.time += self.step
@@ -50,6 +55,8 @@ class ScriptedCrew(Crew[int]):
         if self._action(process) == "die":
             raise ProcessDiedError("exit code 7")
         name = self.doing[process]
+        if name and not self.started_before_the_first:
+            self.started_before_the_first = self.started
         return record(PhotoOutcome(name, "no person", "Nobody was found.")) if name else None
 
     def stop(self, process: int) -> None:
@@ -66,10 +73,20 @@ class ScriptedCrew(Crew[int]):
         return action
 
 
-def details(crew: ScriptedCrew, tmp_path: Path, count: int = 6, workers: int = 2) -> list[str]:
-    """Read photos named 0, 1, ...; what is said of each."""
+@dataclass(frozen=True)
+class Impatient(PhotoJob):
+    """One process goes ahead, and the first failure ends the job, as where images are drawn."""
+
+    first_alone: ClassVar[bool] = True
+    tries: ClassVar[int] = 1
+
+
+def details(
+    crew: ScriptedCrew, tmp_path: Path, count: int = 6, workers: int = 2, kind: type[PhotoJob] = PhotoJob
+) -> list[str]:
+    """Read photos named 0, 1, ...; the detail of each."""
     files = tuple(PhotoFile(tmp_path / str(i), str(i)) for i in range(count))
-    job = PhotoJob(tmp_path, files, 32, PhotoLimits(), longest_reading=LIMIT)
+    job = kind(tmp_path, files, 32, PhotoLimits(), FakeWorker, longest=LIMIT)
     bar = Progress(count)
     try:
         Scheduler(job, range(job.chunks), crew, bar, crew.now).run(workers)
@@ -112,11 +129,27 @@ def test_a_machine_that_slept_costs_no_photo_a_try(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("action", "words"),
-    [("die", r"ended unexpectedly \(exit code 7\)"), ("block", "longer than 10 seconds for photo after photo")],
+    [("die", r"ended unexpectedly \(exit code 7\)"), ("block", "longer than 10 seconds one after the other, last ")],
 )
 def test_failure_after_failure_is_no_fault_of_the_photos(tmp_path: Path, action: str, words: str) -> None:
     crew = ScriptedCrew({str(i): [action] for i in range(1, 32)})
     with pytest.raises(DatasetError, match=words) as caught:
         details(crew, tmp_path, count=32)
     assert sum(crew.tries.values()) <= MOST_FAILURES + 3
-    assert "What was read is kept" in caught.value.hint
+    assert "Finished photos are kept" in caught.value.hint
+
+
+@pytest.mark.parametrize(("kind", "started"), [(PhotoJob, 3), (Impatient, 1)])
+def test_one_process_goes_ahead_where_it_may_fetch_files(tmp_path: Path, kind: type[PhotoJob], started: int) -> None:
+    crew = ScriptedCrew({})
+    details(crew, tmp_path, workers=3, kind=kind)
+    assert crew.started_before_the_first == started
+    assert crew.started == 3
+
+
+@pytest.mark.parametrize(("action", "words"), [("die", "ended unexpectedly"), ("block", "longer than 10 seconds")])
+def test_with_one_try_the_first_failure_ends_the_job(tmp_path: Path, action: str, words: str) -> None:
+    crew = ScriptedCrew({"4": [action]})
+    with pytest.raises(DatasetError, match=words):
+        details(crew, tmp_path, workers=1, kind=Impatient)
+    assert crew.tries["4"] == 1
