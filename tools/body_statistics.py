@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from portrait360.evaluation.geometry import BODY_STATISTICS, MEDIAN, SLAB, HeadMeasures, head_measures
 from portrait360.runtime.files import write_json
 from portrait360.runtime.progress import show_progress
+from portrait360.runtime.script import run_script
 from portrait360.synthetic.source import PortraitSource
 
 SEED = 20240
@@ -33,6 +33,7 @@ def measure_bodies(source: PortraitSource, seed: int, count: int, *, progress: b
     Returns:
         What `load_body_statistics` describes.
     """
+    # Measure every subject upright, with its hair and without.
     straight = {"neck": np.zeros(3), "head": np.zeros(3)}
     dressed, bare = [], []
     with show_progress("measuring", count, "bodies", visible=progress) as bar:
@@ -41,6 +42,8 @@ def measure_bodies(source: PortraitSource, seed: int, count: int, *, progress: b
             dressed.append(head_measures(scene.points))
             bare.append(head_measures(scene.points[~scene.soft]))
             bar.advance(1)
+
+    # Statistics with how they were made.
     return {
         "made_by": "python -m tools.body_statistics",
         "unit": "world units; the skull's top is 0.165 above the neck joint",
@@ -65,9 +68,9 @@ def _summary(measures: Iterable[HeadMeasures]) -> dict[str, dict[str, float]]:
 
 
 def main(out: Path = BODY_STATISTICS, seed: int = SEED, count: int = COUNT) -> None:
-    """Measure `count` synthetic bodies of a seed and write the statistics to `out`."""
+    """Write head measures of synthetic bodies (.json), for `evaluate` to compare portraits with."""
     write_json(out, measure_bodies(PortraitSource(), seed, count, progress=True))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_script(main)

@@ -28,7 +28,7 @@ TRI_GRID = Tolerance(1.5e-5)
 DENSITY = Tolerance(1.1e-4)
 RENDER = Tolerance(6e-4, 1e-5)
 """Whole renders: errors of planes pass through a steep density."""
-JUDGE = Tolerance(1e-6)
+LOGIT = Tolerance(1e-6)
 NORM = Tolerance(2e-3)
 """Norms of gradients, relative. Noise strengths have the least certain ones: sums of many terms that nearly cancel."""
 TIE = Tolerance(1e-6)
@@ -37,7 +37,7 @@ TIE = Tolerance(1e-6)
 
 @dataclass(frozen=True)
 class Slack:
-    """Values that rounding may move farther than the tolerance says: by how much, and why."""
+    """Values that rounding may move farther than the tolerance: by how much, and why."""
 
     allowed: Tensor
     reason: str
@@ -47,7 +47,7 @@ class Slack:
 class Row:
     """One array compared. `stage` is the part of the system, `array` the golden name, `shape` what was compared.
 
-    Errors are absolute and over all values; `ok` also weighs a `Slack`, which `note` then tells.
+    Errors are absolute and over all values; `ok` also weighs a `Slack`, which `note` then names.
     """
 
     file: str
@@ -109,6 +109,7 @@ class Comparison:
         note: str = "",
     ) -> None:
         """One row for two tensors. Other shapes, and values that are not finite, are never right."""
+        # Errors, and what is left of them after the slack.
         largest = mean = excess = math.inf
         if value.shape == expected.shape:
             error = (value.detach().double() - expected.detach().double()).abs()
@@ -120,6 +121,8 @@ class Comparison:
                 note = f"{beyond} of {error.numel()} values are farther away: {slack.reason}"
         else:
             note = f"ours is {list(value.shape)}, the golden one {list(expected.shape)}"
+
+        # One row.
         self.rows.append(
             Row(
                 self.golden.path.name, stage, name, tuple(expected.shape), largest, mean, tolerance.largest,

@@ -1,10 +1,10 @@
-"""Does every measure do its job? Real pictures are spoilt in known ways, and each measure should notice its own.
+"""Sensitivity of the measures: images are corrupted in known ways, and each measure should notice its own.
 
     python -m tools.corruptions heldout.zip --out docs/measurements/corruptions.json
 
-Pictures are compared with other real pictures, as a model's are; portraits in 3D are the synthetic ones (consistency)
-and those of the packaged model (geometry). Wants a dataset drawn by `portrait360 dataset synth`, whose persons can be
-drawn again without their hair.
+Images are compared with other real images, as a model's are; portraits in 3D are the synthetic ones (consistency)
+and those of the packaged model (geometry). Needs a dataset of `portrait360 dataset synth`, whose subjects can be
+rendered again without their hair.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from torch import Tensor
 from portrait360.data.dataset import PortraitDataset
 from portrait360.encoder.files import load_encoder
 from portrait360.evaluation import measures
-from portrait360.evaluation.evaluate import COARSE_STEP, SEEDS
 from portrait360.evaluation.faces import Describer, FaceNetwork, Faces, face_measures, frontal_rows, on_plain
 from portrait360.evaluation.geometry import Solid, against_bodies, geometry_measures, portrait_geometry
 from portrait360.evaluation.pairs import Pairs, synthetic_pairs
-from portrait360.evaluation.samples import Judge, RealPictures, SampleSet
+from portrait360.evaluation.plan import COARSE_STEP, SEEDS
+from portrait360.evaluation.samples import Predictors, RealImages, SampleSet
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.media.images import blur
 from portrait360.portrait.portrait import Portrait
@@ -57,13 +57,13 @@ Scores = dict[str, dict[str, float]]
 """Per corruption, the values of the measures."""
 
 
-# ---- pictures ----
+# ---- images ----
 
 
-class Spoilt(RealPictures):
-    """Pictures of a dataset, changed on the way: `change` gets and gives image (H, W, 3) and mask (H, W) as bytes."""
+class Corrupted(RealImages):
+    """Images of a dataset, changed on the way: `change` gets and gives image (H, W, 3) and mask (H, W) as bytes."""
 
-    def __init__(self, real: RealPictures, change: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, real: RealImages, change: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
         super().__init__(real.data, real.exact, real.model)
         self._change = change
 
@@ -71,30 +71,30 @@ class Spoilt(RealPictures):
         return self._change(row)
 
 
-def blurred(real: RealPictures, row: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """A picture blurred by a Gaussian of `sigma` pixels of the model's resolution."""
+def blurred(real: RealImages, row: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """An image blurred by a Gaussian of `sigma` pixels of the model's resolution."""
     image, mask = real.read(row)
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     width = sigma * real.data.resolution / real.model.resolution * math.sqrt(2.0 * math.log(2.0))
     return blur(pixels, width)[0].permute(1, 2, 0).round().byte().numpy(), mask
 
 
-def noisy(real: RealPictures, row: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with Gaussian noise of `sigma` levels."""
+def noisy(real: RealImages, row: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """An image with Gaussian noise of `sigma` levels."""
     image, mask = real.read(row)
     noise = np.random.default_rng(row).normal(0.0, sigma, image.shape)
     return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8), mask
 
 
-def hairless(source: PortraitSource, real: RealPictures, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """The person of a picture drawn again, bald."""
+def hairless(source: PortraitSource, real: RealImages, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """The subject of an image rendered again, bald."""
     index = int(Path(real.data.name(row)).stem)
-    drawn = source.draw(int(real.data.meta["seed"]), index, real.data.resolution, overrides={"hair": None})
-    return drawn.image, drawn.mask
+    rendered = source.draw(int(real.data.meta["seed"]), index, real.data.resolution, overrides={"hair": None})
+    return rendered.image, rendered.mask
 
 
-def one_face(source: PortraitSource, real: RealPictures, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """The person of a picture drawn again with a face much like everybody's: shapes and features near the mean.
+def one_face(source: PortraitSource, real: RealImages, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """The subject of an image rendered again with a face near the mean.
 
     Sex, age, ancestry, complexion, hair and clothes stay.
     """
@@ -109,46 +109,55 @@ def one_face(source: PortraitSource, real: RealPictures, row: int) -> tuple[np.n
         phenotype=subject.phenotype | {"weight": 0.5, "muscle": 0.5},
     )
     camera = portrait_camera(subject.yaw, subject.pitch)
-    drawn = source.render(source.build(alike), camera, real.data.resolution)
-    return drawn.image, drawn.mask
+    rendered = source.render(source.build(alike), camera, real.data.resolution)
+    return rendered.image, rendered.mask
 
 
-def faces_behind(real: RealPictures, rows: Int[Tensor, " N"], seed: int) -> Int[Tensor, " N"]:
-    """Rows in which pictures of the back of the head give way to pictures of faces, which keep the back's camera."""
+def faces_behind(real: RealImages, rows: Int[Tensor, " N"], seed: int) -> Int[Tensor, " N"]:
+    """Rows in which images of the back of the head give way to images of faces, which keep the back's camera."""
     yaw, _ = yaw_pitch(real.data.cameras[rows])
     fronts = rows[yaw.abs() < _NOSE_BEFORE_AXIS]
     chosen = fronts[torch.randint(len(fronts), (len(rows),), generator=torch.Generator().manual_seed(seed))]
     return torch.where(yaw.abs() > measures.BEHIND, chosen, rows)
 
 
-def picture_scores(
-    real: RealPictures, source: PortraitSource, judge: Judge, count: int, seed: int, advance: Callable[[int], None]
+def image_scores(
+    real: RealImages,
+    source: PortraitSource,
+    predictors: Predictors,
+    count: int,
+    seed: int,
+    advance: Callable[[int], None],
 ) -> Scores:
-    """What the measures say about one half of the pictures, spoilt, beside the other half."""
+    """Measures of one half of the images, corrupted, against the other half."""
+    # Two halves of the images, and seeds for the changes.
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed + 1))
-    here, rows = real.look(order[:count], judge, advance), order[count : 2 * count]
-    plain = real.look(rows, judge, advance)
+    here, rows = real.predict(order[:count], predictors, advance), order[count : 2 * count]
+    plain = real.predict(rows, predictors, advance)
     draws = torch.Generator().manual_seed(seed)
     mixed = torch.randperm(count, generator=draws)
     few = torch.randint(max(2, count // 10), (count,), generator=draws)
 
-    def seen(change: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> SampleSet:
-        return Spoilt(real, change).look(rows, judge, advance)
+    # Each corruption of the second half.
+    def corrupted(change: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> SampleSet:
+        return Corrupted(real, change).predict(rows, predictors, advance)
 
-    behind = dataclasses.replace(real.look(faces_behind(real, rows, seed), judge, advance), camera=plain.camera)
+    behind = dataclasses.replace(real.predict(faces_behind(real, rows, seed), predictors, advance), camera=plain.camera)
     sets = {
         NOTHING: plain,
-        "blur of 2 pixels": seen(lambda row: blurred(real, row, 2.0)),
-        "noise of 12 levels": seen(lambda row: noisy(real, row, 12.0)),
-        "no hair": seen(lambda row: hairless(source, real, row)),
+        "blur of 2 pixels": corrupted(lambda row: blurred(real, row, 2.0)),
+        "noise of 12 levels": corrupted(lambda row: noisy(real, row, 12.0)),
+        "no hair": corrupted(lambda row: hairless(source, real, row)),
         "faces on backs": behind,
-        ONE_FACE: seen(lambda row: one_face(source, real, row)),
+        ONE_FACE: corrupted(lambda row: one_face(source, real, row)),
         "a tenth of the persons": plain.take(few),
         "cameras shuffled": dataclasses.replace(plain, camera=plain.camera[mixed]),
     }
     if plain.body_pose is not None:
         sets["poses shuffled"] = dataclasses.replace(plain, body_pose=plain.body_pose[mixed])
         sets["poses halved"] = dataclasses.replace(plain, body_pose=0.5 * plain.body_pose)
+
+    # Every measure against the first half.
     return {name: measures.set_measures(here, samples, seed) for name, samples in sets.items()}
 
 
@@ -156,7 +165,7 @@ def picture_scores(
 
 
 def face_scores(
-    real: RealPictures,
+    real: RealImages,
     source: PortraitSource,
     network: Describer,
     count: int,
@@ -164,43 +173,47 @@ def face_scores(
     advance: Callable[[int], None],
 ) -> Scores:
     """Measures of faces of one half of the frontal images, corrupted, against the other half."""
+    # Two halves of the frontal images.
     frontal = frontal_rows(real.data.cameras)
     count = min(count, len(frontal) // 2)
     order = frontal[torch.randperm(len(frontal), generator=torch.Generator().manual_seed(seed + 1))]
     rows = order[count : 2 * count]
 
-    def found(chosen: Int[Tensor, " N"], pictures: RealPictures) -> Faces:
-        images = (on_plain(*pictures.read(row), real.model) for row in chosen.tolist())
+    # Each corruption of the second half.
+    def found(chosen: Int[Tensor, " N"], source: RealImages) -> Faces:
+        images = (on_plain(*source.read(row), real.model) for row in chosen.tolist())
         return Faces.of(images, network, advance)
 
     here, plain = found(order[:count], real), found(rows, real)
     draws = np.random.default_rng(seed)
     few = draws.integers(max(2, len(plain.descriptors) // 10), size=len(plain.descriptors))
-    alike = found(rows, Spoilt(real, lambda row: one_face(source, real, row)))
+    alike = found(rows, Corrupted(real, lambda row: one_face(source, real, row)))
     sets = {
         NOTHING: plain,
-        "blur of 2 pixels": found(rows, Spoilt(real, lambda row: blurred(real, row, 2.0))),
+        "blur of 2 pixels": found(rows, Corrupted(real, lambda row: blurred(real, row, 2.0))),
         "a tenth of the persons": Faces(plain.images, plain.descriptors[few]),
         ONE_FACE: alike,
     }
+
+    # Every measure against the first half.
     return {name: face_measures(here, faces) for name, faces in sets.items()}
 
 
 # ---- portraits in 3D ----
 
 
-def pair_scores(pairs: Pairs, judge: Judge) -> Scores:
-    """What the measures of consistency say about true persons, and about persons who change with the camera."""
+def pair_scores(pairs: Pairs, predictors: Predictors) -> Scores:
+    """Measures of consistency of portraits as they are, and of portraits that change with the camera."""
     moved = dataclasses.replace(pairs.far, image=pairs.far.image.roll(1, dims=0))
     glued = dataclasses.replace(pairs.near, image=pairs.first.image)
     far = dataclasses.replace(pairs.near, distance=pairs.near.distance + _TOO_FAR)
     flat = dataclasses.replace(pairs.near, distance=pairs.near.distance.clamp(max=_flat_distance(pairs)))
     return {
-        NOTHING: pairs.measures(judge.encoder),
-        "another person from the other side": dataclasses.replace(pairs, far=moved).measures(judge.encoder),
-        "pictures that follow the camera": dataclasses.replace(pairs, near=glued).measures(judge.encoder),
-        "distances 0.005 too far": dataclasses.replace(pairs, near=far).measures(judge.encoder),
-        "a nearer second surface": dataclasses.replace(pairs, near=flat).measures(judge.encoder),
+        NOTHING: pairs.measures(predictors.encoder),
+        "another person from the other side": dataclasses.replace(pairs, far=moved).measures(predictors.encoder),
+        "images that follow the camera": dataclasses.replace(pairs, near=glued).measures(predictors.encoder),
+        "distances 0.005 too far": dataclasses.replace(pairs, near=far).measures(predictors.encoder),
+        "a nearer second surface": dataclasses.replace(pairs, near=flat).measures(predictors.encoder),
     }
 
 
@@ -231,26 +244,26 @@ class Changed:
         return self.change(points, density), colour
 
 
-def _blob(points: Tensor, density: Tensor) -> Tensor:
+def floating_ball(points: Tensor, density: Tensor) -> Tensor:
     inside = (points - points.new_tensor(_BLOB_CENTRE)).norm(dim=1) < _BLOB_RADIUS
     return torch.where(inside, torch.full_like(density, 1000.0), density)
 
 
-def _flat_back(points: Tensor, density: Tensor) -> Tensor:
+def flat_back(points: Tensor, density: Tensor) -> Tensor:
     return torch.where((points[:, 2] < _FLAT) & (points[:, 1] > 0.06), torch.zeros_like(density), density)
 
 
-def _narrow(points: Tensor, density: Tensor) -> Tensor:
+def narrow_head(points: Tensor, density: Tensor) -> Tensor:
     return torch.where((points[:, 0].abs() > _NARROW) & (points[:, 1] > 0.06), torch.zeros_like(density), density)
 
 
 def mesh_scores(portraits: Sequence[Solid], advance: Callable[[int], None]) -> Scores:
-    """What the measures of geometry say about the packaged model's portraits, as they are and changed."""
+    """Measures of geometry of the packaged model's portraits, as they are and changed."""
     changes: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         NOTHING: lambda _, density: density,
-        "a floating ball": _blob,
-        "a flat back of the head": _flat_back,
-        "a narrow head": _narrow,
+        "a floating ball": floating_ball,
+        "a flat back of the head": flat_back,
+        "a narrow head": narrow_head,
     }
     out = {}
     for name, change in changes.items():
@@ -281,9 +294,9 @@ def measure_corruptions(
     """The whole table.
 
     Args:
-        data: a dataset of `portrait360 dataset synth` with at least 2 x `count` pictures (else fewer are used).
-        count: pictures per set and seed.
-        faces: frontal pictures per set and seed in the table of faces.
+        data: a dataset of `portrait360 dataset synth` with at least 2 x `count` images (else fewer are used).
+        count: images per set and seed.
+        faces: frontal images per set and seed in the table of faces.
         pairs, meshes: portraits per seed in the tables of consistency and geometry.
 
     Returns:
@@ -292,29 +305,36 @@ def measure_corruptions(
 
     Raises:
         DatasetError: not a synthetic dataset with exact labels.
-        AssetError: the parts to draw persons from cannot be had.
+        AssetError: the parts of synthetic portraits cannot be had.
         InputError: the extra `faces` is not installed.
     """
+    # Networks, data and the subjects of the data.
     settle_threads()
     networks, (encoder, info) = load_weights(), load_encoder()
     dataset = PortraitDataset(data)
     if "seed" not in dataset.meta or dataset.meta.get("views_per_subject", 1) != 1:
-        raise DatasetError(f"{data} does not say which persons it shows.", "Draw it with `portrait360 dataset synth`.")
-    judge = Judge(encoder, networks.discriminator)
-    real = RealPictures(dataset, PortraitDataset(data, labels="exact"), networks.generator.config)
+        raise DatasetError(f"{data} does not record its subjects.", "Render it with `portrait360 dataset synth`.")
+    predictors = Predictors(encoder, networks.discriminator)
+    real = RealImages(dataset, PortraitDataset(data, labels="exact"), networks.generator.config)
     source = PortraitSource(makehuman_folder())
+
+    # How much can be measured.
     count = min(count, len(dataset) // 2)
     network, faces = FaceNetwork(), min(faces, len(frontal_rows(dataset.cameras)) // 2)
     work = len(SEEDS) * (7 * count + 4 * faces + pairs + 4 * meshes)
+
+    # Every table for every seed.
     tables: dict[str, list[Scores]] = {"pictures": [], "faces": [], "consistency": [], "geometry": []}
-    with show_progress("measuring", work, "pictures and meshes") as bar:
+    with show_progress("measuring", work, "images and meshes") as bar:
         for seed in SEEDS:
-            tables["pictures"].append(picture_scores(real, source, judge, count, seed, bar.advance))
+            tables["pictures"].append(image_scores(real, source, predictors, count, seed, bar.advance))
             tables["faces"].append(face_scores(real, source, network, faces, seed, bar.advance))
-            drawn = synthetic_pairs(source, real.model, pairs, 900_000_001 + seed, bar.advance)
-            tables["consistency"].append(pair_scores(drawn, judge))
+            synthetic = synthetic_pairs(source, real.model, pairs, 900_000_001 + seed, bar.advance)
+            tables["consistency"].append(pair_scores(synthetic, predictors))
             people = [Portrait.from_seed(networks.generator, seed * meshes + i) for i in range(meshes)]
             tables["geometry"].append(mesh_scores(people, bar.advance))
+
+    # Mean and deviation over the seeds.
     about = {"machine": processor_name(), "data": data.name, "pictures": count, "faces": faces,
              "pairs": pairs, "meshes": meshes,
              "seeds": list(SEEDS), "encoder": info["sha256"], "weights": networks.info["sha256"]}  # fmt: skip
@@ -329,7 +349,7 @@ def main(
     pairs: int = 32,
     meshes: int = 6,
 ) -> None:
-    """Spoil real pictures in known ways and write what every measure says."""
+    """Write every measure (.json) for images and portraits that are corrupted in known ways."""
     check_place(out)
     write_json(out, measure_corruptions(data, count=count, faces=faces, pairs=pairs, meshes=meshes))
 

@@ -1,11 +1,10 @@
-"""How well the deformation field agrees with the exact transfer and with the body's own skinning.
+"""Agreement of the deformation field with the exact transfer and with the body's own skinning.
 
-``python -m tools.deformation_report --out docs/deformation.md`` measures and writes it down.
+python -m tools.deformation_report --out docs/deformation.md
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from portrait360.geometry.deformation import (
 )
 from portrait360.geometry.weights import VOLUME_SPACING, build_weight_volume
 from portrait360.runtime.files import atomic_write
+from portrait360.runtime.script import run_script
 
 PORTRAIT_MIN = (-0.25, -0.33, -0.22)
 PORTRAIT_MAX = (0.25, 0.25, 0.22)
@@ -71,7 +71,7 @@ class Agreement:
 
 
 def random_poses(count: int, seed: int = 0) -> Float[Tensor, "B 6"]:
-    """Body poses as the synthetic portraits draw them, without their clipping."""
+    """Body poses as of the synthetic portraits, without their clipping."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 6, generator=generator) * torch.tensor(POSE_SPREAD_DEGREES).deg2rad()
 
@@ -91,8 +91,8 @@ def points_near_skin(
     corners = vertices[body.faces]
     first, second, third = corners.unbind(1)
     area = torch.linalg.vector_norm(torch.linalg.cross(second - first, third - first), dim=-1)
-    seen = ((corners > low) & (corners < high)).all(-1).all(-1)
-    face = torch.multinomial(area * seen, count, replacement=True, generator=generator)
+    inside = ((corners > low) & (corners < high)).all(-1).all(-1)
+    face = torch.multinomial(area * inside, count, replacement=True, generator=generator)
     share = torch.distributions.Dirichlet(torch.ones(3))  # even over a triangle
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -149,6 +149,7 @@ def folded_share(body: BodyTemplate, poses: Float[Tensor, "B 6"], points: int = 
 
 def report(body: BodyTemplate) -> str:
     """The page docs/deformation.md."""
+    # Distances for sets of poses.
     sets = {
         "random poses": random_poses(48),
         "single axes at ±20°": single_axis_poses(20),
@@ -161,11 +162,15 @@ def report(body: BodyTemplate) -> str:
         spreads += [found.field_to_vertices, found.exact_to_vertices]
         cells = [f"{s.mean:.5f} / {s.p99:.4f} / {s.maximum:.4f}" for s in spreads]
         rows.append(f"| {name} | {' | '.join(cells)} |")
+
+    # Where posing folds space, and what it costs.
     both_nod = torch.tensor([[math.radians(45), 0, 0] * 2])
     folded = [folded_share(body, p).max().item() for p in (sets["single axes at ±40°"], both_nod)]
     forward, backward = seconds_per_image(body)
     start = time.perf_counter()
     build_weight_volume(body)
+
+    # The page.
     return _PAGE.format(
         nodes=" x ".join(str(n) for n in reversed(FIELD_SHAPE)),
         low=FIELD_MIN,
@@ -199,7 +204,7 @@ the space around it, at the nodes of a grid; `apply_field` interpolates between 
 
 ## Accuracy
 
-Distances in world units: 1 unit is about {metres:.1f} m, the picture is 0.41 units wide, a pixel at 256²
+Distances in world units: 1 unit is about {metres:.1f} m, the image is 0.41 units wide, a pixel at 256²
 0.0016. Points lie within {near} of the skin, evenly over it, in the region that portraits show; "moved" are
 those that the exact transfer moves by more than {moved}. Random poses are normal with standard deviations
 {spread} degrees (neck nod, turn, tilt, head nod, turn, tilt). The last two columns are about the truth:
@@ -218,14 +223,11 @@ one-to-one.
 """
 
 
-def main() -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="markdown file to write")
-    path = parser.parse_args().out
-    with atomic_write(path) as temporary:
+def main(out: Path) -> None:
+    """Write a page (.md) that compares the deformation field with the exact transfer."""
+    with atomic_write(out) as temporary:
         temporary.write_text(report(load_body()), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

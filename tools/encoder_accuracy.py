@@ -1,4 +1,4 @@
-"""How well the portrait encoder sees, against labels that are exactly known, and what it says about photos.
+"""Errors of the portrait encoder against exact labels, and its predictions for photos.
 
 portrait360 dataset synth --count 1200 --resolution 128 --seed 20003 --views 4 --out persons.zip
 python -m tools.encoder_accuracy persons.zip --out encoder.json --photos a.jpg --sheet a.png
@@ -39,33 +39,36 @@ from portrait360.types import InputError
 
 PEOPLE = 200
 COVERED, FREE, NOTICED = 0.15, 0.01, 0.08
-"""Shares of a person hidden: much, nothing to speak of, and the estimate above which somebody counts as covered."""
+"""Hidden shares of a person: large, negligible, and the estimate above which a person counts as covered."""
 _OUTLINE = (235, 45, 150)
 _SIDE = 256
 
 
-def outline_overlap(seen: Float[Tensor, "N 1 H W"], true: Float[Tensor, "N 1 H W"]) -> Float[Tensor, " N"]:
+def outline_overlap(predicted: Float[Tensor, "N 1 H W"], true: Float[Tensor, "N 1 H W"]) -> Float[Tensor, " N"]:
     """Intersection over union of two masks, cut at a half."""
-    a, b = (m.flatten(1) > 0.5 for m in (seen, true))
+    a, b = (m.flatten(1) > 0.5 for m in (predicted, true))
     return (a & b).sum(1) / (a | b).sum(1).clamp_min(1)
 
 
 def sector_table(
-    seen: Encoded, camera: CameraEstimate, poses: Float[Tensor, "N 6"], masks: Float[Tensor, "N 1 R R"]
+    encoded: Encoded, camera: CameraEstimate, poses: Float[Tensor, "N 6"], masks: Float[Tensor, "N 1 R R"]
 ) -> dict[str, dict[str, float | int]]:
     """Per sector of yaw, and for `all`: median errors in degrees (scale in per cent, offset in per cent of the side),
     and the mean overlap of the mask."""
-    rotations = rotation_errors(seen.body_pose, poses).rad2deg()
+    # Errors of every image.
+    rotations = rotation_errors(encoded.body_pose, poses).rad2deg()
     columns = {
-        "yaw": angle_between(seen.camera.yaw, camera.yaw).rad2deg(),
-        "pitch": (seen.camera.pitch - camera.pitch).abs().rad2deg(),
-        "roll": (seen.camera.roll - camera.roll).abs().rad2deg(),
-        "scale": 100.0 * (seen.camera.scale / camera.scale).log().abs(),
-        "offset": 100.0 * (seen.camera.offset - camera.offset).norm(dim=1),
+        "yaw": angle_between(encoded.camera.yaw, camera.yaw).rad2deg(),
+        "pitch": (encoded.camera.pitch - camera.pitch).abs().rad2deg(),
+        "roll": (encoded.camera.roll - camera.roll).abs().rad2deg(),
+        "scale": 100.0 * (encoded.camera.scale / camera.scale).log().abs(),
+        "offset": 100.0 * (encoded.camera.offset - camera.offset).norm(dim=1),
         "neck": rotations[:, 0],
         "head": rotations[:, 1],
     }
-    overlap = outline_overlap(seen.mask(masks.shape[-1]), masks)
+
+    # Their medians by sector.
+    overlap = outline_overlap(encoded.mask(masks.shape[-1]), masks)
     sectors = yaw_sector(camera.yaw)
     out = {}
     for name in (*SECTORS, "all"):
@@ -78,7 +81,7 @@ def sector_table(
 
 
 def retrieval(identity: Float[Tensor, "N I"], yaw: Float[Tensor, " N"], views: int, people: int = PEOPLE) -> float:
-    """Share of persons found again among `people`: per person, the two pictures whose yaws differ the most."""
+    """Share of persons found again among `people`: per person, the two images whose yaws differ the most."""
     count = min(people, len(identity) // views)
     embeddings, angles = (v[: count * views].unflatten(0, (count, views)) for v in (identity, yaw))
     grid = torch.broadcast_tensors(angles[:, :, None], angles[:, None, :])
@@ -89,12 +92,13 @@ def retrieval(identity: Float[Tensor, "N I"], yaw: Float[Tensor, " N"], views: i
 
 
 def measure_encoder(data: Path, encoder_file: Path | None = None) -> dict[str, Any]:
-    """Accuracy on pictures as datasets have them (`plain`; seen together with their mirror images, as `evaluate` does:
+    """Accuracy on images as datasets have them (`plain`; encoded together with their mirror images, as `evaluate` does:
     `both_ways`) and changed to look like photos (`photo_like`).
 
     Raises:
-        DatasetError: the dataset has no exact labels or one picture of each person.
+        DatasetError: the dataset has no exact labels or one image of each person.
     """
+    # Network and data, as they are and like photos.
     settle_threads()
     encoder, info = load_encoder(encoder_file)
     content = EncoderData.load(data, encoder.config.resolution)
@@ -105,38 +109,40 @@ def measure_encoder(data: Path, encoder_file: Path | None = None) -> dict[str, A
                   "pictures": len(content.images), "people": min(PEOPLE, len(content.images) // content.views),
                   "encoder": info["sha256"], "trained": info["about"]}
     }  # fmt: skip
+
+    # Errors of every way to encode.
     ways = {"plain": encoder.encode, "both_ways": encoder.encode_both_ways, "photo_like": encoder.encode}
     for name, encode in ways.items():
         images, masks, camera = photos if name == "photo_like" else plain
-        seen = encode(images)
+        encoded = encode(images)
         result[name] = {
-            "sectors": sector_table(seen, camera, content.body_poses, masks),
-            "retrieval": retrieval(seen.identity, camera.yaw, content.views),
+            "sectors": sector_table(encoded, camera, content.body_poses, masks),
+            "retrieval": retrieval(encoded.identity, camera.yaw, content.views),
         }
     if encoder.config.sees_covers:
         result["covers"] = cover_table(*_covered(encoder, content))
     return result
 
 
-def cover_table(seen: Float[Tensor, " N"], hidden: Float[Tensor, " N"]) -> dict[str, float | int]:
-    """How well shares of persons that things hide are seen: of those with over COVERED hidden, and of those with less
-    than FREE, the per cent that are taken for covered, by an estimate of over NOTICED."""
+def cover_table(encoded: Float[Tensor, " N"], hidden: Float[Tensor, " N"]) -> dict[str, float | int]:
+    """Errors of the predicted shares of persons that objects hide: of those with over COVERED hidden, and of those with
+    less than FREE, the per cent that are taken for covered, by an estimate of over NOTICED."""
     covered, free = hidden > COVERED, hidden < FREE
     return {
         "covered": int(covered.sum()),
-        "noticed": round(100.0 * (seen[covered] > NOTICED).float().mean().item(), 1),
+        "noticed": round(100.0 * (encoded[covered] > NOTICED).float().mean().item(), 1),
         "free": int(free.sum()),
-        "false_alarms": round(100.0 * (seen[free] > NOTICED).float().mean().item(), 1),
-        "error": round(100.0 * (seen - hidden).abs().mean().item(), 1),
+        "false_alarms": round(100.0 * (encoded[free] > NOTICED).float().mean().item(), 1),
+        "error": round(100.0 * (encoded - hidden).abs().mean().item(), 1),
     }
 
 
 def _covered(encoder: PortraitEncoder, content: EncoderData) -> tuple[Tensor, Tensor]:
-    """What the encoder says of pictures half of which have things in front, and what is true."""
+    """Predicted and true hidden shares of images half of which have objects in front."""
     parts = _photos(content, 1, PhotoRanges(thing=0.5))
-    seen = encoder.encode(torch.cat([part.image for part in parts])).covered
-    assert seen is not None
-    return seen, torch.cat([part.covered for part in parts])
+    encoded = encoder.encode(torch.cat([part.image for part in parts])).covered
+    assert encoded is not None
+    return encoded, torch.cat([part.covered for part in parts])
 
 
 def _plain(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:
@@ -152,7 +158,7 @@ def _photo_like(content: EncoderData) -> tuple[Tensor, Tensor, CameraEstimate]:
 
 
 def _photos(content: EncoderData, seed: int, ranges: PhotoRanges) -> list[PhotoBatch]:
-    """All pictures changed to look like photos, 64 at a time."""
+    """All images changed to look like photos, 64 at a time."""
     draws = torch.Generator().manual_seed(seed)
     parts = [slice(i, i + 64) for i in range(0, len(content.images), 64)]
     return [photo_batch(content.images[p], content.masks[p], content.cameras[p], draws, ranges) for p in parts]
@@ -167,20 +173,23 @@ def align(
     rounds: int = 1,
     start: tuple[float, float, float] | None = None,
 ) -> tuple[Float[Tensor, "1 3 R R"], Encoded]:
-    """The datasets' crop of a photo: look, crop by what is seen, and look again.
+    """The datasets' crop of a photo: predict the camera, crop by it, and predict again.
 
-    Starts with the square `start` (centre and half side in pixels), else with one around the middle of the photo's
+    Starts with the square `start` (centre and half side in pixels), else with one around the centre of the photo's
     upper part, somewhat larger than its shorter side, as heads are larger in most portraits than in the datasets. More
-    rounds only help where the encoder is sure: elsewhere errors add up. Returns the last crop and what the encoder sees
-    in it.
+    rounds only help where the encoder is sure: elsewhere errors add up. Returns the last crop and its
+    encoding.
     """
+    # The first crop.
     side = min(photo.shape[1:])
     x, y, half = (photo.shape[2] / 2.0, 0.45 * side, 0.63 * side) if start is None else start
     centre, roll = torch.tensor([x, y]), torch.zeros(())
     crop = _cut(photo, centre, half, roll, 2 * encoder.config.resolution)
+
+    # Crop again by what is predicted.
     for _ in range(rounds):
-        seen = encoder.encode(crop)
-        camera = seen.camera
+        encoded = encoder.encode(crop)
+        camera = encoded.camera
         # the plain crop's centre lies at the offset, its side is 1 / scale's worth smaller or larger
         c, s = roll.cos(), roll.sin()
         shift = 2.0 * half * camera.offset[0]
@@ -208,28 +217,29 @@ def read_photo(path: Path) -> Float[Tensor, "3 H W"]:
     """A photo, upright, in [-1, 1].
 
     Raises:
-        InputError: not a picture.
+        InputError: not an image.
     """
     try:
-        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as picture:
-            pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as image:
+            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path} is not a readable picture ({error}).", "Give JPEG, PNG or WebP.") from error
+        raise InputError(f"{path} is not a readable image ({error}).", "Give JPEG, PNG or WebP.") from error
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
 def photo_sheet(encoder: PortraitEncoder, photos: Sequence[Path]) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Photos with the posed body outlined as the encoder sees it, and their outline; and its numbers."""
+    """Photos with the predicted body outlined, and the predicted mask; and the predictions as numbers."""
+    # Encode the aligned photo.
     cells, records = [], []
     for path in photos:
-        crop, seen = align(encoder, read_photo(path))
-        camera = seen.camera
+        crop, encoded = align(encoder, read_photo(path))
+        camera = encoded.camera
         shown = resample(crop, _SIDE)[0]
-        mask = seen.mask(_SIDE)[0]
-        picture = Image.fromarray(_bytes(shown))
-        outlined = np.asarray(draw_body(picture, load_body(), camera.label()[0], seen.body_pose[0], _OUTLINE))
+        mask = encoded.mask(_SIDE)[0]
+        image = Image.fromarray(_bytes(shown))
+        outlined = np.asarray(draw_body(image, load_body(), camera.label()[0], encoded.body_pose[0], _OUTLINE))
         dimmed = shown * mask + (1.0 - mask) * (0.25 * shown + 0.75)
-        pose = seen.body_pose[0].rad2deg().round().int().tolist()
+        pose = encoded.body_pose[0].rad2deg().round().int().tolist()
         records.append({
             "photo": path.name,
             "yaw": round(math.degrees(camera.yaw.item()), 1),
@@ -237,7 +247,7 @@ def photo_sheet(encoder: PortraitEncoder, photos: Sequence[Path]) -> tuple[Image
             "roll": round(math.degrees(camera.roll.item()), 1),
             "neck": pose[:3],
             "head": pose[3:],
-            "blur": round(seen.blur.item(), 2),
+            "blur": round(encoded.blur.item(), 2),
         })  # fmt: skip
         text = f"yaw {records[-1]['yaw']:.0f}, pitch {records[-1]['pitch']:.0f}"
         for pixels in (_bytes(shown), outlined, _bytes(dimmed)):
@@ -256,13 +266,13 @@ def main(
     photos: tuple[Path, ...] = (),
     sheet: Path | None = None,
 ) -> None:
-    """Measure a portrait encoder on persons it has not seen; draw what it sees in photos."""
+    """Write errors (.json) of the portrait encoder on held-out portraits, and a sheet of its predictions for photos."""
     result = measure_encoder(data, encoder)
     if photos:
-        picture, result["photos"] = photo_sheet(load_encoder(encoder)[0], photos)
+        image, result["photos"] = photo_sheet(load_encoder(encoder)[0], photos)
         if sheet is not None:
             with atomic_write(sheet) as temporary:
-                picture.save(temporary)
+                image.save(temporary)
     write_json(out, result)
 
 

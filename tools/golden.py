@@ -28,7 +28,7 @@ from portrait360.official.pickle_data import Name, Thing
 from portrait360.types import InputError
 
 Part = tuple[slice, ...]
-_HINT = "docs/results.md says which files of golden numbers can be compared."
+_HINT = "See docs/results.md for the files of golden numbers that can be compared."
 _LEFT_OUT = ("renderer.", "dataset_label_std")
 _POSE_BRANCH = "pose_branch."
 _KEY = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
@@ -100,17 +100,17 @@ class Golden:
 
     @property
     def ray_sides(self) -> list[int]:
-        """Sides of the rays that a full-size file has pictures of."""
+        """Sides of the rays that a full-size file has images of."""
         return sorted({int(m[1]) for n in self._arrays if (m := re.match(r"out/nrr(\d+)/", n))})
 
     def full_resolution(self) -> int:
-        """Side of the pictures of a full-size file, from the part of them that is stored."""
+        """Side of the images of a full-size file, from the part of them that is stored."""
         for side in self.ray_sides:
             name = f"out/nrr{side}/image"
             if name in self._arrays:
                 step = self.part(name)[-1].step if self.part(name) else 1
                 return self._arrays[name].shape[-1] * (step or 1)
-        raise InputError(f"{self.path} has no pictures to compare.", _HINT)
+        raise InputError(f"{self.path} has no images to compare.", _HINT)
 
 
 def parse_part(text: str) -> Part:
@@ -174,12 +174,12 @@ def full_size_networks(golden: Golden, salt: str) -> Networks:
     """The released configuration of a full-size file with weights made from their names.
 
     Raises:
-        InputError: pictures of a size that was never released.
+        InputError: images of a size that was never released.
     """
     resolution = golden.full_resolution()
     name = f"original-{resolution}"
     if name not in PRESETS:
-        raise InputError(f"{golden.path} has pictures of side {resolution}; no released network makes them.", _HINT)
+        raise InputError(f"{golden.path} has images of side {resolution}; no released network makes them.", _HINT)
     networks = _networks(PRESETS[name].model)
     for module, prefix in ((networks.generator, "G/"), (networks.discriminator, "D/")):
         for own, value in module.state_dict().items():

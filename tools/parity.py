@@ -1,4 +1,4 @@
-"""How closely the networks agree with numbers that the published code computed, stage by stage.
+"""Agreement of the networks with numbers that the published code computed, stage by stage.
 
     python -m tools.parity golden_a.npz golden_512_a.npz [--salt a] [--out table.json] [--all]
 
@@ -42,7 +42,7 @@ def compare(path: Path, salt: str = "a") -> Parity:
 
     Args:
         path: a small or a full-size file (see `tools.golden`).
-        salt: what the weights of a full-size file were drawn with.
+        salt: what the weights of a full-size file were generated with.
 
     Raises:
         InputError: missing, damaged, or a file of something else.
@@ -59,15 +59,18 @@ def compare(path: Path, salt: str = "a") -> Parity:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    # Arguments.
     parser = argparse.ArgumentParser(
         prog="python -m tools.parity",
-        description="Compare the networks with golden numbers of the published code.",
+        description="Print (and write as .json) how far the networks are from golden numbers of the published code.",
     )
     parser.add_argument("golden", nargs="+", type=Path, help="files of golden numbers (.npz)")
-    parser.add_argument("--salt", default="a", help="what weights of full-size files were drawn with")
+    parser.add_argument("--salt", default="a", help="what weights of full-size files were generated with")
     parser.add_argument("--out", type=Path, help="also write every row to this JSON file")
     parser.add_argument("--all", action="store_true", help="show every array instead of every stage")
     options = parser.parse_args(arguments)
+
+    # Compare file by file.
     keep_freed_memory()
     results: list[Parity] = []
     try:
@@ -80,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         print(f"hint: {error.hint}", file=sys.stderr)
         return 2
+
+    # Print the table and what was left out.
     rows = [row for result in results for row in result.rows]
     print(rows_table(rows) if options.all else stages_table(rows))
     for path, result in zip(options.golden, results, strict=True):

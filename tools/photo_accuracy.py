@@ -1,4 +1,4 @@
-"""How well `dataset photos` labels: its dataset of synthetic photos against what is true of them.
+"""Errors of the labels that `dataset photos` gives to synthetic photos.
 
 python -m tools.synthetic_photos --count 500 --seed 4002 --out photos
 portrait360 dataset photos photos --resolution 512 --out photos.zip
@@ -36,11 +36,12 @@ mask's intersection over union with the true one."""
 
 
 def measure(folder: Path, dataset: Path) -> dict[str, Any]:
-    """Shares accepted and median errors of the accepted, by the side that people are seen from.
+    """Shares accepted and median errors of the accepted, by the sector of the camera.
 
     Raises:
         DatasetError: the folder has no truth, or the dataset or its report is missing or of other photos.
     """
+    # Truth, report and dataset of the same photos.
     truths = read_truth(folder)
     path, _ = report_files(dataset)
     try:
@@ -49,6 +50,8 @@ def measure(folder: Path, dataset: Path) -> dict[str, Any]:
         raise DatasetError(f"{path} is no report.", "Run `portrait360 dataset photos` on the folder first.") from error
     if not set(truths) <= set(photos):
         raise DatasetError(f"{path} is the report of other photos.", "Run `portrait360 dataset photos` on the folder.")
+
+    # Errors of every photo, or why it was rejected.
     data = PortraitDataset(dataset)
     rows = {data.name(row): row for row in range(len(data))}
     sectors, errors, reasons = [], [], {}
@@ -64,6 +67,8 @@ def measure(folder: Path, dataset: Path) -> dict[str, Any]:
         row = rows[person["images"][0]]
         mask = np.asarray(Image.open(folder / TRUTH_FOLDER / name).convert("RGB"))
         errors.append(_errors(truth, person["crop"], data.cameras[row], data.body_poses[row], data.mask(row), mask))
+
+    # Medians by sector.
     table, where = np.array(errors), np.array(sectors)
     front = np.isin(where, [0, 1, 7])
     groups = {name: where == i for i, name in enumerate(SECTORS)}
@@ -90,23 +95,28 @@ def _errors(
     mask: np.ndarray,
     true_mask: np.ndarray,
 ) -> list[float]:
+    # Angles of camera and body pose.
     true_camera, true_pose = torch.tensor(truth["camera"])[None], torch.tensor(truth["body_pose"])
     (yaw, pitch), (true_yaw, true_pitch) = yaw_pitch(camera[None]), yaw_pitch(true_camera)
     turned = torch.remainder(yaw - true_yaw + math.pi, 2.0 * math.pi) - math.pi
     turns, true_turns = (axis_angle_to_matrix(p.double().unflatten(0, (2, 3))) for p in (pose, true_pose))
     angles = geodesic_angle(turns, true_turns)
+
+    # The neck joint, and the masks in one crop.
     x, y = truth["centre"]
     joint = _joint(camera[None], crop["x"], crop["y"], crop["side"])
     true_joint = _joint(true_camera, x, y, truth["side"])
-    seen = Square((crop["x"], crop["y"]), crop["side"]).of(true_mask, mask.shape[0]).image[..., 0] > 127
+    expected = Square((crop["x"], crop["y"]), crop["side"]).of(true_mask, mask.shape[0]).image[..., 0] > 127
     own = mask > 127
+
+    # In the order of COLUMNS.
     return [
         abs(math.degrees(turned.item())),
         abs(math.degrees((pitch - true_pitch).item())),
         *angles.rad2deg().tolist(),
         100.0 * float(np.linalg.norm(joint - true_joint)) / truth["side"],
         100.0 * abs(math.log(crop["side"] / truth["side"])),
-        float((seen & own).sum() / max((seen | own).sum(), 1)),
+        float((expected & own).sum() / max((expected | own).sum(), 1)),
     ]
 
 
@@ -125,7 +135,7 @@ def _summary(errors: Float[ndarray, "N C"]) -> dict[str, Any]:
 
 
 def main(folder: Annotated[Path, tyro.conf.Positional], dataset: Annotated[Path, tyro.conf.Positional], out: Path):
-    """Measure the labels that `dataset photos` gave to a folder of synthetic photos."""
+    """Write errors (.json) of the labels that `dataset photos` gave to a folder of synthetic photos."""
     result = measure(folder, dataset)
     write_json(out, result)
     print(f"{'':12}{'photos':>7}{'accepted':>9}" + "".join(f"{name:>11}" for name in COLUMNS))

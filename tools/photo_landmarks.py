@@ -1,10 +1,11 @@
-"""Where the points that mediapipe sees lie on the body, and where a portrait's crop lies around them.
+"""Fit where mediapipe's landmarks lie on the body, and where a portrait's crop lies around them.
 
     python -m tools.synthetic_photos --count 700 --seed 4001 --out photos
     python -m tools.photo_landmarks photos --out src/portrait360/assets/photo_landmarks.safetensors
 
-mediapipe's points are its own: its "ear" is not our mesh's. Synthetic photos tell where each lies at rest: the place
-on its bone that, posed and projected as is true of each photo, comes closest to what was seen (robust least squares).
+mediapipe's points are its own: its "ear" is not our mesh's. Synthetic photos with known poses give the place at rest of
+each: the one on its bone that, posed and projected with the true labels, comes closest to the detected points (robust
+least squares).
 The first crop is a ridge regression on the pose landmarks, which mediapipe gives for every side of a person.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -37,12 +38,15 @@ from tools.synthetic_photos import read_truth
 _MESH_POINTS = 48
 _RIDGE = 1.0
 _FACE_YAW = 80.0
-"""Degrees from the front up to which a face mesh counts as seen."""
+"""Degrees from the front up to which a face mesh is used."""
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Landmarks of synthetic photos in units of the true crop, and what is true."""
+class _Landmarks:
+    """Detected landmarks of N synthetic photos, in units of the true crop, with the true labels.
+
+    `meshes` of the M photos `with_mesh`; `pixels` are `points` in the photo; `crops` are centre and side, pixels.
+    """
 
     points: Float[ndarray, "N 33 2"]
     meshes: Float[ndarray, "M 478 2"]
@@ -53,37 +57,57 @@ class _Seen:
     body_pose: Float[Tensor, "N 6"]
 
 
-def _look(folder: Path) -> _Seen:
+def _detect(folder: Path) -> _Landmarks:
     """Detect the persons of a folder of synthetic photos."""
+    # Photos in which the person is found where it is.
     truths, detector = read_truth(folder), Detector()
-    points, meshes, with_mesh, crops, pixels, cameras, poses = [], [], [], [], [], [], []
     photos = [file for file in find_photos(folder) if file.name in truths]
+    found: list[tuple[Detection, dict[str, Any]]] = []
     with show_progress("detecting", len(photos), "photos") as bar:
         for file in photos:
             truth = truths[file.name]
-            centre, side = np.array(truth["centre"]), truth["side"]
-            person = person_at(detector.find(read_photo(file.path)), centre, side)
-            if person is not None and person.points is not None:
-                yaw = np.degrees(np.arctan2(truth["camera"][3], truth["camera"][11]))
-                if person.mesh is not None and abs(yaw) < _FACE_YAW:
-                    meshes.append((person.mesh - centre) / side + 0.5)
-                    with_mesh.append(len(points))
-                points.append((person.points - centre) / side + 0.5)
-                pixels.append(person.points)
-                crops.append([*centre, side])
-                cameras.append(truth["camera"])
-                poses.append(truth["body_pose"])
+            person = person_at(detector.find(read_photo(file.path)), np.array(truth["centre"]), truth["side"])
+            if person is not None:
+                found.append((person, truth))
             bar.advance(1)
+
+    # Landmarks in units of the true crop, with its labels.
+    parts = [_in_crop(person, truth) for person, truth in found]
+    with_mesh = [row for row, part in enumerate(parts) if part.mesh is not None]
     if len(with_mesh) < 20:
-        raise DatasetError(f"only {len(with_mesh)} faces were found in {folder}.", "Draw more photos.")
-    return _Seen(
-        np.stack(points), np.stack(meshes), np.array(with_mesh), np.array(crops), np.stack(pixels),
-        torch.tensor(cameras), torch.tensor(poses),
-    )  # fmt: skip
+        raise DatasetError(f"only {len(with_mesh)} faces were found in {folder}.", "Render more photos.")
+    return _Landmarks(
+        points=np.stack([part.points for part in parts]),
+        meshes=np.stack([part.mesh for part in parts if part.mesh is not None]),
+        with_mesh=np.array(with_mesh),
+        crops=np.array([[*truth["centre"], truth["side"]] for _, truth in found]),
+        pixels=np.stack([person.points for person, _ in found if person.points is not None]),
+        camera=torch.tensor([truth["camera"] for _, truth in found]),
+        body_pose=torch.tensor([truth["body_pose"] for _, truth in found]),
+    )
+
+
+@dataclass(frozen=True)
+class _InCrop:
+    """Landmarks of one person in units of the true crop; `mesh` None where the face is turned away."""
+
+    points: Float[ndarray, "33 2"]
+    mesh: Float[ndarray, "478 2"] | None
+
+
+def _in_crop(person: Detection, truth: dict[str, Any]) -> _InCrop:
+    centre, side = np.array(truth["centre"]), truth["side"]
+    yaw = np.degrees(np.arctan2(truth["camera"][3], truth["camera"][11]))
+    facing = person.mesh is not None and abs(yaw) < _FACE_YAW
+    assert person.points is not None
+    return _InCrop(
+        (person.points - centre) / side + 0.5,
+        (person.mesh - centre) / side + 0.5 if facing and person.mesh is not None else None,
+    )
 
 
 def person_at(people: list[Detection], centre: Float[ndarray, " 2"], side: float) -> Detection | None:
-    """The person whose head lies in the middle of a crop."""
+    """The person whose head lies in the centre of a crop."""
     for person in people:
         points = person.points
         if points is not None and np.abs(points[list(HEAD_POINTS)].mean(axis=0) - centre).max() < 0.4 * side:
@@ -91,19 +115,19 @@ def person_at(people: list[Detection], centre: Float[ndarray, " 2"], side: float
     return None
 
 
-def _place(
-    seen: Float[ndarray, "N 2"], motion: Float[Tensor, "N 3 4"], camera: Float[Tensor, "N 25"], guess: list[float]
+def fit_place(
+    detected: Float[ndarray, "N 2"], motion: Float[Tensor, "N 3 4"], camera: Float[Tensor, "N 25"], guess: list[float]
 ) -> np.ndarray:
-    """The point of a bone that projects closest to where it was seen."""
+    """The point of a bone that projects closest to where it was detected."""
 
     def residuals(x: np.ndarray) -> np.ndarray:
         place = motion[:, :, :3] @ torch.from_numpy(x) + motion[:, :, 3]
-        return (project(camera, place[:, None])[0][:, 0].numpy() - seen).ravel()
+        return (project(camera, place[:, None])[0][:, 0].numpy() - detected).ravel()
 
     return least_squares(residuals, guess, loss="soft_l1", f_scale=0.02).x
 
 
-def _spread_out(places: np.ndarray, count: int) -> np.ndarray:
+def spread_out(places: np.ndarray, count: int) -> np.ndarray:
     """Points far from each other: each the farthest from those before it."""
     chosen = [0]
     distance = np.linalg.norm(places - places[0], axis=1)
@@ -114,26 +138,31 @@ def _spread_out(places: np.ndarray, count: int) -> np.ndarray:
 
 
 def calibrate(folder: Path) -> LandmarkModel:
-    """Learn the model from a folder of synthetic photos. Raises DatasetError for other folders."""
-    seen = _look(folder)
-    motions = bone_transforms(load_body(), seen.body_pose).double()
-    camera, some = seen.camera.double(), torch.from_numpy(seen.with_mesh)
+    """Fit the model to a folder of synthetic photos. Raises DatasetError for other folders."""
+    # Where mediapipe's points lie on head and torso.
+    found = _detect(folder)
+    motions = bone_transforms(load_body(), found.body_pose).double()
+    camera, some = found.camera.double(), torch.from_numpy(found.with_mesh)
     mesh = np.stack([
-        _place(seen.meshes[:, k], motions[some, HEAD], camera[some], [0.0, 0.08, 0.1])
-        for k in range(seen.meshes.shape[1])
+        fit_place(found.meshes[:, k], motions[some, HEAD], camera[some], [0.0, 0.08, 0.1])
+        for k in range(found.meshes.shape[1])
     ])  # fmt: skip
     shoulders = [
-        _place(seen.points[:, k], motions[:, TORSO], camera, [x, -0.1, 0.0])
+        fit_place(found.points[:, k], motions[:, TORSO], camera, [x, -0.1, 0.0])
         for k, x in ((LEFT_SHOULDER, 0.15), (RIGHT_SHOULDER, -0.15))
     ]
+
+    # The first crop: ridge regression on the pose landmarks.
     rows, targets = [], []
-    for points, (x, y, side) in zip(seen.pixels, seen.crops, strict=True):
+    for points, (x, y, side) in zip(found.pixels, found.crops, strict=True):
         features, middle, spread = start_features(points)
         rows.append(features)
         targets.append([*((np.array([x, y]) - middle) / spread), np.log(side / spread)])
     a, b = np.stack(rows), np.array(targets)
     start = np.linalg.solve(a.T @ a + _RIDGE * np.eye(a.shape[1]), a.T @ b)
-    indices = _spread_out(mesh, _MESH_POINTS)
+
+    # Points of the mesh that lie far from each other.
+    indices = spread_out(mesh, _MESH_POINTS)
     return LandmarkModel(
         torch.from_numpy(indices),
         torch.from_numpy(mesh[indices]).float(),
@@ -143,7 +172,7 @@ def calibrate(folder: Path) -> LandmarkModel:
 
 
 def main(folder: Annotated[Path, tyro.conf.Positional], out: Path) -> None:
-    """Learn where mediapipe's points lie from a folder of synthetic photos."""
+    """Write where mediapipe's landmarks lie on the body (.safetensors), from a folder of synthetic photos."""
     save_landmark_model(out, calibrate(folder))
 
 

@@ -1,8 +1,8 @@
-"""How well body poses can be read from the pictures at all: the discriminator's pose head, trained on labels directly.
+"""The discriminator's pose head, trained on labels directly: a bound for poses that are predicted from images.
 
     python -m tools.pose_regression TRAIN.zip --held-out HELDOUT.zip --labels train
 
-On the labels that training reads it is what self-learning must beat; on the exact ones it is what the pictures tell.
+On the labels that training reads, self-supervised poses must beat it; on the exact ones it is an upper bound.
 The camera is given, as in training. A measurement: nothing of it goes into a model.
 """
 
@@ -37,12 +37,14 @@ CHUNK = 100
 
 
 class Labelled:
-    """Pictures as a discriminator of plain-background models sees them, with cameras and body poses."""
+    """Images on a plain background, as the discriminator's input, with cameras and body poses."""
 
     def __init__(self, path: Path, labels: Literal["train", "exact"], model: ModelConfig) -> None:
         dataset = PortraitDataset(path, labels=labels)
         if dataset.resolution < model.resolution:
-            raise DatasetError(f"{path} is smaller than {model.resolution} pixels.", "Draw it at a higher resolution.")
+            raise DatasetError(
+                f"{path} is smaller than {model.resolution} pixels.", "Render it at a higher resolution."
+            )
         images, masks = dataset.load_arrays(dataset.resolution)
         self.images: UInt8[Tensor, "N 3 R R"]
         self.masks: UInt8[Tensor, "N 1 R R"]
@@ -50,7 +52,7 @@ class Labelled:
         self.cameras, self.poses = dataset.cameras, dataset.body_poses
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image in [-1, 1], mask in [0, 1], camera and body pose of some pictures."""
+        """Image in [-1, 1], mask in [0, 1], camera and body pose of some images."""
         image, mask = self.images[rows].float() / 127.5 - 1.0, self.masks[rows].float() / 255.0
         return image, mask, self.cameras[rows], self.poses[rows]
 
@@ -77,7 +79,7 @@ def regress(data: Labelled, model: ModelConfig, steps: int, seed: int = 0, *, pr
 
 @torch.no_grad()
 def predict(network: Discriminator, data: Labelled) -> Float[Tensor, "N 6"]:
-    """Body poses that the network sees in all pictures."""
+    """Body poses that the network predicts for all images."""
     poses = []
     for rows in torch.arange(len(data.images)).split(CHUNK):
         image, mask, camera, _ = data.take(rows)
@@ -85,10 +87,10 @@ def predict(network: Discriminator, data: Labelled) -> Float[Tensor, "N 6"]:
     return torch.cat(poses)
 
 
-def errors(seen: Float[Tensor, "N 6"], true: Float[Tensor, "N 6"]) -> dict[str, float | list[float]]:
+def errors(predicted: Float[Tensor, "N 6"], true: Float[Tensor, "N 6"]) -> dict[str, float | list[float]]:
     """Degrees: mean angle of neck and head; mean and standard deviation of the error along each of the six axes."""
-    neck, head = rotation_errors(seen, true).mean(dim=0).rad2deg().tolist()
-    off = (seen - true).rad2deg()
+    neck, head = rotation_errors(predicted, true).mean(dim=0).rad2deg().tolist()
+    off = (predicted - true).rad2deg()
     axes = {"bias": off.mean(dim=0), "deviation": off.std(dim=0)}
     return {"neck": round(neck, 2), "head": round(head, 2)} | {
         name: [round(v, 2) for v in values.tolist()] for name, values in axes.items()
@@ -103,7 +105,7 @@ def main(
     preset: Literal["cpu-64"] = "cpu-64",
     out: Path | None = None,
 ) -> None:
-    """Train the pose head on labels directly, and measure it on held-out pictures whose exact poses are known."""
+    """Write errors (.json) of a pose head that is trained on labels directly, on held-out images with exact poses."""
     if out is not None:
         check_place(out)
     keep_freed_memory()

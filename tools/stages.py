@@ -18,11 +18,11 @@ from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.generator import Generator, Scene
 from portrait360.model.rendering import Deform, Rendered, bound_rays, importance_depths, query, render_original
 from portrait360.training.losses import generator_loss, gradient_penalties, pose_loss
-from tools.comparison import DENSITY, EXACT, JUDGE, NORM, PLAIN, RENDER, TIE, TRI_GRID, Comparison, Slack, Tolerance
+from tools.comparison import DENSITY, EXACT, LOGIT, NORM, PLAIN, RENDER, TIE, TRI_GRID, Comparison, Slack, Tolerance
 from tools.golden import Networks, parse_part
 
 PSI = 0.7
-"""Truncation of every golden picture."""
+"""Truncation of every golden image."""
 _HEAD_ABOVE = 0.06
 BORDER = 1e-6
 """World units from a hard switch within which rounding decides: four float32 steps of a distance along a ray."""
@@ -30,21 +30,26 @@ BORDER = 1e-6
 
 def compare_small(comparison: Comparison, networks: Networks) -> None:
     """Every output of a small file."""
+    # Styles and scene.
     golden, generator = comparison.golden, networks.generator
     z, camera, pose = (golden.tensor(f"out/{name}") for name in ("z", "c", "pose"))
     _poses_and_styles(comparison, generator, z, camera, pose)
     scene = _scene(comparison, generator, z, camera, pose)
     _points(comparison, generator, scene)
+
+    # Images, and variants that some files hold.
     for side in (32, 64):
-        _pictures(comparison, generator, scene, camera, side)
+        _images(comparison, generator, scene, camera, side)
     if "out/nodef32_wsbcg_swapped/image_raw" in golden:
         swapped = generator.scene(scene.w, scene.w.flip(0))
         raw = generator.render(swapped, camera, resolution=32, plain=True).raw
         comparison.check("background of another style", "nodef32_wsbcg_swapped/image_raw", raw, RENDER)
+
+    # Deformation and discriminator.
     if "out/mesh/faces" in golden:
         _deformation(comparison, generator, scene, camera)
     if "out/D_in/image" in golden:
-        _judgement(comparison, networks, camera, pose)
+        _discriminator(comparison, networks, camera, pose)
         _gradients_of_generator(comparison, networks, z, camera, pose)
 
 
@@ -104,55 +109,66 @@ def _ray_slack(generator: Generator, camera: Tensor, side: int, trace: dict[str,
     return torch.where(undecided, torch.inf, 0.0)
 
 
-def _depth_slack(generator: Generator, rendered: Rendered, slack: Tensor) -> Tensor:
+def depth_slack(generator: Generator, rendered: Rendered, slack: Tensor) -> Tensor:
     """[B, M, 1]: what one float32 step in an alpha does to a mean over the ray's length."""
     config = generator.config.render
     step = torch.finfo(torch.float32).eps / 2
     return slack + torch.where(rendered.opacity > 0, step * (config.far - config.near) / rendered.opacity, 0.0)
 
 
-def _picture_slack(slack: Tensor, side: int, image_side: int) -> Tensor:
+def _image_slack(slack: Tensor, side: int, image_side: int) -> Tensor:
     """[B, 1, H, H]: the slack of rays spread as far as super-resolution carries colours."""
-    near = torch.nn.functional.max_pool2d(_as_picture(slack, side), 11, stride=1, padding=5)
+    near = torch.nn.functional.max_pool2d(_as_image(slack, side), 11, stride=1, padding=5)
     return torch.nn.functional.interpolate(near, size=(image_side, image_side), mode="nearest")
 
 
-def _as_picture(v: Tensor, side: int) -> Tensor:
+def _as_image(v: Tensor, side: int) -> Tensor:
     return v.transpose(1, 2).unflatten(2, (side, side))
 
 
-def _pictures(comparison: Comparison, generator: Generator, scene: Scene, camera: Tensor, side: int) -> None:
-    """Rays, marcher, raw picture, super-resolution, mask and depth of the canonical body."""
+def _images(comparison: Comparison, generator: Generator, scene: Scene, camera: Tensor, side: int) -> None:
+    """Rays, marcher, raw image, super-resolution, mask and depth of the canonical body."""
+    # Samples along rays, and weights.
     golden, check, at = comparison.golden, comparison.check, f"nodef{side}/"
     rendered, trace = _cast(generator, scene, camera, side)
     check("sampling distances", at + "depths_coarse", trace["depths_coarse"], PLAIN)
     check("marcher: coarse weights", at + "weights_coarse", trace["weights_coarse"], RENDER)
     _importance(comparison, at)
     check("importance samples in a render", at + "depths_fine", trace["depths_fine"], RENDER)
+
+    # Features, distances and opacities of rays.
     per_ray = _ray_slack(generator, camera, side, trace)
-    per_depth = _depth_slack(generator, rendered, per_ray)
+    per_depth = depth_slack(generator, rendered, per_ray)
     check("marcher: features", at + "renderer_rgb", rendered.features, RENDER, slack=Slack(per_ray, _CROP))
     check("marcher: depth", at + "renderer_depth", rendered.distance, RENDER, slack=Slack(per_depth, _DEPTH))
     check("marcher: opacity", at + "renderer_weights", rendered.opacity, RENDER, slack=Slack(per_ray, _CROP))
+
+    # The composited images.
     out = generator.compose(scene, rendered, side)
-    of_rays = Slack(_as_picture(per_ray, side), _CROP)
-    of_depths = Slack(_as_picture(per_depth, side), _DEPTH)
-    of_pixels = Slack(_picture_slack(per_ray, side, out.image.shape[-1]), _CROP)
+    of_rays = Slack(_as_image(per_ray, side), _CROP)
+    of_depths = Slack(_as_image(per_depth, side), _DEPTH)
+    of_pixels = Slack(_image_slack(per_ray, side, out.image.shape[-1]), _CROP)
     sparse = parse_part("1::4,2::4")
     assert out.features is not None
     assert out.background is not None
+
+    # Compare them, those of hard switches with slack.
     check("composited features", at + "feature_image_to_sr", out.features, RENDER, slack=of_rays)
     check("composited features", at + "feature_image_to_sr_sub", out.features, RENDER, part=sparse, slack=of_rays)
     part = () if side == 32 else parse_part("::4,::4")
-    check("background picture", at + "image_background", out.background, PLAIN, part=part)
-    check("raw picture", at + "image_raw_before_sr", out.raw, RENDER, slack=of_rays)
+    check("background image", at + "image_background", out.background, PLAIN, part=part)
+    check("raw image", at + "image_raw_before_sr", out.raw, RENDER, slack=of_rays)
+
+    # The original's fault in the raw image, and the final images.
     faithful = with_bugs(generator, raw_overwritten=True).compose(scene, rendered, side)
-    near = Slack(_picture_slack(per_ray, side, side), _CROP)
-    check("raw picture, overwritten (7.5)", at + "image_raw_returned", faithful.raw, RENDER, slack=near)
-    check("picture", at + "image", out.image, RENDER, slack=of_pixels)
-    check("picture", at + "image_sub", out.image, RENDER, part=sparse, slack=of_pixels)
+    near = Slack(_image_slack(per_ray, side, side), _CROP)
+    check("raw image, overwritten (7.5)", at + "image_raw_returned", faithful.raw, RENDER, slack=near)
+    check("image", at + "image", out.image, RENDER, slack=of_pixels)
+    check("image", at + "image_sub", out.image, RENDER, part=sparse, slack=of_pixels)
     check("mask", at + "image_mask", out.mask, RENDER, slack=of_rays)
     check("depth", at + "image_depth", out.depth, RENDER, slack=of_depths)
+
+    # Super-resolution by itself, of golden features.
     given = [f"out/{at}{name}" for name in ("image_raw_before_sr", "feature_image_to_sr", "image")]
     if all(name in golden and not golden.part(name) for name in given[:2]) and given[2] in golden:
         image = generator.superresolution(golden.tensor(given[0]), golden.tensor(given[1]), scene.w)
@@ -183,6 +199,7 @@ def with_bugs(generator: Generator, **bugs: bool) -> Generator:
 
 def _deformation(comparison: Comparison, generator: Generator, scene: Scene, camera: Tensor) -> None:
     """Transfer between the file's two meshes (6), free points and a render."""
+    # The two meshes, and the faces that take part.
     golden, check = comparison.golden, comparison.check
     names = ("shaped_vertices", "posed_vertices", "faces")
     vertices, posed_vertices, faces = (golden.tensor(f"out/mesh/{name}") for name in names)
@@ -192,6 +209,7 @@ def _deformation(comparison: Comparison, generator: Generator, scene: Scene, cam
     check("deformation: faces that take part", "mesh/head_face_mask", behind[faces].all(-1), EXACT)
     rest, posed = vertices[faces[kept]], posed_vertices[:, faces[kept]]
 
+    # Points carried by the golden choice of triangles.
     def moved(points: Tensor, name: str, tie: Tolerance = TIE) -> Tensor:
         """By the golden choice of triangles; where ours is another one, it must be as near."""
         chosen = golden.tensor(f"out/{name}")
@@ -203,6 +221,7 @@ def _deformation(comparison: Comparison, generator: Generator, scene: Scene, cam
         comparison.add_error("deformation: nearest triangle", name, gaps.tolist(), tie, note)
         return carry(points, rest, posed, chosen, distances, generator.config.thickness)
 
+    # Free points, then the samples of a render.
     if "out/def/points" in golden:
         canonical = moved(golden.tensor("out/def/points"), "def/face_index_in_masked_faces")
         check("deformation: golden triangles", "def/points_out", canonical, PLAIN)
@@ -220,41 +239,45 @@ def _deformation(comparison: Comparison, generator: Generator, scene: Scene, cam
         check("deformed render: features", "def16/renderer_rgb", rendered.features, RENDER)
         check("deformed render: depth", "def16/image_depth", out.depth, RENDER)
         check("deformed render: mask", "def16/image_mask", out.mask, RENDER)
-        check("deformed render: raw picture", "def16/image_raw", out.raw, RENDER)
+        check("deformed render: raw image", "def16/image_raw", out.raw, RENDER)
 
 
 # ---- discriminator, penalties, losses ----
 
 
-def _judgement(comparison: Comparison, networks: Networks, camera: Tensor, pose: Tensor) -> None:
-    """Logits and poses of the batch and of single images, gradient penalties, loss (equations 8, 10.8, 10.9)."""
+def _discriminator(comparison: Comparison, networks: Networks, camera: Tensor, pose: Tensor) -> None:
+    """Logits and poses of the whole batch and of single images, gradient penalties, loss (equations 8, 10.8, 10.9)."""
+    # The whole batch.
     golden, check, d = comparison.golden, comparison.check, networks.discriminator
-    pictures = Pictures(*(golden.tensor(f"out/D_in/{name}") for name in ("image", "image_raw", "image_mask")))
+    images = Pictures(*(golden.tensor(f"out/D_in/{name}") for name in ("image", "image_raw", "image_mask")))
     left = is_left(camera)
-    seen = pictures.map(lambda t: torch.where(left[:, None, None, None], t.flip(3), t))
-    check("D: features", "D/flatten_feature_pose_pass", d.trunk(seen), JUDGE)
-    logits, predicted = _judged(comparison, networks, pictures, camera, "D/pose")
-    check("D: logits", "D/logits", logits, JUDGE)
-    check("D: logits", "D/logits_gt_pose", d(pictures, camera, pose)[0], JUDGE)
+    mirrored = images.map(lambda t: torch.where(left[:, None, None, None], t.flip(3), t))
+    check("D: features", "D/flatten_feature_pose_pass", d.trunk(mirrored), LOGIT)
+    logits, predicted = _logits_and_poses(comparison, networks, images, camera, "D/pose")
+    check("D: logits", "D/logits", logits, LOGIT)
+    check("D: logits", "D/logits_gt_pose", d(images, camera, pose)[0], LOGIT)
+
+    # Single images.
     for i in range(len(camera)):
         at = f"D_single{i}/"
         if f"out/{at}logits" not in golden:
             continue
-        one, c = pictures.map(lambda t, i=i: t[i : i + 1]), camera[i : i + 1]
-        check("D: logits", at + "logits", _judged(comparison, networks, one, c, at + "pose")[0], JUDGE)
+        one, c = images.map(lambda t, i=i: t[i : i + 1]), camera[i : i + 1]
+        check("D: logits", at + "logits", _logits_and_poses(comparison, networks, one, c, at + "pose")[0], LOGIT)
         if networks.has_pose_head:
             mirrored = d.predict_pose(one.map(lambda t: t.flip(3)), mirror_camera(c))
-            check("D: poses", at + "pose_from_mirrored_input", mirrored, JUDGE)
+            check("D: poses", at + "pose_from_mirrored_input", mirrored, LOGIT)
 
+    # Penalties, loss and gradients.
     d.requires_grad_(True).zero_grad()
-    leaves = pictures.map(lambda t: t.clone().requires_grad_(True))
-    logits, predicted = _judged(comparison, networks, leaves, camera, "D/pose", report=False)
+    leaves = images.map(lambda t: t.clone().requires_grad_(True))
+    logits, predicted = _logits_and_poses(comparison, networks, leaves, camera, "D/pose", report=False)
     inputs = leaves.tensors()
     penalties = gradient_penalties(logits, inputs)
     for name, penalty in zip(("image", "image_raw", "mask"), penalties, strict=True):
         check("R1 penalties", f"R1/{name}", penalty, PLAIN)
     (gradient,) = torch.autograd.grad(logits.sum(), inputs[:1], retain_graph=True)
-    check("R1 gradient at the picture", "R1/grad_image_sub", gradient, PLAIN, part=parse_part("1::8,2::8"))
+    check("R1 gradient at the image", "R1/grad_image_sub", gradient, PLAIN, part=parse_part("1::8,2::8"))
     loss = generator_loss("nonsaturating", logits, logits) + pose_loss(predicted, pose)
     loss = loss + 0.5 * torch.stack(penalties).sum(dim=0).mean()
     check("D: loss", "D_loss_real_pose_r1", loss, PLAIN)
@@ -264,10 +287,10 @@ def _judgement(comparison: Comparison, networks: Networks, camera: Tensor, pose:
     d.requires_grad_(False)
 
 
-def _judged(
+def _logits_and_poses(
     comparison: Comparison,
     networks: Networks,
-    pictures: Pictures,
+    images: Pictures,
     camera: Tensor,
     stored: str,
     *,
@@ -275,12 +298,12 @@ def _judged(
 ) -> tuple[Tensor, Tensor]:
     """Logits and poses. Without a pose head in the file, its stored poses take the place of the predicted ones."""
     if networks.has_pose_head:
-        logits, predicted = networks.discriminator(pictures, camera)
+        logits, predicted = networks.discriminator(images, camera)
         if report:
-            comparison.check("D: poses", stored, predicted, JUDGE if stored.startswith("D") else PLAIN)
+            comparison.check("D: poses", stored, predicted, LOGIT if stored.startswith("D") else PLAIN)
         return logits, predicted
     given = comparison.golden.tensor(f"out/{stored}")
-    return networks.discriminator(pictures, camera, given)[0], given
+    return networks.discriminator(images, camera, given)[0], given
 
 
 def _gradients_of_generator(
@@ -293,11 +316,11 @@ def _gradients_of_generator(
     generator.zero_grad()
     scene = generator.scene(generator.map(z, camera, pose))
     out = generator.render(scene, camera, resolution=32, plain=True)
-    pictures = Pictures(out.image, out.raw, out.mask)
-    logits, predicted = _judged(comparison, networks, pictures, camera, "DG/pose", report=False)
+    images = Pictures(out.image, out.raw, out.mask)
+    logits, predicted = _logits_and_poses(comparison, networks, images, camera, "DG/pose", report=False)
     if networks.has_pose_head:
-        comparison.check("D on generated pictures", "DG/pose", predicted, PLAIN)
-    comparison.check("D on generated pictures", "DG/logits", logits, PLAIN)
+        comparison.check("D on generated images", "DG/pose", predicted, PLAIN)
+    comparison.check("D on generated images", "DG/logits", logits, PLAIN)
     loss = generator_loss("nonsaturating", logits, logits)
     comparison.check("G: loss", "G_loss", loss, PLAIN)
     loss.backward()
@@ -328,6 +351,7 @@ def _norms(comparison: Comparison, module: Generator | Discriminator, name: str)
 
 def compare_full_size(comparison: Comparison, networks: Networks, scene: Scene | None = None) -> Scene:
     """Every output of a full-size file. Returns the scene, which serves for files of the same weights and inputs."""
+    # Styles and scene.
     golden, check, generator = comparison.golden, comparison.check, networks.generator
     z, camera, pose = (golden.tensor(f"in/{name}") for name in ("z", "c", "pose"))
     check("pose branch of G", "G_pose", generator.pose_branch(z, camera), PLAIN)
@@ -335,21 +359,25 @@ def compare_full_size(comparison: Comparison, networks: Networks, scene: Scene |
     check("mapping", "ws", w, PLAIN)
     scene = generator.scene(w) if scene is None else scene
     check("tri-grid", "planes", scene.tri_grid.flatten(1, 3), TRI_GRID)
+
+    # Images at every number of rays.
     for side in golden.ray_sides:
         at = f"nrr{side}/"
         rendered, trace = _cast(generator, scene, camera, side)
         out = generator.compose(scene, rendered, side)
         per_ray = _ray_slack(generator, camera, side, trace)
-        of_rays = Slack(_as_picture(per_ray, side), _CROP)
-        of_depths = Slack(_as_picture(_depth_slack(generator, rendered, per_ray), side), _DEPTH)
-        of_pixels = Slack(_picture_slack(per_ray, side, out.image.shape[-1]), _CROP)
-        check("raw picture", at + "raw_before_sr", out.raw, RENDER, slack=of_rays)
+        of_rays = Slack(_as_image(per_ray, side), _CROP)
+        of_depths = Slack(_as_image(depth_slack(generator, rendered, per_ray), side), _DEPTH)
+        of_pixels = Slack(_image_slack(per_ray, side, out.image.shape[-1]), _CROP)
+        check("raw image", at + "raw_before_sr", out.raw, RENDER, slack=of_rays)
         first = out.image.shape[-1] // 2 - 16
         middle = (slice(first, first + 32), slice(first, first + 32))
-        check("picture", at + "image", out.image, RENDER, slack=of_pixels)
-        check("picture", at + "image_centre32", out.image, RENDER, part=middle, slack=of_pixels)
+        check("image", at + "image", out.image, RENDER, slack=of_pixels)
+        check("image", at + "image_centre32", out.image, RENDER, part=middle, slack=of_pixels)
         check("mask", at + "mask", out.mask, RENDER, slack=of_rays)
         check("depth", at + "depth", out.depth, RENDER, slack=of_depths)
+
+    # The discriminator.
     if "in/D_low" not in golden:
         return scene
     low, mask, camera = (golden.tensor(f"in/D_{name}") for name in ("low", "mask", "c"))
@@ -358,8 +386,8 @@ def compare_full_size(comparison: Comparison, networks: Networks, scene: Scene |
     def enlarged(side: int) -> Tensor:
         return torch.nn.functional.interpolate(low, size=(side, side), mode="nearest").clamp(-1.0, 1.0)
 
-    pictures = Pictures(enlarged(networks.discriminator.resolution), enlarged(64), mask)
-    logits, predicted = networks.discriminator(pictures, camera)
-    check("D: logits", "D_logits", logits, JUDGE)
-    check("D: poses", "D_pose", predicted, JUDGE)
+    images = Pictures(enlarged(networks.discriminator.resolution), enlarged(64), mask)
+    logits, predicted = networks.discriminator(images, camera)
+    check("D: logits", "D_logits", logits, LOGIT)
+    check("D: poses", "D_pose", predicted, LOGIT)
     return scene

@@ -1,9 +1,9 @@
-"""Synthetic portraits as if they were photos: drawn wider, with the portrait's crop anywhere in the picture.
+"""Synthetic portraits as if they were photos: rendered wider, with the portrait's crop anywhere in the image.
 
     python -m tools.synthetic_photos --count 500 --seed 4002 --out photos
 
-What is true of each photo stands in the hidden folder `.truth`, for calibrating (`landmark_model`) and for measuring
-how well `dataset photos` labels (`tools.photo_accuracy`).
+The true labels lie in the hidden folder `.truth`, for fitting (`tools.photo_landmarks`) and for measuring the labels of
+`dataset photos` (`tools.photo_accuracy`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from portrait360.types import DatasetError, InputError
 TRUTH_FOLDER, TRUTH_FILE = ".truth", "truth.json"
 _SIDE = 768
 _ZOOM = (0.3, 0.55)
-"""Side of the portrait's crop in units of the drawn picture's: from a person down to the hips to head and chest."""
+"""Side of the portrait's crop in units of the rendered image's: from a person down to the hips to head and chest."""
 _MARGIN = 0.1
-"""Least margin around the crop, in units of its side, as far as the drawn picture reaches."""
+"""Least margin around the crop, in units of its side, as far as the rendered image reaches."""
 
 
 @dataclass(frozen=True)
 class SyntheticPhoto:
-    """A picture with a person somewhere in it, and the truth about it."""
+    """An image with a person somewhere in it, and the truth about it."""
 
     image: UInt8[ndarray, "H W 3"]
     mask: UInt8[ndarray, "H W"]
@@ -47,7 +47,7 @@ class SyntheticPhoto:
     body_pose: Float[ndarray, " 6"]
 
     def truth(self) -> dict[str, Any]:
-        """What truth.json says."""
+        """The entry in truth.json."""
         return {
             "centre": list(self.centre),
             "side": self.side,
@@ -56,15 +56,18 @@ class SyntheticPhoto:
         }
 
 
-def draw_photo(source: PortraitSource, seed: int, index: int) -> SyntheticPhoto:
-    """Photo `index` of `seed`: the portrait that `source` would draw, with more around it, cut out at random."""
+def render_photo(source: PortraitSource, seed: int, index: int) -> SyntheticPhoto:
+    """Photo `index` of `seed`: the portrait of `source` with more around it, cut out at random."""
+    # Render with more around the portrait.
     rng = np.random.default_rng([seed, index, 0x9607])
     scene = source.subject(seed, index)
     camera = portrait_camera(scene.subject.yaw, scene.subject.pitch)
     zoom = float(np.exp(rng.uniform(*np.log(_ZOOM))))
     wide = camera.copy()
     wide[[16, 20]] *= zoom
-    drawn = source.render(scene, wide, _SIDE)
+    rendered = source.render(scene, wide, _SIDE)
+
+    # Edges anywhere outside of the crop.
     crop = zoom * _SIDE
     low, high = (_SIDE - crop) / 2, (_SIDE + crop) / 2
     edges = []
@@ -73,28 +76,30 @@ def draw_photo(source: PortraitSource, seed: int, index: int) -> SyntheticPhoto:
         last = int(np.ceil(rng.uniform(min(high + _MARGIN * crop, _SIDE), _SIDE)))
         edges.append((first, last))
     (left, right), (top, bottom) = edges
+
+    # Cut, with the truth in its pixels.
     return SyntheticPhoto(
-        np.ascontiguousarray(drawn.image[top:bottom, left:right]),
-        np.ascontiguousarray(drawn.mask[top:bottom, left:right]),
+        np.ascontiguousarray(rendered.image[top:bottom, left:right]),
+        np.ascontiguousarray(rendered.mask[top:bottom, left:right]),
         (_SIDE / 2 - left, _SIDE / 2 - top),
         crop,
         camera,
-        np.asarray(drawn.body_pose, np.float32),
+        np.asarray(rendered.body_pose, np.float32),
     )
 
 
 def main(out: Path, count: int = 500, seed: int = 4002) -> None:
-    """Draw a folder of synthetic photos with what is true of them; a run that was stopped goes on."""
+    """Write a folder of synthetic photos with their true labels; a run that was stopped goes on."""
     if count < 1 or seed < 0:
         raise InputError("--count must be at least 1 and --seed at least 0.", "Try --count 500 --seed 4002.")
     make_folder(out / TRUTH_FOLDER)
     source, truths = PortraitSource(), {}
-    with show_progress("drawing", count, "photos") as bar:
+    with show_progress("rendering", count, "photos") as bar:
         for index in range(count):
             name = f"{index:06d}.png"
             note = out / TRUTH_FOLDER / f"{index:06d}.json"
             if not note.exists():
-                photo = draw_photo(source, seed, index)
+                photo = render_photo(source, seed, index)
                 for folder, pixels in ((out, photo.image), (note.parent, photo.mask)):
                     with atomic_write(folder / name) as temporary:
                         Image.fromarray(pixels).save(temporary, "PNG", compress_level=1)
@@ -105,13 +110,13 @@ def main(out: Path, count: int = 500, seed: int = 4002) -> None:
 
 
 def read_truth(folder: Path) -> dict[str, dict[str, Any]]:
-    """What is true of the photos of a folder, by name. Raises DatasetError when the folder has no truth."""
+    """The true labels of the photos of a folder, by name. Raises DatasetError when the folder has no truth."""
     path = folder / TRUTH_FOLDER / TRUTH_FILE
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"{path} cannot be read.", "Draw photos: python -m tools.synthetic_photos --out DIR"
+            f"{path} cannot be read.", "Render photos: python -m tools.synthetic_photos --out DIR"
         ) from error
 
 

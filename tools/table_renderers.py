@@ -149,28 +149,28 @@ def _scientific(value: float) -> str:
 
 
 def evaluation(content: Any) -> list[str]:
-    """What `portrait360 evaluate` wrote: every measure of the model beside real pictures' own."""
+    """What `portrait360 evaluate` wrote: every measure of the model beside those of held-out images."""
     rows: list[list[str]] = []
     for name, record in content["measures"].items():
         about = MEASURES[name]
         floor = "" if record["floor"] is None else with_spread(record["floor"], record["floor_spread"])
         model = with_spread(record["value"], record["spread"])
         rows.append([about.group, f"{about.title} (`{name}`)", model, floor, about.unit, about.better])
-    return table(["", "measure", "model", "real pictures", "unit", "better"], _once(rows))
+    return table(["", "measure", "model", "held-out images", "unit", "better"], _once(rows))
 
 
 HEADLINES = {
-    "frechet_random": "Fréchet distance of pictures (lower is better)",
+    "frechet_random": "Fréchet distance of images (lower is better)",
     "frechet_head_random": "Fréchet distance of heads (lower is better)",
-    "recall_random": "recall: share of real pictures that some generated one is like",
-    "yaw_error": "yaw that is seen, against the one rendered: median error, degrees",
-    "back_faces": "faces on the backs of heads, share of the pictures from behind",
-    "identity_similarity": "the same person from another side, cosine of identities",
+    "recall_random": "recall (improved precision/recall, k = 3)",
+    "yaw_error": "predicted against rendered yaw: median error, degrees",
+    "back_faces": "back-face rate, share of the images from behind",
+    "identity_similarity": "the same portrait from another side, cosine of identities",
     "whole_meshes": "watertight meshes of one piece, share",
-    "d_neck_error_real": "necks of real pictures, poses as self-learned: mean error, degrees",
-    "coarse_neck_error_real": "the coarse labels that it learned from",
-    "d_head_error_real": "heads of real pictures, poses as self-learned: mean error, degrees",
-    "coarse_head_error_real": "the coarse labels that it learned from",
+    "d_neck_error_real": "predicted neck pose error on held-out portraits: mean, degrees",
+    "coarse_neck_error_real": "noisy neck pose labels of these portraits: mean error, degrees",
+    "d_head_error_real": "predicted head pose error on held-out portraits: mean, degrees",
+    "coarse_head_error_real": "noisy head pose labels of these portraits: mean error, degrees",
 }
 
 
@@ -180,7 +180,7 @@ def evaluation_headlines(content: Any) -> list[str]:
     for name, words in HEADLINES.items():
         record = content["measures"][name]
         rows.append([words, rounded(record["value"]), "" if record["floor"] is None else rounded(record["floor"])])
-    return table(["measure", "model", "real pictures"], rows)
+    return table(["measure", "model", "held-out images"], rows)
 
 
 def _once(rows: list[list[str]]) -> list[list[str]]:
@@ -189,12 +189,12 @@ def _once(rows: list[list[str]]) -> list[list[str]]:
 
 
 def evaluation_sectors(content: Any) -> list[str]:
-    """What `portrait360 evaluate` wrote: errors of the yaw that the encoder sees, by sector."""
+    """What `portrait360 evaluate` wrote: errors of the predicted yaw, by sector."""
     rows = [
         [name, _degrees(entry["yaw_error"]), _degrees(entry["yaw_error_real"]), str(entry["pictures"])]
         for name, entry in content["sectors"].items()
     ]
-    return table(["seen from", "generated", "real", "generated pictures"], rows)
+    return table(["camera", "generated", "held-out", "generated images"], rows)
 
 
 def _degrees(value: float | None) -> str:
@@ -235,7 +235,7 @@ def _is_worse(base: Sequence[float], value: Sequence[float], better: str) -> boo
 
 
 def encoder(kind: str) -> Renderer:
-    """What `tools.encoder_accuracy` wrote, medians by sector: of `plain` pictures, of those seen `both_ways`,
+    """What `tools.encoder_accuracy` wrote, medians by sector: of `plain` images, of those encoded `both_ways`,
     or of `photo_like` ones."""
 
     def render(content: Any) -> list[str]:
@@ -243,7 +243,7 @@ def encoder(kind: str) -> Renderer:
         for name, row in content[kind]["sectors"].items():
             angles = [_degrees(row[key]) for key in ("yaw", "pitch", "roll", "neck", "head")]
             rows.append([name, *angles, f"{row['scale']:.1f} %", f"{row['offset']:.1f} %", f"{row['overlap']:.3f}"])
-        columns = ["seen from", "yaw", "pitch", "roll", "neck", "head", "scale", "offset", "mask overlap"]
+        columns = ["camera", "yaw", "pitch", "roll", "neck", "head", "scale", "offset", "mask overlap"]
         return table(columns, rows)
 
     return render
@@ -265,7 +265,7 @@ def photo_labels(content: Any) -> list[str]:
         angles = [_degrees(row[key]) for key in ("yaw", "pitch", "neck", "head")]
         shares = [f"{row['neck_joint']:.1f} %", f"{row['side']:.1f} %", f"{row['overlap']:.3f}"]
         rows.append([name, str(row["photos"]), f"{100 * row['accepted']:.0f} %", *angles, *shares])
-    columns = ["seen from", "photos", "accepted", "yaw", "pitch", "neck", "head", "neck joint", "side", "mask overlap"]
+    columns = ["camera", "photos", "accepted", "yaw", "pitch", "neck", "head", "neck joint", "side", "mask overlap"]
     return table(columns, rows)
 
 

@@ -43,10 +43,13 @@ def update(text: str, measurements: Path) -> Update:
     Raises:
         InputError: markers that do not match, an unknown renderer, or a file that is missing or not what was expected.
     """
+    # State: fresh lines, names of tables, lines of the open one.
     fresh: list[str] = []
     tables: list[str] = []
     stale: list[str] = []
     found: list[str] | None = None  # lines of the table that is open
+
+    # Line by line: text stays, tables are rendered again.
     for number, line in enumerate(text.split("\n"), 1):
         begin, end = _START.fullmatch(line), _END.fullmatch(line)
         if begin and found is None:
@@ -66,6 +69,8 @@ def update(text: str, measurements: Path) -> Update:
             found.append(line)
             continue
         fresh.append(line)
+
+    # The last table must be closed.
     if found is not None:
         raise InputError(f"the table {tables[-1]} is not closed.", _MARKERS)
     return Update("\n".join(fresh), tables, stale)
@@ -111,14 +116,17 @@ def _read(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    # Arguments.
     parser = argparse.ArgumentParser(
         prog="python -m tools.tables",
-        description="Rewrite the tables of a document from stored measurements.",
+        description="Rewrite the tables of a document (.md) from stored measurements.",
     )
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a table is stale")
     parser.add_argument("--document", type=Path, default=Path("docs/results.md"), help="what has the tables")
     parser.add_argument("--measurements", type=Path, default=Path("docs/measurements"), help="folder of JSON files")
     options = parser.parse_args(arguments)
+
+    # Rewrite the document, unless it is only checked.
     try:
         old = _read(options.document)
         new = update(old, options.measurements)
@@ -129,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         print(f"hint: {error.hint}", file=sys.stderr)
         return 2
+
+    # Report.
     if options.check and new.stale:
         print(f"error: stale in {options.document}: {', '.join(new.stale)}.", file=sys.stderr)
         print("hint: Run `make results`.", file=sys.stderr)

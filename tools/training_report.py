@@ -1,20 +1,22 @@
-"""What a run looked like: curves from its log, and its sheets over training time.
+"""Curves of a training run from its log, and its contact sheets over training time.
 
-`python -m tools.training_report RUN --out FOLDER` writes curves.png and progress.png.
+python -m tools.training_report RUN --out FOLDER
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from PIL import Image
 
-from portrait360.media.plots import FIRST, SECOND, curves
-from portrait360.media.sheets import captioned, tiled
+from portrait360.media.plots import Line, curves
+from portrait360.media.sheets import FIRST, SECOND, captioned, tiled
 from portrait360.runtime.files import atomic_write
+from portrait360.runtime.script import run_script
 from portrait360.types import InputError
 
 _PANELS = (
@@ -28,7 +30,7 @@ _PANELS = (
 )
 
 
-def draw_curves(log: Path) -> Image.Image:
+def curves_image(log: Path) -> Image.Image:
     """Four panels over images shown.
 
     Raises:
@@ -45,44 +47,36 @@ def draw_curves(log: Path) -> Image.Image:
         for name, colour in names:
             known = [(line["images"] / 1000, line[name]) for line in lines if name in line]
             x, y = np.array(known, dtype=np.float64).reshape(-1, 2).T
-            series.append((name, colour, x, y))
+            series.append(Line(name, colour, x, y))
         panels.append(curves((760, 380), title, series, "thousand images"))
     return tiled(panels, 2)
 
 
-def draw_progress(sheets: Path, most: int = 6) -> Image.Image:
-    """Turn sheets of evenly spaced moments (the first two rows of each), newest last."""
+def progress_image(sheets: Path, most: int = 6) -> Image.Image:
+    """The first two rows of evenly spaced sheets, newest last."""
     found = sorted(sheets.glob("turn-*.png"))
     if not found:
-        raise InputError(f"there are no picture sheets in {sheets}.", "They are drawn while training.")
+        raise InputError(f"there are no image sheets in {sheets}.", "Training writes them.")
     chosen = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))]
     tiles = []
     for path in chosen:
-        with Image.open(path) as picture:
-            rows = picture.convert("RGB").crop((0, 0, picture.width, picture.width // 4))
+        with Image.open(path) as image:
+            rows = image.convert("RGB").crop((0, 0, image.width, image.width // 4))
         kimg = int(path.stem.split("-")[1]) / 1000
-        tile = captioned(np.asarray(rows.resize((picture.width, picture.width))), picture.width, f"{kimg:.0f} kimg")
-        strip = tile.crop((0, picture.width, tile.width, tile.height))
-        whole = Image.new("RGB", (rows.width, rows.height + strip.height), (255, 255, 255))
-        whole.paste(rows, (0, 0))
-        whole.paste(strip, (0, rows.height))
-        tiles.append(whole)
+        tiles.append(captioned(np.asarray(rows), rows.width, f"{kimg:.0f} kimg"))
     return tiled(tiles, 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    pictures = {
-        "curves.png": draw_curves(arguments.run / "log.jsonl"),
-        "progress.png": draw_progress(arguments.run / "sheets"),
+def main(run: Annotated[Path, tyro.conf.Positional], out: Path) -> None:
+    """Write curves.png and progress.png of a training run into a folder."""
+    images = {
+        "curves.png": curves_image(run / "log.jsonl"),
+        "progress.png": progress_image(run / "sheets"),
     }
-    for name, picture in pictures.items():
-        with atomic_write(arguments.out / name) as temporary:
-            picture.save(temporary)
+    for name, image in images.items():
+        with atomic_write(out / name) as temporary:
+            image.save(temporary)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,10 +19,10 @@ from portrait360.types import InputError, Portrait360Error, RenderOutput
 @pytest.fixture
 def hasty(monkeypatch):
     """In this process, with a rough fit, and without changing this process's memory settings."""
-    monkeypatch.setattr(bench_scene, "_STEPS", 40)
+    monkeypatch.setattr(bench_scene, "STEPS", 40)
     for name in ("keep_freed_memory", "release_freed_memory", "restart_peak"):
         monkeypatch.setattr(worker, name, lambda: None)
-    monkeypatch.setattr(report, "_run", lambda job: json.loads(json.dumps(time_preset(**job))))
+    monkeypatch.setattr(report, "run_job", lambda job: json.loads(json.dumps(time_preset(**job))))
 
 
 def test_bench_of_small_presets(tmp_path, hasty, capsys):
@@ -71,12 +71,12 @@ def test_seconds_takes_the_shortest_after_a_warm_up():
 
 
 def test_psnr_of_a_known_error():
-    def picture(value: float) -> RenderOutput:
+    def image(value: float) -> RenderOutput:
         image = torch.full((1, 3, 4, 4), value)
         return RenderOutput(image, image, image, image, None)
 
-    assert psnr(picture(0.02), picture(0.0)) == pytest.approx(40.0, abs=1e-3)
-    assert psnr(picture(5.0), picture(1.0)) >= 120.0
+    assert psnr(image(0.02), image(0.0)) == pytest.approx(40.0, abs=1e-3)
+    assert psnr(image(5.0), image(1.0)) >= 120.0
 
 
 def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
@@ -89,7 +89,7 @@ def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
     for name in ("keep_freed_memory", "restart_peak"):
         monkeypatch.setattr(training, name, lambda: None)
     monkeypatch.setattr(training, "training_step", watched)
-    monkeypatch.setattr(report, "_run", lambda job, worker: json.loads(json.dumps(time_training(**job))))
+    monkeypatch.setattr(report, "run_job", lambda job, worker: json.loads(json.dumps(time_training(**job))))
     out = tmp_path / "bench.json"
     result = bench_training(out, quick=True, presets=("tiny",))
     assert json.loads(out.read_text()) == result

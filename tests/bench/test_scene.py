@@ -24,7 +24,7 @@ def test_wanted_density():
 @pytest.mark.parametrize("preset", ["tiny", "tiny-original"])
 def test_matter_is_where_the_body_is(preset, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(bench_scene, "_STEPS", 120)
+    monkeypatch.setattr(bench_scene, "STEPS", 120)
     generator = Generator(ALL_PRESETS[preset].model).requires_grad_(False)
     with torch.no_grad():
         before = generator.scene(torch.randn(1, generator.config.w_dim))

@@ -83,8 +83,8 @@ def test_one_bad_picture_among_good_ones(capfd, tmp_path, tiny_weights, photo):
 
 def test_what_is_no_picture(capfd, tmp_path, tiny_weights):
     (tmp_path / "notes.txt").write_text("mine")
-    refuse(capfd, tmp_path, "notes.txt is not a picture", tmp_path / "notes.txt", weights=tiny_weights)
-    refuse(capfd, tmp_path, "holds neither pictures nor a dataset.json or result.json", tmp_path, weights=tiny_weights)
+    refuse(capfd, tmp_path, "notes.txt is not an image", tmp_path / "notes.txt", weights=tiny_weights)
+    refuse(capfd, tmp_path, "holds neither images nor a dataset.json or result.json", tmp_path, weights=tiny_weights)
     (tmp_path / "a.zip").write_bytes(b"PK")
     refuse(capfd, tmp_path, "a.zip is not a zip file", tmp_path / "a.zip", weights=tiny_weights)
 
@@ -183,7 +183,7 @@ def test_test_data_that_are_incomplete(capfd, tmp_path, tiny_weights, test_data,
 
 def test_test_data_without_pictures(capfd, tmp_path, tiny_weights, test_data):
     (test_data / "aligned_images" / "photo.png").unlink()
-    refuse(capfd, tmp_path, "has no pictures in aligned_images/", test_data, weights=tiny_weights)
+    refuse(capfd, tmp_path, "has no images in aligned_images/", test_data, weights=tiny_weights)
 
 
 # ---- weights, and places to write ----

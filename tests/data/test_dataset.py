@@ -104,7 +104,7 @@ def test_a_failed_or_empty_writing_leaves_nothing(tmp_path: Path) -> None:
         writer.add(sample.image, sample.mask, sample.camera, sample.body_pose)
         raise RuntimeError
     with (
-        pytest.raises(DatasetError, match="no picture to write"),
+        pytest.raises(DatasetError, match="no image to write"),
         open_writer(tmp_path / "a.zip", **arguments),
     ):
         pass
@@ -338,7 +338,7 @@ def test_a_zip_that_was_cut_off_or_changed(drawn: Path, tmp_path: Path) -> None:
     changed = bytearray(content)
     changed[info.header_offset : info.header_offset + 4] = b"XXXX"
     cut.write_bytes(changed)
-    with pytest.raises(DatasetError, match="not where the directory says"):
+    with pytest.raises(DatasetError, match="not where the directory has it"):
         PortraitDataset(cut).image(2)
 
 

@@ -69,7 +69,7 @@ def test_the_webdataset_library_reads_them(packed):
             assert np.array_equal(np.asarray(Image.open(io.BytesIO(sample[key]))), expected)
 
 
-def test_pictures_are_averaged_down_like_those_of_a_dataset(packed):
+def test_images_are_averaged_down_like_those_of_a_dataset(packed):
     dataset, shards = PortraitDataset(packed[0]), PortraitShards(packed[1])
     side = dataset.resolution // 2
     images, _ = dataset.load_arrays(side)
@@ -113,7 +113,7 @@ def test_broken_folders_are_refused(packed, tmp_path, damage, said):
 
 
 def replaced_member(content: bytes, kind: bytes = tarfile.REGTYPE):
-    """A tar like the one given, its first picture replaced."""
+    """A tar like the one given, its first image replaced."""
 
     def damage(file):
         with tarfile.open(file) as tar:
@@ -129,7 +129,7 @@ def replaced_member(content: bytes, kind: bytes = tarfile.REGTYPE):
     return damage
 
 
-def picture(side):
+def image(side):
     buffer = io.BytesIO()
     Image.new("RGB", (side, side)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -140,9 +140,9 @@ def picture(side):
     [
         (lambda file: file.write_bytes(file.read_bytes()[:1000]), "damaged|holds|lacks|not a readable"),
         (lambda file: file.write_bytes(b"\x00" * 100), "damaged|holds 0"),
-        (replaced_member(b"not a picture"), "not a readable image"),
-        (replaced_member(picture(7)), "another size"),
-        (replaced_member(b"", tarfile.SYMTYPE), "no picture"),
+        (replaced_member(b"not an image"), "not a readable image"),
+        (replaced_member(image(7)), "another size"),
+        (replaced_member(b"", tarfile.SYMTYPE), "no image"),
     ],
 )
 def test_broken_shards_are_refused(packed, tmp_path, damage, said):

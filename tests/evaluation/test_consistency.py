@@ -153,7 +153,7 @@ def test_what_the_first_view_has_background_behind_hides_nothing():
     assert result.agreement < 0.9
 
 
-def test_edges_where_the_surface_jumps_are_not_judged():
+def test_edges_where_the_surface_jumps_are_left_out():
     def soft(view: View) -> View:
         """Pixels that mix what lies before and behind an edge, as rendered ones do."""
         image, mask, distance = (F.avg_pool2d(v, 2) for v in (view.image, view.mask, view.distance))
@@ -195,13 +195,13 @@ def test_background_never_counts():
     first, second = balls(-10.0, 64, HEAD), balls(10.0, 64, HEAD)
     clean = reprojection_error(first, second)
 
-    def spoiled(view: View) -> View:
+    def corrupted(view: View) -> View:
         back = view.mask < 0.5
         noise = torch.rand(view.image.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
         # the nearest distance there is, so that it would hide everything; background has none
         return View(torch.where(back, noise, view.image), view.mask, torch.where(back, 0.0, view.distance), view.camera)
 
-    dirty = reprojection_error(spoiled(first), spoiled(second))
+    dirty = reprojection_error(corrupted(first), corrupted(second))
     for name in ("colour", "depth", "agreement", "hidden"):
         assert torch.equal(getattr(dirty, name), getattr(clean, name))
     nobody = View(first.image, torch.zeros_like(first.mask), first.distance, first.camera)
@@ -217,7 +217,7 @@ def test_what_leaves_the_frame_is_not_compared():
     assert result.compared < 0.05
 
 
-def test_pictures_larger_than_the_masks_are_reduced_by_area():
+def test_images_larger_than_the_masks_are_reduced_by_area():
     first, second = balls(-10.0, 64, HEAD), balls(10.0, 64, HEAD)
     large = [View(v.image.repeat_interleave(2, 2).repeat_interleave(2, 3), v.mask, v.distance, v.camera)
              for v in (first, second)]  # fmt: skip
@@ -225,7 +225,7 @@ def test_pictures_larger_than_the_masks_are_reduced_by_area():
         torch.testing.assert_close(value, getattr(reprojection_error(first, second), name))
 
 
-def test_pictures_of_a_batch_do_not_mix():
+def test_images_of_a_batch_do_not_mix():
     def pair(middle: float, paint: Paint) -> tuple[View, View]:
         return balls(middle - 8.0, 48, HEAD, paint=paint), balls(middle + 8.0, 48, HEAD, paint=paint)
 
@@ -258,7 +258,7 @@ def test_views_that_make_no_sense_are_refused():
         ({"mask": good.mask[..., :8]}, "the mask of a view should have shape"),
         ({"image": good.image[:, :1]}, "the image of a view should have shape"),
         ({"camera": good.camera[:, :16]}, "the camera of a view should have shape"),
-        ({"image": good.image[..., :8, :8]}, "a picture of 8 pixels does not go"),
+        ({"image": good.image[..., :8, :8]}, "an image of 8 pixels does not go"),
         ({"distance": good.distance / 0.0}, "not finite"),
         ({"image": good.image * math.nan}, "not finite"),
     ):
@@ -266,5 +266,5 @@ def test_views_that_make_no_sense_are_refused():
             View(**{**vars(good), **change})
         assert caught.value.hint
     two = View(*(value.repeat(2, *[1] * (value.dim() - 1)) for value in vars(good).values()))
-    with pytest.raises(InputError, match="1 pictures cannot be compared with 2"):
+    with pytest.raises(InputError, match="1 images cannot be compared with 2"):
         reprojection_error(good, two)

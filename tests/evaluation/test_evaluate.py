@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from portrait360.cli.main import main
-from portrait360.evaluation import evaluate as module
-from portrait360.evaluation.evaluate import Plan, evaluate
-from portrait360.evaluation.geometry import NOTHING, against_bodies
+from portrait360.evaluation.evaluate import evaluate
+from portrait360.evaluation.geometry import NOTHING, against_bodies, geometry_measures
 from portrait360.evaluation.measures import MEASURES
+from portrait360.evaluation.plan import Plan
+from portrait360.evaluation.samples import RealImages
 from portrait360.geometry.cameras import SECTORS
 from portrait360.types import DatasetError, InputError
 from support.fake_portraits import write_fake_dataset
 
-PLAN = Plan(pictures=20, pairs=3, meshes=1, faces=8)
+PLAN = Plan(images=20, pairs=3, meshes=1, faces=8)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
@@ -85,22 +87,22 @@ def test_every_key_is_documented(data, tmp_path, tiny_weights, tiny_encoder):
 def test_the_cache_changes_nothing(data, tmp_path, tiny_weights, tiny_encoder, own_cache, monkeypatch):
     first = measured(data, tmp_path / "a.json", tiny_weights, tiny_encoder)
     (cached,) = (own_cache / "evaluation").iterdir()
-    looked = []
-    real_look = module.RealPictures.look
+    cached_encodings = []
+    predict = RealImages.predict
     monkeypatch.setattr(
-        module.RealPictures,
-        "look",
-        lambda self, rows, judge, advance, known=None: (
-            looked.append(known) or real_look(self, rows, judge, advance, known)
+        RealImages,
+        "predict",
+        lambda self, rows, predictors, advance, known=None: (
+            cached_encodings.append(known) or predict(self, rows, predictors, advance, known)
         ),
     )
     second = measured(data, tmp_path / "b.json", tiny_weights, tiny_encoder)
     assert second["measures"] == first["measures"]
-    assert looked[0] is not None
+    assert cached_encodings[0] is not None
     cached.write_bytes(b"broken")
     third = measured(data, tmp_path / "c.json", tiny_weights, tiny_encoder)
     assert third["measures"] == first["measures"]
-    assert looked[1] is None
+    assert cached_encodings[1] is None
     assert cached.stat().st_size > 1000
 
 
@@ -112,10 +114,13 @@ def test_other_data_are_not_taken_from_the_cache(data, tmp_path, tiny_weights, t
     assert len(list((own_cache / "evaluation").iterdir())) == 2
 
 
-def test_labels_without_exact_poses(tmp_path, tiny_weights, tiny_encoder, monkeypatch):
+def test_labels_without_exact_poses(tmp_path, tiny_weights, tiny_encoder):
     path = tmp_path / "d.zip"
-    write_fake_dataset(path, count=44, resolution=32, coarse=False)
-    monkeypatch.setattr(module, "_exact", lambda data, missing: missing.update(why="none"))
+    write_fake_dataset(tmp_path / "exact.zip", count=44, resolution=32)
+    with zipfile.ZipFile(tmp_path / "exact.zip") as exact, zipfile.ZipFile(path, "w") as estimated:
+        for name in exact.namelist():
+            content = exact.read(name)
+            estimated.writestr(name, content.replace(b'"exact"', b'"estimated"') if name == "meta.json" else content)
     result = measured(path, tmp_path / "m.json", tiny_weights, tiny_encoder)
     assert "d_neck_error_real" not in result["measures"]
     assert "d_neck_error" in result["measures"]
@@ -124,7 +129,7 @@ def test_labels_without_exact_poses(tmp_path, tiny_weights, tiny_encoder, monkey
 
 
 def test_a_model_without_matter_has_no_head():
-    values, bodies = module.geometry_measures(against_bodies([NOTHING]))
+    values, bodies = geometry_measures(against_bodies([NOTHING]))
     assert values == {"whole_meshes": 0.0}
     assert set(bodies) == {"back_of_head", "head_depth", "head_width"}
 

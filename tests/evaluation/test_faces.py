@@ -16,6 +16,7 @@ from PIL import Image
 from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation import faces
 from portrait360.evaluation.faces import FaceNetwork, Faces, data_faces, face_measures, frontal_rows, generated_faces
+from portrait360.evaluation.sampler import PortraitSampler
 from portrait360.geometry.cameras import camera_label
 from portrait360.portrait.weights import load_generator
 from portrait360.types import InputError
@@ -109,7 +110,7 @@ def test_generated_faces_are_counted_and_follow_the_seed(tiny_weights: Path) -> 
     sets = []
     for seed in (0, 0, 1):
         network = Noted()
-        found = generated_faces(generator, cameras, 3, seed, network, lambda _: None)
+        found = generated_faces(PortraitSampler(generator, cameras), 3, seed, network, lambda _: None)
         assert found.images == 3
         sets.append(np.stack(network.images))
     assert np.array_equal(sets[0], sets[1])

@@ -95,7 +95,7 @@ def test_floating_matter_is_a_share_of_the_volume(small):
     assert found.floating == pytest.approx(expected, rel=1e-2)
     assert (found.pieces, found.crumbs) == ((2, 0) if small == 0.05 else (1, 1))
     assert found.watertight
-    assert found.whole == (small == 0.02)  # what the extraction drops spoils nothing
+    assert found.whole == (small == 0.02)  # what the extraction drops does not count
 
 
 def test_floating_matter_of_a_portrait_is_counted_with_its_crumbs():

@@ -22,21 +22,21 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
 def samples(count: int = 60, seed: int = 0) -> SampleSet:
-    """Pictures of noise whose encoder sees everything right."""
+    """Images of noise whose encoder sees everything right."""
     g = torch.Generator().manual_seed(seed)
     yaw = torch.linspace(-math.pi, math.pi, count + 1)[:-1]
     pitch = 0.2 * torch.randn(count, generator=g)
     pose = 0.2 * torch.randn(count, 6, generator=g)
     identity = torch.nn.functional.normalize(torch.randn(count, 8, generator=g), dim=1)
     return SampleSet(
-        pictures=torch.randint(0, 256, (count, 3, 32, 32), generator=g, dtype=torch.uint8),
+        pixels=torch.randint(0, 256, (count, 3, 32, 32), generator=g, dtype=torch.uint8),
         camera=camera_label(yaw, pitch),
         features=torch.randn(count, 10, generator=g),
         identity=identity,
-        seen_yaw=yaw,
-        seen_pitch=pitch,
-        seen_pose=pose,
-        predicted_pose=pose,
+        encoder_yaw=yaw,
+        encoder_pitch=pitch,
+        encoder_pose=pose,
+        discriminator_pose=pose,
         body_pose=pose,
         coarse_pose=0.5 * pose,
         head_features=torch.randn(count, 10, generator=g),
@@ -65,7 +65,9 @@ def test_angles_wrap():
 
 def test_yaw_errors_are_medians_in_degrees():
     one = samples()
-    off = dataclasses.replace(one, seen_yaw=one.seen_yaw + math.radians(7.0), seen_pitch=one.seen_pitch - 0.1)
+    off = dataclasses.replace(
+        one, encoder_yaw=one.encoder_yaw + math.radians(7.0), encoder_pitch=one.encoder_pitch - 0.1
+    )
     found = measures.camera_truth(off)
     assert found["yaw_error"] == pytest.approx(7.0, abs=0.01)
     assert found["pitch_error"] == pytest.approx(math.degrees(0.1), abs=0.01)
@@ -73,11 +75,11 @@ def test_yaw_errors_are_medians_in_degrees():
 
 def test_faces_on_the_back_are_counted():
     one = samples()
-    behind = one.seen_yaw.abs() > measures.BEHIND
-    seen = one.seen_yaw.clone()
+    behind = one.encoder_yaw.abs() > measures.BEHIND
+    seen = one.encoder_yaw.clone()
     rows = behind.nonzero()[::2, 0]
     seen[rows] = 0.2
-    found = measures.camera_truth(dataclasses.replace(one, seen_yaw=seen))
+    found = measures.camera_truth(dataclasses.replace(one, encoder_yaw=seen))
     assert found["back_faces"] == pytest.approx(len(rows) / int(behind.sum()))
     assert "back_faces" not in measures.camera_truth(one.take((~behind).nonzero()[:, 0]))
 
@@ -88,12 +90,14 @@ def test_sectors_go_round():
     assert yaw_sector(centres + math.radians(22.0)).tolist() == list(range(8))
     assert yaw_sector(torch.tensor([-math.pi])).item() == SECTORS.index("back")
     one = samples()
-    off = dataclasses.replace(one, seen_yaw=torch.where(one.seen_yaw.abs() < 0.3, one.seen_yaw + 0.5, one.seen_yaw))
+    off = dataclasses.replace(
+        one, encoder_yaw=torch.where(one.encoder_yaw.abs() < 0.3, one.encoder_yaw + 0.5, one.encoder_yaw)
+    )
     errors = measures.sector_errors(off)
     assert sum(int(entry["pictures"] or 0) for entry in errors.values()) == len(one)
     assert errors["front"]["yaw_error"] == pytest.approx(math.degrees(0.5), abs=0.01)
     assert errors["back"]["yaw_error"] == pytest.approx(0.0, abs=0.01)
-    none = measures.sector_errors(one.take((one.seen_yaw.abs() < 0.3).nonzero()[:, 0]))
+    none = measures.sector_errors(one.take((one.encoder_yaw.abs() < 0.3).nonzero()[:, 0]))
     assert none["back"] == {"pictures": 0, "yaw_error": None, "pitch_error": None}
 
 
@@ -109,7 +113,7 @@ def test_pose_errors_are_angles_of_rotations():
     assert found["x_head_error"] == pytest.approx(np.degrees(angles[1].mean()), abs=1e-3)
 
 
-def test_poses_of_real_pictures():
+def test_poses_of_real_images():
     one = samples()
     found = measures.real_pose_truth(one)
     assert found["d_neck_error_real"] == pytest.approx(0.0, abs=0.1)
@@ -130,21 +134,21 @@ def test_what_is_unknown_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("spoil", "worse"),
+    ("corrupt", "worse"),
     [
         (lambda s: dataclasses.replace(s, features=s.features + 2.0), ["frechet", "kernel"]),
         (lambda s: dataclasses.replace(s, head_features=s.head_features * 3.0), ["frechet_head"]),
         (lambda s: dataclasses.replace(s, face_features=s.face_features * 3.0), ["frechet_face"]),
-        (lambda s: dataclasses.replace(s, pictures=s.pictures // 8 * 8 // 2), []),
+        (lambda s: dataclasses.replace(s, pixels=s.pixels // 8 * 8 // 2), []),
         (lambda s: dataclasses.replace(s, camera=s.camera.flip(0)), ["yaw_error"]),
         (lambda s: dataclasses.replace(s, body_pose=s.body_pose.flip(0)), ["d_neck_error", "encoder_head_error"]),
         (lambda s: dataclasses.replace(s, body_pose=s.body_pose * 0.3), ["pose_distribution"]),
     ],
 )
-def test_spoilt_samples_score_worse(spoil, worse):
+def test_corrupted_samples_score_worse(corrupt, worse):
     real, other = samples(seed=0), samples(seed=1)
     before = measures.set_measures(real, other, 0)
-    after = measures.set_measures(real, spoil(other), 0)
+    after = measures.set_measures(real, corrupt(other), 0)
     for name in worse:
         assert after[name] > 1.3 * before[name], name
 
@@ -156,9 +160,9 @@ def test_faces_are_compared_where_they_show():
     assert 10 < front.sum() < 30
     backs = torch.where(front[:, None], other.face_features, 9.0)
     faces = torch.where(front[:, None], 9.0, other.face_features)
-    spoilt = [dataclasses.replace(other, face_features=features) for features in (backs, faces)]
-    assert measures.fidelity(real, spoilt[0], 0)["frechet_face"] == pytest.approx(before)
-    assert measures.fidelity(real, spoilt[1], 0)["frechet_face"] > 10 * before
+    corrupted = [dataclasses.replace(other, face_features=features) for features in (backs, faces)]
+    assert measures.fidelity(real, corrupted[0], 0)["frechet_face"] == pytest.approx(before)
+    assert measures.fidelity(real, corrupted[1], 0)["frechet_face"] > 10 * before
 
 
 def test_few_persons_are_recalled_less():
@@ -174,7 +178,7 @@ def test_sets_are_joined_and_cut():
         a, b = getattr(one, field.name), getattr(again, field.name)
         assert (a is None and b is None) or torch.equal(a, b)
     assert join([one, dataclasses.replace(one, body_pose=None)]).body_pose is None
-    assert torch.equal(as_bytes(one.images), one.pictures)
+    assert torch.equal(as_bytes(one.images), one.pixels)
 
 
 def test_mean_and_deviation():

@@ -38,7 +38,7 @@ def squared(x: np.ndarray, y: np.ndarray) -> float:
 @pytest.fixture
 def in_parts(monkeypatch):
     """Everything that is done in parts takes many of them."""
-    monkeypatch.setattr(metrics, "_MOST_AT_ONCE", 50)
+    monkeypatch.setattr(metrics, "MOST_AT_ONCE", 50)
 
 
 # ---- Fréchet ----
@@ -62,8 +62,8 @@ def test_frechet_and_kernel_distance_are_those_of_torchmetrics():
     class Flat(torch.nn.Module):
         num_features = 12
 
-        def forward(self, pictures):
-            return pictures.flatten(1)
+        def forward(self, images):
+            return images.flatten(1)
 
     a, b = mixed(90, 12, 0), mixed(70, 12, 0) + normal(70, 12, seed=9)
     frechet = FrechetInceptionDistance(feature=Flat(), input_img_size=(3, 2, 2)).set_dtype(torch.float64)
@@ -268,13 +268,13 @@ def test_sliced_wasserstein_is_the_description_in_loops():
     places = [rng.integers(0, side - 6, (2, 2, 3)) for side in (32, 16)]
     directions = [rng.standard_normal((147, 4)) for _ in places]
     patches: dict = {}
-    for name, pictures in (("real", real), ("fake", fake)):
+    for name, images in (("real", real), ("fake", fake)):
         levels = np.zeros((2, 3, 32, 32)), np.zeros((2, 3, 16, 16))
         for n, c in itertools.product(range(2), range(3)):
-            smaller = blurred_in_loops(pictures[n, c])[::2, ::2]
+            smaller = blurred_in_loops(images[n, c])[::2, ::2]
             spread = np.zeros((32, 32))
             spread[::2, ::2] = smaller
-            levels[0][n, c], levels[1][n, c] = pictures[n, c] - 4 * blurred_in_loops(spread), smaller
+            levels[0][n, c], levels[1][n, c] = images[n, c] - 4 * blurred_in_loops(spread), smaller
         for number, level in enumerate(levels):
             found = []
             for n, p in itertools.product(range(2), range(3)):
@@ -315,7 +315,7 @@ def test_sliced_wasserstein_of_equal_sets_is_zero_and_it_is_symmetric(monkeypatc
     assert sliced_wasserstein(a, a).mean == 0
     whole = sliced_wasserstein(a, b)
     assert whole.mean == pytest.approx(sliced_wasserstein(b, a).mean)
-    monkeypatch.setattr(metrics, "_MOST_AT_ONCE", 2 * a[0].size)
+    monkeypatch.setattr(metrics, "MOST_AT_ONCE", 2 * a[0].size)
     assert sliced_wasserstein(a, b).mean == pytest.approx(whole.mean)
 
 
@@ -337,7 +337,7 @@ def test_sliced_wasserstein_hardly_sees_order_and_number():
     assert sliced_wasserstein(real, fake, seed=1).mean == pytest.approx(value, rel=0.15)
 
 
-def test_pictures_of_one_colour_give_numbers():
+def test_images_of_one_colour_give_numbers():
     assert sliced_wasserstein(np.ones((2, 3, 16, 16)), -np.ones((2, 3, 16, 16))).mean == 0
 
 

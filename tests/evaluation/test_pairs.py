@@ -11,6 +11,7 @@ import torch
 from portrait360.config import PRESETS
 from portrait360.encoder.files import load_encoder
 from portrait360.evaluation.pairs import FAR_DEGREES, STEP_DEGREES, generated_pairs, synthetic_pairs, three_yaws
+from portrait360.evaluation.sampler import PortraitSampler
 from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.portrait.weights import load_weights
 
@@ -47,7 +48,7 @@ def test_synthetic_persons_are_consistent(pairs, tiny_encoder):
     assert (pairs.first.image[:, :, :4, :4].abs() < 0.02).all()
 
 
-def test_pictures_that_follow_the_camera_are_found(pairs, tiny_encoder):
+def test_images_that_follow_the_camera_are_found(pairs, tiny_encoder):
     encoder, _ = load_encoder(tiny_encoder)
     glued = dataclasses.replace(pairs.near, image=pairs.first.image)
     assert (
@@ -70,8 +71,8 @@ def test_generated_persons(tiny_weights, tiny_encoder):
     encoder, _ = load_encoder(tiny_encoder)
     cameras = camera_label(torch.linspace(-3, 3, 12), 0.1)
     done = []
-    pairs = generated_pairs(generator, cameras, 5, 0, done.append, batch=2)
-    again = generated_pairs(generator, cameras, 5, 0, done.append, batch=2)
+    pairs = generated_pairs(PortraitSampler(generator, cameras), 5, 0, done.append, batch=2)
+    again = generated_pairs(PortraitSampler(generator, cameras), 5, 0, done.append, batch=2)
     assert sum(done) == 10
     assert torch.equal(pairs.far.image, again.far.image)
     assert pairs.first.camera.shape == (5, 25)

@@ -15,15 +15,15 @@ def test_to_bytes_rounds_and_clips():
     assert to_bytes(images).shape == (1, 1, 6, 3)
 
 
-def test_grid_places_pictures_row_by_row():
-    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 6, 3), np.uint8)
-    sheet = grid(pictures, 3)
+def test_grid_places_images_row_by_row():
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 6, 3), np.uint8)
+    sheet = grid(images, 3)
     assert sheet.shape == (8, 18, 3)
     assert [int(sheet[4 * (i // 3), 6 * (i % 3), 0]) for i in range(5)] == [0, 1, 2, 3, 4]
     assert (sheet[4:, 12:] == 255).all()
 
 
-def test_gaps_are_white_and_between_pictures_only():
+def test_gaps_are_white_and_between_images_only():
     sheet = grid(np.zeros((4, 4, 4, 3), np.uint8), 2, gap=2)
     assert sheet.shape == (10, 10, 3)
     assert (sheet[4:6] == 255).all()
@@ -31,9 +31,9 @@ def test_gaps_are_white_and_between_pictures_only():
 
 
 def test_labels_get_their_own_strips():
-    pictures = np.zeros((4, 32, 32, 3), np.uint8)
-    plain = grid(pictures, 2)
-    sheet = grid(pictures, 2, row_labels=("first", "second"), column_labels=("a", "b"))
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    plain = grid(images, 2)
+    sheet = grid(images, 2, row_labels=("first", "second"), column_labels=("a", "b"))
     height, width = sheet.shape[0] - plain.shape[0], sheet.shape[1] - plain.shape[1]
     assert height > 0
     assert width > 0
@@ -43,14 +43,14 @@ def test_labels_get_their_own_strips():
 
 
 @pytest.mark.parametrize(("count", "columns"), [(0, 1), (1, 0)])
-def test_a_sheet_needs_pictures_and_columns(count, columns):
+def test_a_sheet_needs_images_and_columns(count, columns):
     with pytest.raises(ValueError, match="a sheet needs"):
         grid(np.zeros((count, 2, 2, 3), np.uint8), columns)
 
 
 def test_png_round_trip(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    save_png(tmp_path / "a.png", picture)
-    save_png(tmp_path / "b.png", picture)
-    assert (np.asarray(Image.open(tmp_path / "a.png")) == picture).all()
+    image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    save_png(tmp_path / "a.png", image)
+    save_png(tmp_path / "b.png", image)
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == image).all()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -11,7 +11,7 @@ from portrait360.types import InputError
 
 
 def ramp(count: int, height: int, width: int) -> list[np.ndarray]:
-    """Smooth pictures that differ from frame to frame."""
+    """Smooth images that differ from frame to frame."""
     y, x = np.mgrid[0:height, 0:width]
     return [
         np.stack([np.full_like(x, 40 + 8 * i), 255 * x // width, 255 * y // height], axis=-1).astype(np.uint8)

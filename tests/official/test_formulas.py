@@ -186,7 +186,7 @@ def test_light_behind_an_opaque_sample_is_ten_to_the_minus_ten():
 
 
 def test_empty_rays_get_the_largest_depth_of_the_whole_batch():
-    """Equations 5.6: no weight at all gives infinity, clamped to the depths of all rays of all pictures."""
+    """Equations 5.6: no weight at all gives infinity, clamped to the depths of all rays of all images."""
     density = torch.full((2, 2, 4, 1), -1000.0)
     t = torch.linspace(2.0, 2.3, 4).reshape(1, 1, 4, 1).repeat(2, 2, 1, 1)
     t[1, 1] += 0.5
@@ -342,22 +342,22 @@ def test_noise_is_one_map_for_all_channels_and_samples():
     torch.testing.assert_close(difference, (0.7 * layer.noise_const).expand(2, 5, 8, 8), atol=1e-5, rtol=1e-4)
 
 
-def test_eight_pictures_make_two_statistics_groups():
-    """Equations 8.4: pictures 0, 2, 4, 6 and 1, 3, 5, 7 are judged as if in batches of their own."""
+def test_eight_images_make_two_statistics_groups():
+    """Equations 8.4: images 0, 2, 4, 6 and 1, 3, 5, 7 get the logits of batches of their own."""
     torch.manual_seed(0)
     d = Discriminator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     camera = camera_label(torch.linspace(-3.0, -0.2, 8))
-    pictures = Pictures(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 16, 16))
-    logits, poses = d(pictures, camera)
+    images = Pictures(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 16, 16))
+    logits, poses = d(images, camera)
     for offset in (0, 1):
-        alone, pose = d(pictures.map(lambda t, o=offset: t[o::2]), camera[offset::2])
+        alone, pose = d(images.map(lambda t, o=offset: t[o::2]), camera[offset::2])
         torch.testing.assert_close(logits[offset::2], alone, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(poses[offset::2], pose, atol=1e-5, rtol=1e-4)
-    mixed, _ = d(pictures.map(lambda t: t[:4]), camera[:4])
+    mixed, _ = d(images.map(lambda t: t[:4]), camera[:4])
     assert (mixed - logits[:4]).abs().max() > 1e-6
 
 
-def test_the_background_picture_has_its_own_style():
+def test_the_background_image_has_its_own_style():
     """Equations 5.9: composites are coloured by the portrait's style, the background alone by the background's."""
     torch.manual_seed(0)
     g = Generator(TINY_ORIGINAL.model).eval().requires_grad_(False)

@@ -30,7 +30,7 @@ def test_only_published_weights_ask_for_a_fault():
         assert preset.model.original_bugs == expected
 
 
-# ---- equations 8.8: the camera of mirrored pictures ----
+# ---- equations 8.8: the camera of mirrored images ----
 
 
 @pytest.mark.parametrize("mirror_once", [False, True])
@@ -41,34 +41,34 @@ def test_camera_of_the_pose_head(fault, mirror_once):
     d = Discriminator(
         dataclasses.replace(model, discriminator=dataclasses.replace(model.discriminator, mirror_once=mirror_once))
     )
-    pictures = Pictures(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 16, 16), torch.rand(2, 1, 16, 16))
+    images = Pictures(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 16, 16), torch.rand(2, 1, 16, 16))
     camera = camera_label(torch.tensor([0.7, -0.7]))  # left, right
-    seen = Pictures(*(torch.stack([t[0].flip(2), t[1]]) for t in (pictures.image, pictures.raw, pictures.mask)))
+    seen = Pictures(*(torch.stack([t[0].flip(2), t[1]]) for t in (images.image, images.raw, images.mask)))
     shown = torch.stack([camera[0] if fault else mirror_camera(camera[:1])[0], camera[1]])
     pose = d.pose_branch(d.trunk(seen), shown)
     expected = torch.stack([mirror_body_pose(pose[:1])[0], pose[1]])
-    torch.testing.assert_close(d.predict_pose(pictures, camera), expected)
-    torch.testing.assert_close(d(pictures, camera)[1], expected)
+    torch.testing.assert_close(d.predict_pose(images, camera), expected)
+    torch.testing.assert_close(d(images, camera)[1], expected)
 
 
 def test_the_law_that_the_unmirrored_camera_breaks():
     """A mirrored view with a mirrored camera shows the mirrored pose: ours; with the fault only nearly."""
-    pictures = Pictures(torch.randn(1, 3, 32, 32), torch.randn(1, 3, 16, 16), torch.rand(1, 1, 16, 16))
+    images = Pictures(torch.randn(1, 3, 32, 32), torch.randn(1, 3, 16, 16), torch.rand(1, 1, 16, 16))
     camera = camera_label(torch.tensor([0.7]))
     for fault in (False, True):
         torch.manual_seed(0)
         d = Discriminator(with_bugs(camera_unmirrored=fault))
         for layer in d.pose_branch.net:
             torch.nn.init.normal_(layer.weight)
-        # the right view of the pair sees the very same pictures; only the camera can make a difference
-        left = d.predict_pose(pictures, camera)
-        right = d.predict_pose(pictures.map(lambda t: t.flip(3)), mirror_camera(camera))
+        # the right view of the pair sees the very same images; only the camera can make a difference
+        left = d.predict_pose(images, camera)
+        right = d.predict_pose(images.map(lambda t: t.flip(3)), mirror_camera(camera))
         difference = (mirror_body_pose(left) - right).abs().max()
         assert (difference > 1e-2) == fault
         assert fault or difference < 1e-5
 
 
-# ---- equations 7.5: the raw picture that super-resolution writes over ----
+# ---- equations 7.5: the raw image that super-resolution writes over ----
 
 
 def composed(model, side: int):
@@ -81,7 +81,7 @@ def composed(model, side: int):
 
 
 @pytest.mark.parametrize("side", [16, 8])
-def test_raw_picture_and_super_resolution(side):
+def test_raw_image_and_super_resolution(side):
     """The fault adds the first block's colours where sides are equal (16), not where a resize came before (8)."""
     _, _, ours = composed(with_bugs(), side)
     generator, scene, theirs = composed(with_bugs(raw_overwritten=True), side)
@@ -96,7 +96,7 @@ def test_raw_picture_and_super_resolution(side):
     assert (theirs.raw - ours.raw).abs().max() > 0.1
 
 
-def test_a_first_block_that_enlarges_leaves_the_raw_picture():
+def test_a_first_block_that_enlarges_leaves_the_raw_image():
     up = dataclasses.replace(MODEL.superresolution, up_first=True, input_resolution=8)
     for fault in (False, True):
         model = dataclasses.replace(with_bugs(raw_overwritten=fault), superresolution=up)
@@ -178,7 +178,7 @@ def test_given_triangles_and_thickness():
 
 
 def test_a_model_with_the_fault_renders_batches_of_three_otherwise():
-    """The setting reaches the renderer: three posed pictures together differ from the same ones alone."""
+    """The setting reaches the renderer: three posed images together differ from the same ones alone."""
     pose = torch.tensor([[0.1, 0.2, 0.0, 0.0, 0.3, 0.0]]).repeat(3, 1)
     camera = camera_label(torch.tensor([0.3, -0.5, 3.0]))
     for fault in (False, True):

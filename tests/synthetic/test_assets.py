@@ -1,4 +1,4 @@
-"""Fetching the parts: what is taken out of the archive, and what a user is told when it cannot be had."""
+"""Fetching the parts: what is taken out of the archive, and the errors when it cannot be had."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A complete archive whose checksum is the expected one."""
     files = {INSIDE + name: name.encode() for name in part_names()}
     files[INSIDE + "proxies/hair/Harvey_Hawk1/Harvey_Hawk1.json"] = b"not core"
-    files[INSIDE + "skins/young_caucasian_male/textures/notes.txt"] = b"not a picture"
+    files[INSIDE + "skins/young_caucasian_male/textures/notes.txt"] = b"not an image"
     path = write_archive(tmp_path / "data.tgz", files)
     monkeypatch.setattr(assets, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.delenv(assets.SOURCE_VARIABLE, raising=False)

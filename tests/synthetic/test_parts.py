@@ -69,12 +69,12 @@ def test_a_broken_proxy_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_dilation_leaves_no_dark_fringe_and_keeps_faint_cards() -> None:
-    picture = np.zeros((512, 512, 4), np.float32)
-    picture[100:200, 100:200] = [0.8, 0.5, 0.2, 1.0]
+    image = np.zeros((512, 512, 4), np.float32)
+    image[100:200, 100:200] = [0.8, 0.5, 0.2, 1.0]
     # a card painted half transparent, far from the opaque one
-    picture[300:400, 300:400] = [0.1, 0.2, 0.9, 0.5]
-    out = textures.dilate(picture)
-    assert np.allclose(out[:, :, 3], picture[:, :, 3])
+    image[300:400, 300:400] = [0.1, 0.2, 0.9, 0.5]
+    out = textures.dilate(image)
+    assert np.allclose(out[:, :, 3], image[:, :, 3])
     assert np.allclose(out[95, 150, :3], [0.8, 0.5, 0.2])
     assert np.allclose(out[350, 350, :3], [0.1, 0.2, 0.9])
     assert out[..., :3].max(-1).min() > 0.1
@@ -82,11 +82,11 @@ def test_dilation_leaves_no_dark_fringe_and_keeps_faint_cards() -> None:
 
 def test_strand_detail_removes_painted_bands() -> None:
     rng = np.random.default_rng(0)
-    picture = np.ones((512, 512, 4), np.float32)
+    image = np.ones((512, 512, 4), np.float32)
     strands = np.exp(rng.normal(0, 0.2, (1, 512, 1)))
     bands = np.where(np.arange(512) % 256 < 128, 0.05, 0.5)[:, None, None]
-    picture[..., :3] = strands * bands
-    detail = textures.strand_detail(picture)
+    image[..., :3] = strands * bands
+    detail = textures.strand_detail(image)
     assert abs(float(detail.mean()) - 1) < 0.05
     before = bands.max() / bands.min()
     after = detail[180:210].mean() / detail[50:80].mean()
@@ -95,16 +95,16 @@ def test_strand_detail_removes_painted_bands() -> None:
     assert np.corrcoef(np.log(detail[60]), np.log(strands[0, :, 0]))[0, 1] > 0.9
 
 
-def test_a_slot_keeps_the_picture_and_its_smaller_levels() -> None:
+def test_a_slot_keeps_the_image_and_its_smaller_levels() -> None:
     rng = np.random.default_rng(0)
-    picture = rng.random((512, 512, 4)).astype(np.float32)
-    slot = textures.encode(picture)
+    image = rng.random((512, 512, 4)).astype(np.float32)
+    slot = textures.encode(image)
     assert slot.shape == (TEXELS_PER_SLOT, 4)
     linear = textures.linear_table()
     back = linear[slot[: 512 * 512, :3]].reshape(512, 512, 3)
-    assert np.abs(back - picture[..., :3]).max() < 0.01
+    assert np.abs(back - image[..., :3]).max() < 0.01
     half = linear[slot[512 * 512 : 512 * 512 + 256 * 256, :3]].reshape(256, 256, 3)
-    assert np.abs(half - picture[..., :3].reshape(256, 2, 256, 2, 3).mean((1, 3))).max() < 0.01
+    assert np.abs(half - image[..., :3].reshape(256, 2, 256, 2, 3).mean((1, 3))).max() < 0.01
 
 
 def test_garments_without_an_occlusion_map_keep_their_colours(tiny_parts: Path) -> None:
@@ -126,7 +126,7 @@ def test_an_incomplete_set_is_refused_and_leaves_nothing(tmp_path: Path, tiny_pa
     assert sorted(p.name for p in root.iterdir()) == ["proxies"]
 
 
-def test_a_part_without_its_picture_is_named(tmp_path: Path, tiny_parts: Path) -> None:
+def test_a_part_without_its_image_is_named(tmp_path: Path, tiny_parts: Path) -> None:
     root = tmp_path / "parts"
     shutil.copytree(tiny_parts, root, ignore=shutil.ignore_patterns("prepared*"))
     (root / "proxies/hair/bob01/textures/bob01_diffuse.png").unlink()
@@ -143,11 +143,11 @@ def test_a_damaged_preparation_is_named(tmp_path: Path, tiny_parts: Path) -> Non
         PartsLibrary(root)
 
 
-def test_pictures_of_any_size_fill_a_slot(tmp_path: Path) -> None:
+def test_images_of_any_size_fill_a_slot(tmp_path: Path) -> None:
     Image.new("RGB", (100, 40), (255, 128, 0)).save(tmp_path / "a.png")
-    picture = textures.read_rgba(tmp_path / "a.png")
-    assert picture.shape == (512, 512, 4)
-    assert np.allclose(picture[5, 5], [1, (128 / 255) ** 2.2, 0, 1], atol=1e-5)
+    image = textures.read_rgba(tmp_path / "a.png")
+    assert image.shape == (512, 512, 4)
+    assert np.allclose(image[5, 5], [1, (128 / 255) ** 2.2, 0, 1], atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -201,9 +201,10 @@ def test_positive_nod_looks_down_and_positive_tilt_leans_right(source: PortraitS
 
 
 def test_mirrored_hair_is_the_mirror_image(source: PortraitSource) -> None:
-    body, _, builder, _ = source._load()
-    plain, _, cover = builder.hair("bob01", False)
-    worn, _, other = builder.hair("bob01", True)
+    body, builder = source.studio.body, source.studio.builder
+    hair, mirrored = builder.hair("bob01", False), builder.hair("bob01", True)
+    plain, cover = hair.proxy, hair.cover
+    worn, other = mirrored.proxy, mirrored.cover
     rest = body.rest({}, {}, {}).vertices
     a, b = plain.fit(rest), worn.fit(rest)
     assert np.abs(a * [-1, 1, 1] - b).max() < 1e-4
@@ -219,7 +220,7 @@ def test_mirrored_hair_is_the_mirror_image(source: PortraitSource) -> None:
 
 
 def test_clothes_cover_the_skin_below_them(source: PortraitSource) -> None:
-    _, parts, builder, _ = source._load()
+    parts, builder = source.studio.parts, source.studio.builder
     garment = parts.proxies["clothes"]["male_casualsuit01"]
     covered = builder.covered(garment)
     assert 0 < len(covered.triangles) < len(builder.body.triangles)
@@ -240,7 +241,7 @@ def test_a_person_keeps_looks_and_light_from_all_sides(source: PortraitSource) -
     assert all(not v.mask[0].any() for v in views)
 
 
-def test_pictures_of_two_sizes_show_the_same(source: PortraitSource) -> None:
+def test_images_of_two_sizes_show_the_same(source: PortraitSource) -> None:
     large = source.draw(9, 2, 128)
     small = source.draw(9, 2, 64)
     halved = large.image.reshape(64, 2, 64, 2, 3).mean((1, 3))

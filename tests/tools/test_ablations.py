@@ -40,13 +40,13 @@ def test_differences_name_the_fields():
 
 @pytest.fixture
 def small(monkeypatch, tmp_path, tiny_encoder):
-    """Arms of a tiny model, judged by a tiny encoder."""
+    """Arms of a tiny model, measured with a tiny encoder."""
     tiny = shrunken(base())
     training = dataclasses.replace(tiny.training, zoom_probability=0.0, face_zoom_probability=0.0)
     measure = ablations.evaluate
     monkeypatch.setenv("PORTRAIT360_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(ablations, "base", lambda side, batch: Preset(tiny.model, training))
-    monkeypatch.setattr(ablations, "PLAN", Plan(pictures=20, pairs=2, meshes=1, faces=8))
+    monkeypatch.setattr(ablations, "PLAN", Plan(images=20, pairs=2, meshes=1, faces=8))
     monkeypatch.setattr(ablations, "evaluate", lambda *a, **k: measure(*a, encoder=tiny_encoder, progress=False, **k))
 
 
@@ -69,7 +69,7 @@ def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
     assert measure_arm("recipe", setting) == collected[0]
     assert weights.stat().st_mtime_ns == before
     for other in ({"minutes": 1.0}, {"side": 64}, {"batch": 32}, {"seed": 1}):
-        with pytest.raises(InputError, match="arm of 0.02 minutes at 32 pixels, 16 pictures a step, seed 0"):
+        with pytest.raises(InputError, match="arm of 0.02 minutes at 32 pixels, 16 images a step, seed 0"):
             measure_arm("recipe", dataclasses.replace(setting, **other))
 
 

@@ -1,4 +1,4 @@
-"""Spoilt pictures and portraits, with small networks."""
+"""Corrupted images and portraits, with small networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from portrait360.data.dataset import PortraitDataset
 from portrait360.encoder.files import load_encoder
 from portrait360.evaluation.measures import BEHIND
 from portrait360.evaluation.pairs import synthetic_pairs
-from portrait360.evaluation.samples import Judge, RealPictures
+from portrait360.evaluation.samples import Predictors, RealImages
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.portrait.weights import load_weights
 from portrait360.synthetic.job import draw_dataset
@@ -31,20 +31,20 @@ from tools.corruptions import (
     face_scores,
     faces_behind,
     hairless,
+    image_scores,
     measure_corruptions,
     mesh_scores,
     noisy,
     one_face,
     pair_scores,
-    picture_scores,
 )
 
 MODEL = dataclasses.replace(PRESETS["cpu-64"].model, resolution=64, raw_resolution=64)
 
 
 @pytest.fixture(scope="module")
-def judge(tiny_weights, tiny_encoder) -> Judge:
-    return Judge(load_encoder(tiny_encoder)[0], load_weights(tiny_weights).discriminator)
+def predictors(tiny_weights, tiny_encoder) -> Predictors:
+    return Predictors(load_encoder(tiny_encoder)[0], load_weights(tiny_weights).discriminator)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def drawn(source, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def real(drawn) -> RealPictures:
-    return RealPictures(PortraitDataset(drawn), PortraitDataset(drawn, labels="exact"), TINY.model)
+def real(drawn) -> RealImages:
+    return RealImages(PortraitDataset(drawn), PortraitDataset(drawn, labels="exact"), TINY.model)
 
 
 def nothing(_: int) -> None:
@@ -124,11 +124,11 @@ def test_faces_come_where_backs_were(real):
     assert torch.equal(changed[~behind], rows[~behind])
 
 
-def test_spoilt_pictures_are_scored(real, source, judge):
-    scores = picture_scores(real, source, judge, 20, 0, nothing)
+def test_corrupted_images_are_scored(real, source, predictors):
+    scores = image_scores(real, source, predictors, 20, 0, nothing)
     assert NOTHING in scores
     for name, found in scores.items():
-        # few persons may leave no picture from behind
+        # few persons may leave no image from behind
         assert set(found) | {"back_faces"} == set(scores[NOTHING]) | {"back_faces"}, name
     plain = scores[NOTHING]
     assert scores["cameras shuffled"]["frechet"] == plain["frechet"]
@@ -137,10 +137,10 @@ def test_spoilt_pictures_are_scored(real, source, judge):
     assert scores["blur of 2 pixels"]["sliced_wasserstein"] != plain["sliced_wasserstein"]
 
 
-def test_persons_who_change_are_found(source, judge):
-    scores = pair_scores(synthetic_pairs(source, MODEL, 4, 5, nothing), judge)
+def test_persons_who_change_are_found(source, predictors):
+    scores = pair_scores(synthetic_pairs(source, MODEL, 4, 5, nothing), predictors)
     plain = scores[NOTHING]
-    assert scores["pictures that follow the camera"]["reprojection_colour"] > 1.3 * plain["reprojection_colour"]
+    assert scores["images that follow the camera"]["reprojection_colour"] > 1.3 * plain["reprojection_colour"]
     assert scores["a nearer second surface"]["reprojection_agreement"] < plain["reprojection_agreement"]
     assert scores["distances 0.005 too far"]["reprojection_depth"] == pytest.approx(0.005, rel=0.3)
     assert scores["another person from the other side"]["identity_similarity"] <= plain["identity_similarity"]
@@ -151,7 +151,7 @@ def test_meshes_that_are_wrong_are_found(monkeypatch):
     scores = mesh_scores([BallPortrait()], nothing)
     assert scores["a floating ball"]["floating_matter"] > scores[NOTHING]["floating_matter"] + 0.001
     places = torch.tensor([[0.0, 0.1, 0.0], [0.06, 0.1, 0.0], [-0.06, 0.1, 0.0], [0.06, 0.0, 0.0]])
-    assert module._narrow(places, torch.ones(4)).tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert module.narrow_head(places, torch.ones(4)).tolist() == [1.0, 0.0, 0.0, 1.0]
     assert scores["a flat back of the head"]["back_of_head"] < scores[NOTHING]["back_of_head"] - 0.02
 
 

@@ -77,7 +77,7 @@ def test_overlap_by_hand():
 
 
 def test_persons_are_sought_from_the_other_side():
-    """Three pictures of four persons; the two that differ most in yaw are told apart by their embedding alone."""
+    """Three images of four persons; the two that differ most in yaw are distinguished by their embedding alone."""
     yaw = torch.tensor([0.0, 0.1, 3.0]).repeat(4)
     identity = torch.nn.functional.one_hot(torch.arange(4)).float().repeat_interleave(3, dim=0)
     assert retrieval(identity, yaw, 3) == 1.0
@@ -113,19 +113,19 @@ def test_the_whole_report(tmp_path, tiny_encoder):
 
 
 class Knowing(PortraitEncoder):
-    """Finds a red square of known size in the picture by its pixels; a plain crop has it in the middle, 0.3 wide."""
+    """Finds a red square of known size in the image by its pixels; a plain crop has it in the middle, 0.3 wide."""
 
     def __init__(self, config) -> None:
         super().__init__(config)
 
-    def forward(self, pictures):
-        red = (pictures[:, 0] > 0.5) & (pictures[:, 1] < -0.5)
-        side = pictures.shape[-1]
+    def forward(self, images):
+        red = (images[:, 0] > 0.5) & (images[:, 1] < -0.5)
+        side = images.shape[-1]
         place = (torch.arange(side) + 0.5) / side - 0.5
         weight = red.float() / red.sum(dim=(1, 2), keepdim=True)
         x, y = (weight.sum(1) * place).sum(1), (weight.sum(2) * place).sum(1)
         scale = (red.float().mean(dim=(1, 2))).sqrt() / 0.3
-        seen = super().forward(pictures)
+        seen = super().forward(images)
         zero = torch.zeros_like(x)
         return dataclasses.replace(seen, camera=CameraEstimate(zero, zero, zero, scale, torch.stack([x, y], dim=1)))
 
@@ -155,10 +155,10 @@ def test_a_rolled_photo_is_turned_upright(tiny_encoder, monkeypatch):
     answers = iter([camera] + [dataclasses.replace(camera, roll=zero)] * 5)
     plain = encoder.encode
 
-    def told(pictures):
-        return dataclasses.replace(plain(pictures), camera=next(answers))
+    def labelled(images):
+        return dataclasses.replace(plain(images), camera=next(answers))
 
-    monkeypatch.setattr(encoder, "encode", told)
+    monkeypatch.setattr(encoder, "encode", labelled)
     crop, _ = align(encoder, rolled, rounds=2, start=(32.0, 32.0, 32.0))
     middle = slice(crop.shape[-1] // 4, -crop.shape[-1] // 4)
     expected = torch.nn.functional.interpolate(upright[None], size=crop.shape[-2:], mode="bilinear")
@@ -177,7 +177,7 @@ def test_photos_become_a_sheet(tmp_path, tiny_encoder):
 
 def test_photos_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.jpg").write_text("no photo")
-    with pytest.raises(InputError, match="not a readable picture"):
+    with pytest.raises(InputError, match="not a readable image"):
         read_photo(tmp_path / "a.jpg")
 
 

@@ -21,7 +21,7 @@ from portrait360.runtime.memory import keep_freed_memory
 from portrait360.types import InputError
 from support.presets import TINY_ORIGINAL
 from tools import stages
-from tools.comparison import JUDGE, PLAIN, Comparison, Slack, Tolerance, rows_table, stages_table
+from tools.comparison import LOGIT, PLAIN, Comparison, Slack, Tolerance, rows_table, stages_table
 from tools.golden import Golden, full_size_networks, named_tensor, parse_part, read_golden
 from tools.parity import compare, main
 from tools.stages import compare_full_size
@@ -32,11 +32,11 @@ STAGES_OF_PART = {
     "left or right view", "pose branch of G", "mapping", "tri-grid", "background", "decoder: densities",
     "decoder: features", "sampling distances", "marcher: coarse weights", "importance samples of golden weights",
     "importance samples in a render", "marcher: features", "marcher: depth", "marcher: opacity", "composited features",
-    "background picture", "raw picture", "raw picture, overwritten (7.5)", "picture", "mask", "depth",
+    "background image", "raw image", "raw image, overwritten (7.5)", "image", "mask", "depth",
     "background of another style", "deformation: faces that take part", "deformation: nearest triangle",
     "deformation: golden triangles", "deformed render: importance samples", "deformed render: features",
-    "deformed render: depth", "deformed render: mask", "deformed render: raw picture", "D: features", "D: logits",
-    "R1 penalties", "R1 gradient at the picture", "D: loss", "D on generated pictures", "G: loss",
+    "deformed render: depth", "deformed render: mask", "deformed render: raw image", "D: features", "D: logits",
+    "R1 penalties", "R1 gradient at the image", "D: loss", "D on generated images", "G: loss",
     "G: norms of gradients", "G: no gradient",
 }  # fmt: skip
 # predicted by the branch that is left out
@@ -73,8 +73,8 @@ def test_released_sizes_agree():
             scene = compare_full_size(comparison, full_size_networks(file, "a"), scene)
         arrays = {row.array for row in comparison.rows}
         at = f"nrr{side}/"
-        pictures = {at + name for name in ("image", "image_centre32", "raw_before_sr", "depth", "mask")}
-        assert arrays == pictures | {"G_pose", "ws", "planes", "D_is_left", "D_logits", "D_pose"}
+        images = {at + name for name in ("image", "image_centre32", "raw_before_sr", "depth", "mask")}
+        assert arrays == images | {"G_pose", "ws", "planes", "D_is_left", "D_logits", "D_pose"}
         assert file.unused() == []
         wrong = [row for row in comparison.rows if not row.ok]
         assert not wrong, rows_table(wrong)
@@ -92,7 +92,7 @@ def test_a_row_says_how_far_and_where_it_is_right():
     value = torch.zeros(2, 3)
     value[0, 1] = 3e-6
     comparison.check("first", "a", value, PLAIN)
-    comparison.check("second", "a", value, JUDGE)
+    comparison.check("second", "a", value, LOGIT)
     comparison.check("third", "a", value, Tolerance(1e-5, mean=1e-7))
     comparison.check("shape", "a", torch.zeros(3, 2), PLAIN)
     comparison.check("nan", "a", value * torch.nan, PLAIN)
@@ -124,7 +124,7 @@ def test_depth_slack_is_one_step_of_an_alpha():
     """A ray of opacity A whose alpha moves by 6e-8 at the far end moves its mean distance by 6e-8 / A of the length."""
     model = Generator(TINY_ORIGINAL.model)
     opacity = torch.tensor([[[1e-6], [0.0], [1.0]]])
-    slack = stages._depth_slack(model, Rendered(opacity, opacity, opacity), torch.zeros(1, 3, 1))
+    slack = stages.depth_slack(model, Rendered(opacity, opacity, opacity), torch.zeros(1, 3, 1))
     torch.testing.assert_close(slack[0, :, 0], torch.tensor([2.0**-24 / 1e-6 * 1.05, 0.0, 2.0**-24 * 1.05]))
 
 
@@ -195,7 +195,7 @@ def npy(array: np.ndarray) -> bytes:
         (lambda p: write(p, out__z=np.zeros(3)), "lacks the array meta_json"),
         (lambda p: write(p, out__z=np.zeros(3), meta_json=np.zeros(3, np.uint8)), "is not JSON"),
         (lambda p: write(p, out__z=np.zeros(3), meta_json=np.frombuffer(b"{}", np.uint8)), "of another kind"),
-        (lambda p: write(p, in__z=np.zeros(3), out__ws=np.zeros(3)), "has no pictures"),
+        (lambda p: write(p, in__z=np.zeros(3), out__ws=np.zeros(3)), "has no images"),
         (lambda p: write(p, in__z=np.zeros(3), out__nrr64__image=np.zeros((1, 3, 8, 8))), "of side 8"),
         (lambda p: np.savez(p, **{"out/a[x:2]": np.zeros(3)}), "cannot be read"),
     ],

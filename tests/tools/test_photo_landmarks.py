@@ -21,13 +21,13 @@ def test_a_place_on_the_head_is_found_again_from_its_projections():
     place = np.array([0.03, 0.06, 0.09])
     seen = project(camera, (motion[:, :, :3] @ torch.from_numpy(place) + motion[:, :, 3])[:, None])[0][:, 0].numpy()
     seen[:3] += 0.3  # some detections are plainly wrong
-    found = photo_landmarks._place(seen, motion, camera, [0.0, 0.08, 0.1])
+    found = photo_landmarks.fit_place(seen, motion, camera, [0.0, 0.08, 0.1])
     np.testing.assert_allclose(found, place, atol=2e-3)
 
 
 def test_spread_out_points_are_far_from_each_other():
     places = np.random.default_rng(1).random((200, 3))
-    chosen = photo_landmarks._spread_out(places, 10)
+    chosen = photo_landmarks.spread_out(places, 10)
     assert len(set(chosen.tolist())) == 10
     distances = np.linalg.norm(places[chosen][:, None] - places[chosen], axis=2)[~np.eye(10, dtype=bool)]
     assert distances.min() > 0.3

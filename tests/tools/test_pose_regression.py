@@ -1,4 +1,4 @@
-"""Regressing poses on labels learns what the pictures show."""
+"""Regressing poses on labels learns what the images show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = PRESETS["cpu-64"].model
 
 
 class Bars(Labelled):
-    """Pictures of a bar that rises with the nod."""
+    """Images of a bar that rises with the nod."""
 
     def __init__(self, count):
         g = torch.Generator().manual_seed(count)
@@ -51,7 +51,7 @@ def test_errors_are_angles_and_axes():
     assert found["deviation"][4] == pytest.approx(0, abs=0.01)
 
 
-def test_the_command_writes_what_it_measured_and_refuses_small_pictures(tmp_path, capsys):
+def test_the_command_writes_what_it_measured_and_refuses_small_images(tmp_path, capsys):
     data = tmp_path / "d.zip"
     write_fake_dataset(data, coarse=True)
     with pytest.raises(DatasetError, match="smaller than 64"):

@@ -15,7 +15,7 @@ from portrait360.synthetic.source import PortraitSource
 from portrait360.types import DatasetError, InputError
 from support.tiny_parts import write_tiny_parts
 from tools import synthetic_photos
-from tools.synthetic_photos import draw_photo, read_truth
+from tools.synthetic_photos import read_truth, render_photo
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def source(tmp_path_factory):
 
 def test_the_true_crop_of_a_photo_is_the_portrait(source):
     """Drawn wide and cropped, or drawn at once: the same person in the same place (the exposure may differ)."""
-    photo = draw_photo(source, 5, 2)
+    photo = render_photo(source, 5, 2)
     side = 128
     rgb = np.repeat(photo.mask[..., None], 3, axis=2)
     mask = Square(photo.centre, photo.side).of(rgb, side).image[..., 0]
@@ -37,7 +37,7 @@ def test_the_true_crop_of_a_photo_is_the_portrait(source):
 
 
 def test_photos_differ_in_size_and_place(source):
-    photos = [draw_photo(source, 5, index) for index in range(3)]
+    photos = [render_photo(source, 5, index) for index in range(3)]
     assert len({photo.side for photo in photos}) == 3
     for photo in photos:
         height, width = photo.image.shape[:2]
@@ -53,7 +53,7 @@ def test_a_folder_is_drawn_and_read_and_goes_on_after_a_stop(tmp_path, source, m
     truth = read_truth(tmp_path / "p")
     assert sorted(truth) == ["000000.png", "000001.png"]
     assert [file.name for file in find_photos(tmp_path / "p")] == ["000000.png", "000001.png"]
-    expected = draw_photo(source, 5, 1)
+    expected = render_photo(source, 5, 1)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p" / "000001.png")), expected.image)
     assert truth["000001.png"] == json.loads(json.dumps(expected.truth()))
     synthetic_photos.main(tmp_path / "p", count=3, seed=5)

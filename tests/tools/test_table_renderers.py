@@ -28,11 +28,11 @@ def test_headlines_of_an_evaluation():
     content = {"measures": {name: record(5.0) for name in HEADLINES} | {"recall_random": record(0.5, 0.91)}}
     lines = RENDERERS["evaluation-headlines"](content)
     assert len(lines) == 2 + len(HEADLINES)
-    assert lines[4] == "| recall: share of real pictures that some generated one is like | 0.500 | 0.910 |"
-    assert lines[-1] == "| the coarse labels that it learned from | 5.00 | |"
+    assert lines[4] == "| recall (improved precision/recall, k = 3) | 0.500 | 0.910 |"
+    assert lines[-1] == "| noisy head pose labels of these portraits: mean error, degrees | 5.00 | |"
 
 
-def test_what_a_corruption_spoils_is_bold():
+def test_measures_that_a_corruption_worsens_are_bold():
     content = {
         "pictures": {
             "nothing": {"frechet": [2.0, 0.1], "recall": [0.9, 0.01], "head_depth": [0.5, 0.01]},

@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from portrait360.apps.pose_report import drawn_pictures, json_text, overlay_sheet, table
-from portrait360.data.labelled_images import FittedCrop, LabelledPicture, Pixels, find_pictures
+from portrait360.data.labelled_images import FittedCrop, LabelledImage, Pixels, find_images
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 from portrait360.photos.fit import Fit
@@ -84,7 +84,7 @@ def estimate_poses(
     pictures, and prints a table; without, prints the JSON, and the table on standard error.
 
     Args:
-        paths: pictures, folders and zips, see `find_pictures`.
+        paths: pictures, folders and zips, see `find_images`.
         weights: a weights file; the packaged one when None.
         out: a .json file.
         progress: show how far the work is.
@@ -105,7 +105,7 @@ def estimate_poses(
         raise InputError("something is missing: IMAGE.", "Name a picture, a folder or a zip.")
     overlay = None if out is None else check_json_place(out, ".overlay.png")
     settle_threads()
-    pictures = find_pictures(paths, PhotoFitter())
+    pictures = find_images(paths, PhotoFitter())
     _spare_input(pictures, [path for path in (out, overlay) if path is not None])
     networks = load_weights(weights)
     records, poses = {}, []
@@ -131,14 +131,14 @@ def estimate_poses(
     return records
 
 
-def _predict(networks: Weights, picture: LabelledPicture) -> Float[Tensor, " 6"]:
+def _predict(networks: Weights, picture: LabelledImage) -> Float[Tensor, " 6"]:
     image, mask = picture.read()
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
     cover = torch.from_numpy(mask.copy())[None, None].float() / 255.0
     return predict_body_pose(networks, pixels, cover, picture.camera[None])[0]
 
 
-def _record(picture: LabelledPicture, pose: Float[Tensor, " 6"]) -> dict[str, Any]:
+def _record(picture: LabelledImage, pose: Float[Tensor, " 6"]) -> dict[str, Any]:
     yaw, pitch = yaw_pitch(picture.camera[None])
     record = {
         "camera": picture.camera.tolist(),
@@ -166,7 +166,7 @@ def _errors(pose: Float[Tensor, " 6"], label: Float[Tensor, " 6"]) -> dict[str, 
     return {"neck_error_degrees": round(neck, 4), "head_error_degrees": round(head, 4)}
 
 
-def _spare_input(pictures: Sequence[LabelledPicture], written: Sequence[Path]) -> None:
+def _spare_input(pictures: Sequence[LabelledImage], written: Sequence[Path]) -> None:
     """Refuse to write over what is read: photo.json beside photo.png is where the camera comes from."""
     read = {file.resolve() for picture in pictures for file in picture.files}
     for path in written:
@@ -204,7 +204,7 @@ class PhotoFitter:
 
     worker: PhotoWorker = field(default_factory=lambda: PhotoWorker(FITTED_SIDE))
 
-    def __call__(self, path: Path) -> list[LabelledPicture]:
+    def __call__(self, path: Path) -> list[LabelledImage]:
         """Fit everybody in a photo.
 
         Raises:
@@ -227,7 +227,7 @@ class PhotoFitter:
                 picture = self.worker.cut(self._read(path), fit)
                 return picture.image, picture.mask
 
-            found.append(LabelledPicture(name, fit.camera, read, (path,), fitted=fitted))
+            found.append(LabelledImage(name, fit.camera, read, (path,), fitted=fitted))
         return found
 
     def _read(self, path: Path) -> UInt8[ndarray, "H W 3"]:

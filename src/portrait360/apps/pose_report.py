@@ -12,12 +12,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from portrait360.data.labelled_images import LabelledPicture
+from portrait360.data.labelled_images import LabelledImage
 from portrait360.data.overlay import draw_body
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import yaw_pitch
-from portrait360.media.plots import SECOND
-from portrait360.media.sheets import captioned, tiled
+from portrait360.media.sheets import SECOND, captioned, tiled
 
 MOST_DRAWN = 24
 MOST_ROWS = 40
@@ -78,7 +77,7 @@ def drawn_pictures(count: int) -> list[int]:
 
 
 def overlay_sheet(
-    pictures: Sequence[LabelledPicture],
+    pictures: Sequence[LabelledImage],
     poses: Float[Tensor, "N 6"],
     body: BodyTemplate,
     advance: Callable[[int], None],

@@ -48,7 +48,7 @@ def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS
     """Time `presets`, write the numbers to `out` (JSON) and print a table.
 
     `quick`: each stage once after a warm-up, and the exact renderer only for the last original preset; otherwise the
-    shortest of five, and exact pictures beside the fast ones for every original preset. Weights are random, with a
+    shortest of five, and exact images beside the fast ones for every original preset. Weights are random, with a
     density shaped like a head (see `bench.scene`).
 
     Returns:
@@ -59,20 +59,25 @@ def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS
         InputError: an unknown preset, or `out` cannot be written.
         Portrait360Error: a preset could not be timed (for instance for want of memory).
     """
+    # Jobs: every preset, and the exact renderer for original ones.
     _check(presets)
     jobs = [(name, False) for name in presets]
     originals = [name for name in presets if named_preset(name).model.render.quadrature == "midpoint"]
     jobs += [(name, True) for name in (originals[-1:] if quick else originals)]
+
+    # Time each in a process of its own.
     result: dict[str, Any] = {"machine": machine(), "quick": quick, "presets": {}}
     check_place(out)
     with show_progress("timing", len(jobs), "runs") as bar:
         for name, exact in jobs:
-            found = _run({"preset": name, "repeats": 1 if quick else 5, "exact": exact})
+            found = run_job({"preset": name, "repeats": 1 if quick else 5, "exact": exact})
             if exact:
                 result["presets"][name]["exact"] = found
             else:
                 result["presets"][name] = found
             bar.advance(1)
+
+    # Write and print.
     write_json(out, result)
     Console().print(table(result))
     return result
@@ -91,15 +96,20 @@ def bench_training(
         InputError: an unknown preset or device, or `out` cannot be written.
         Portrait360Error: a preset could not be timed (for instance for want of memory).
     """
+    # Jobs: every preset in both forms.
     _check(presets)
     about = str(choose_device(device))
     result: dict[str, Any] = {"machine": machine(), "quick": quick, "device": about, "training": {}}
     jobs = training_jobs(presets, quick, device)
     check_place(out)
+
+    # Time each in a process of its own.
     with show_progress("timing", len(jobs), "runs") as bar:
         for job in jobs:
-            result["training"].setdefault(job["preset"], {})[job["form"]] = _run(job, "training")
+            result["training"].setdefault(job["preset"], {})[job["form"]] = run_job(job, "training")
             bar.advance(1)
+
+    # Write and print.
     write_json(out, result)
     Console().print(training_table(result))
     return result
@@ -110,7 +120,7 @@ def _check(presets: Sequence[str]) -> None:
         named_preset(name)
 
 
-def _run(job: dict[str, Any], worker: str = "worker") -> dict[str, Any]:
+def run_job(job: dict[str, Any], worker: str = "worker") -> dict[str, Any]:
     """The worker's result, from a process of its own."""
     name = job["preset"]
     own = [] if name in PRESETS else [to_json(named_preset(name))]  # the other process has not registered it

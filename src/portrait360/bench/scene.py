@@ -16,12 +16,12 @@ from portrait360.model.layers import FullyConnected
 from portrait360.model.trigrid import normalize_points, sample_trigrid
 
 FLESH = 0.02
-"""World units around the mesh that count as matter."""
+"""World units around the mesh that are filled."""
 FULL, EMPTY = 150.0, -15.0
-"""Density per world unit in matter, and raw density in air."""
+"""Density per world unit of the body, and raw density in air."""
 CHANNELS, UNITS = 8, 16
 """Feature channels and hidden units that carry the density."""
-_SIDE, _POINTS, _STEPS, _RATE = 48, 6000, 250, 0.03
+_SIDE, _POINTS, STEPS, _RATE = 48, 6000, 250, 0.03
 
 
 def wanted_density(distance: Float[Tensor, " N"], scale: float = 1.0) -> Float[Tensor, " N"]:
@@ -35,8 +35,8 @@ def wanted_density(distance: Float[Tensor, " N"], scale: float = 1.0) -> Float[T
 def shape_like_body(generator: Generator, scene: Scene, body: BodyTemplate, seed: int = 0) -> Scene:
     """The scene with a density like a body's, written into the first feature channels and hidden units.
 
-    The generator's decoder is changed: those units alone make its density. Every renderer then sees the same field.
-    The fit is rough; what matters for timing is where matter is. Colours stay random.
+    The generator's decoder is changed: those units alone make its density. Every renderer then reads the same field.
+    The fit is rough; timing depends on which cells are occupied only. Colours stay random.
     """
     planes, first, second, bias = _fit(generator, body, seed)
     below, above = generator.decoder.net[0], generator.decoder.net[2]
@@ -57,6 +57,7 @@ def shape_like_body(generator: Generator, scene: Scene, body: BodyTemplate, seed
 
 def _fit(generator: Generator, body: BodyTemplate, seed: int):
     """Feature planes, hidden and output weights of the density, by least squares on points around the body."""
+    # Points near the skin and anywhere in the box, with their densities.
     config = generator.config
     random = torch.Generator().manual_seed(seed)
 
@@ -71,14 +72,15 @@ def _fit(generator: Generator, body: BodyTemplate, seed: int):
     unit = float(wanted.max() - wanted.min()) / 8.0
     at = normalize_points(points[None], config.render.box_centre, config.render.box_half)[0]
 
+    # Least squares by Adam, one-sided in air.
     planes = (normal(1, 3, CHANNELS, config.plane_depth, _SIDE, _SIDE) * 0.1).requires_grad_()
     first, second = normal(UNITS, CHANNELS).requires_grad_(), normal(UNITS).requires_grad_()
     bias = torch.zeros(()).requires_grad_()
     activation = generator.decoder.net[1]
     optimizer = torch.optim.Adam([planes, first, second, bias], lr=_RATE)
     with torch.enable_grad():
-        for step in range(_STEPS):
-            optimizer.param_groups[0]["lr"] = _RATE * min(1.0, 2.0 - 2.0 * step / _STEPS)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = _RATE * min(1.0, 2.0 - 2.0 * step / STEPS)
             chosen = torch.randint(len(points), (_POINTS,), generator=random)
             hidden = activation(sample_trigrid(planes, at[chosen][None]).mean(dim=1)[0] @ first.t())
             error = (hidden @ second + bias) * unit - wanted[chosen]

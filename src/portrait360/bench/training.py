@@ -35,7 +35,7 @@ from portrait360.types import CheckpointError
 FORMS = ("ours", "original")
 DEFAULT_PRESETS = ("cpu-64", "portrait-128", "portrait-256")
 SETTLED = 1_000_000
-"""Images after which most of a training is as it stays: nothing is blurred, all chances have their last value."""
+"""Images after which schedules have their last values: nothing is blurred any more."""
 
 
 @denormals_flushed()
@@ -47,7 +47,7 @@ def time_training(
     device: str = "cpu",
     graphs: bool = False,
 ) -> dict[str, Any]:
-    """Time `steps` steps of a preset after some that are not counted, with random pictures.
+    """Time `steps` steps of a preset after some that are not counted, with random images.
 
     `batch`: 8 on a CPU, 32 on a GPU unless given.
 
@@ -61,32 +61,28 @@ def time_training(
         {"images_per_second", "batch", "peak_mib", "bf16", "trained"}: penalties come in one of 16 steps, as in
         training.
     """
+    # Settings of the form and the machine.
     torch.manual_seed(0)
     settle_threads()
     keep_freed_memory()
     target = choose_device(device)
-    chosen = named_preset(preset)
-    training = dataclasses.replace(chosen.training, cuda_graphs=graphs or chosen.training.cuda_graphs)
-    if form == "original":
-        training = dataclasses.replace(original_recipe(chosen.model), plain_renderer=True)
-    bf16 = choose_bf16(training.bf16, target, {})
     batch = batch or (32 if target.type == "cuda" else 8)
-    chosen = Preset(chosen.model, dataclasses.replace(training, batch=batch, bf16=bf16))
-    packaged = _packaged(chosen.model)
-    if packaged is not None:
-        chosen = with_pose_path_of(packaged.model, chosen)
-    state = new_state(chosen, 0, target)
-    if packaged is not None:
-        start_from(state, packaged)
-    state.images = max(state.images, SETTLED)
-    data = _random_batch(chosen, batch, target)
-    _remember_poses(state)
+    config = _config(preset, form, batch, graphs, target)
+
+    # A state as in the middle of a training.
+    packaged = _packaged(config.model)
+    state = _state(config, packaged, target)
+    data = _random_batch(config, batch, target)
     record_steps(state, target)
+
+    # Steps that are not counted, with penalties and without.
     restart_peak()
     if target.type == "cuda":
         torch.cuda.reset_peak_memory_stats(target)
-    for state.step in [0] if target.type == "cpu" else [0, 1] * (WARM_UP + 1):  # with penalties, and without
+    for state.step in [0] if target.type == "cpu" else [0, 1] * (WARM_UP + 1):
         training_step(state, data)
+
+    # Timed steps.
     state.step = 1
     _wait(target)
     start = time.perf_counter()
@@ -95,7 +91,30 @@ def time_training(
     _wait(target)
     rate = steps * batch / (time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated(target) / 2**20 if target.type == "cuda" else peak_megabytes()
+    bf16 = config.training.bf16
     return {"images_per_second": rate, "batch": batch, "peak_mib": peak, "bf16": bf16, "trained": packaged is not None}
+
+
+def _config(preset: str, form: str, batch: int, graphs: bool, device: torch.device) -> Preset:
+    """The preset as it is trained in this form."""
+    named = named_preset(preset)
+    training = dataclasses.replace(named.training, cuda_graphs=graphs or named.training.cuda_graphs)
+    if form == "original":
+        training = dataclasses.replace(original_recipe(named.model), plain_renderer=True)
+    bf16 = choose_bf16(training.bf16, device, {})
+    return Preset(named.model, dataclasses.replace(training, batch=batch, bf16=bf16))
+
+
+def _state(config: Preset, packaged: StartingWeights | None, device: torch.device) -> TrainingState:
+    """A training that is settled, from the packaged weights if there are any for this model."""
+    if packaged is not None:
+        config = with_pose_path_of(packaged.model, config)
+    state = new_state(config, 0, device)
+    if packaged is not None:
+        start_from(state, packaged)
+    state.images = max(state.images, SETTLED)
+    _remember_poses(state)
+    return state
 
 
 def training_jobs(presets: Sequence[str], quick: bool, device: str) -> list[dict[str, Any]]:

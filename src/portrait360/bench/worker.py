@@ -47,7 +47,7 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
 
 
 def psnr(found: RenderOutput, exact: RenderOutput) -> float:
-    """Peak signal-to-noise ratio in dB of the final pictures in [-1, 1] (peak to peak 2)."""
+    """Peak signal-to-noise ratio in dB of the final images in [-1, 1] (peak to peak 2)."""
     error = (found.image.clamp(-1, 1) - exact.image.clamp(-1, 1)).square().mean()
     return float(10.0 * torch.log10(4.0 / error.clamp_min(1e-12)))
 
@@ -56,8 +56,9 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     """Seconds of every stage and of whole views of a preset with random weights and a head-like density.
 
     `exact`: time the plain renderer with the plain layers and the exact deformation instead, once, and compare the
-    fast pictures with its own. `bf16`: of the fast ones; None as `generate` would choose.
+    fast images with its own. `bf16`: of the fast ones; None as `generate` would choose.
     """
+    # Settings of the process and the networks.
     torch.manual_seed(0)
     settle_threads()
     keep_freed_memory()
@@ -66,6 +67,8 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     bf16 = worth_bf16(model) if bf16 is None else bf16
     z, camera = torch.randn(1, model.z_dim), camera_label(torch.tensor([YAW]))
     pose = torch.tensor([BODY_POSE])
+
+    # A scene with the density of a body, and again in bf16 where that is used.
     with torch.no_grad():
         w = generator.map(z, camera, None, 0.7)
         exact_scene = shape_like_body(generator, generator.scene(w, gradients=False), load_body())
@@ -75,6 +78,8 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
                 scene = generator.scene(w, gradients=False)
             scene = shape_like_body(generator, scene, load_body())  # the same fit again
         portrait = Portrait(generator, scene, find_matter(generator, scene), bf16)
+
+    # Time with fresh peaks of memory.
     release_freed_memory()
     restart_peak()
     side = portrait.default_resolution if model.superresolution is None else model.superresolution.input_resolution
@@ -85,54 +90,72 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
 
 
 def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats: int) -> dict[str, Any]:
-    generator, scene = portrait.generator, portrait.scene
-    synthesis, background = generator.backbone.synthesis, generator.config.background
-    stages: dict[str, Callable[[], Any]] = {}
+    """Seconds of each stage and of whole views, and the peaks of memory without and with the discriminator."""
+    generator = portrait.generator
     with torch.no_grad():
-        w = generator.map(z, camera, None, 0.7)
-        ws = w[:, None].expand(-1, synthesis.num_ws, -1)
-        stages["mapping"] = lambda: generator.map(z, camera, None, 0.7)
-        stages["tri-grid"] = lambda: synthesis(ws, "const", gradients=False)
-        if background is not None:
-            stages["background"] = lambda: generator.bcg_synthesis(ws, "const", gradients=False)
-        stages["occupancy"] = lambda: find_matter(generator, scene)
-        stages["deformation"] = lambda: deformation_field(generator.body, pose)
-        occupied = portrait.occupied
-        draws = RenderDraws(occupancy=None if occupied is None else Occupancy(occupied), gradients=False)
-        stages["rendering, canonical"] = lambda: generator.cast(scene, camera, None, side, draws, plain=False)
-        stages["rendering, posed"] = lambda: generator.cast(scene, camera, pose, side, draws, plain=False)
-        if generator.config.superresolution is not None:
-            raw = torch.randn(1, 3, side, side)
-            features = torch.randn(1, generator.config.features, side, side)
-            stages["super-resolution"] = lambda: generator.superresolution(raw, features, w, gradients=False)
+        # Each stage by itself.
+        stages = _stages(portrait, z, camera, pose, side)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
             times = {name: seconds(work, repeats) for name, work in stages.items()}
+
+        # Whole views: further ones of a scene, and the first one of a new scene.
         views = {
             "further view, canonical": seconds(lambda: portrait.render(camera, None, side), repeats),
             "further view, posed": seconds(lambda: portrait.render(camera, pose, side), repeats),
+            "first view, posed": seconds(lambda: _first_view(portrait, z, camera, pose, side), repeats),
         }
-
-        def first() -> RenderOutput:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
-                new = generator.scene(generator.map(z, camera, None, 0.7), gradients=False)
-            find_matter(generator, new)  # it has no head, but reading the densities takes the same time
-            new = dataclasses.replace(new, tri_grid=scene.tri_grid)
-            return Portrait(generator, new, occupied, portrait.bf16).render(camera, pose, side)
-
-        views["first view, posed"] = seconds(first, repeats)
         peak = peak_megabytes()
+
+        # The discriminator, at the model's size.
         discriminator = Discriminator(generator.config).eval().requires_grad_(False)
         out = portrait.render(camera, pose, side)
-        pictures = Pictures(out.image, out.raw if generator.config.superresolution else None, out.mask)
+        images = Pictures(out.image, out.raw if generator.config.superresolution else None, out.mask)
         size = generator.config.resolution
         if out.image.shape[-1] != size:
-            pictures = pictures.map(lambda t: torch.nn.functional.interpolate(t, size=(size, size), mode="area"))
-        times["discriminator"] = seconds(lambda: discriminator(pictures, camera), repeats)
+            images = images.map(lambda t: torch.nn.functional.interpolate(t, size=(size, size), mode="area"))
+        times["discriminator"] = seconds(lambda: discriminator(images, camera), repeats)
     return {"stages": times, "views": views, "peak_mib": peak, "peak_with_discriminator_mib": peak_megabytes()}
+
+
+def _stages(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int) -> dict[str, Callable[[], Any]]:
+    """What to run for each stage of a view."""
+    # Networks.
+    generator, scene = portrait.generator, portrait.scene
+    synthesis = generator.backbone.synthesis
+    w = generator.map(z, camera, None, 0.7)
+    ws = w[:, None].expand(-1, synthesis.num_ws, -1)
+    stages: dict[str, Callable[[], Any]] = {}
+    stages["mapping"] = lambda: generator.map(z, camera, None, 0.7)
+    stages["tri-grid"] = lambda: synthesis(ws, "const", gradients=False)
+    if generator.config.background is not None:
+        stages["background"] = lambda: generator.bcg_synthesis(ws, "const", gradients=False)
+
+    # Rendering.
+    stages["occupancy"] = lambda: find_matter(generator, scene)
+    stages["deformation"] = lambda: deformation_field(generator.body, pose)
+    draws = RenderDraws(occupancy=None if portrait.occupied is None else Occupancy(portrait.occupied), gradients=False)
+    stages["rendering, canonical"] = lambda: generator.cast(scene, camera, None, side, draws, plain=False)
+    stages["rendering, posed"] = lambda: generator.cast(scene, camera, pose, side, draws, plain=False)
+    if generator.config.superresolution is not None:
+        raw = torch.randn(1, 3, side, side)
+        features = torch.randn(1, generator.config.features, side, side)
+        stages["super-resolution"] = lambda: generator.superresolution(raw, features, w, gradients=False)
+    return stages
+
+
+def _first_view(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int) -> RenderOutput:
+    """Everything from the latent to the image. The new scene has no head, but its densities take the same time."""
+    generator = portrait.generator
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
+        new = generator.scene(generator.map(z, camera, None, 0.7), gradients=False)
+    find_matter(generator, new)
+    new = dataclasses.replace(new, tri_grid=portrait.scene.tri_grid)
+    return Portrait(generator, new, portrait.occupied, portrait.bf16).render(camera, pose, side)
 
 
 def _exact(portrait: Portrait, scene: Scene, camera: Any, pose: Any, side: int) -> dict[str, Any]:
     """The plain twins: with gradients, layers do not fold."""
+    # The plain renderer, and fast images to compare with.
     generator = portrait.generator
     views, quality = {}, {}
 
@@ -142,6 +165,8 @@ def _exact(portrait: Portrait, scene: Scene, camera: Any, pose: Any, side: int) 
 
     with torch.no_grad():
         fast = {name: portrait.render(camera, p, side) for name, p in (("canonical", None), ("posed", pose))}
+
+    # Time it once for each view.
     with torch.enable_grad():
         for name, body_pose in (("canonical", None), ("posed", pose)):
             start = time.perf_counter()

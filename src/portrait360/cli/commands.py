@@ -255,8 +255,8 @@ class Evaluate:
     quick: Annotated[bool, _PLAIN] = False
     """Some minutes instead of the better part of an hour, with 750 generated persons instead of 10,500."""
     inception: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Your file of the Inception network (pt_inception-2015-12-05 as .pth or .safetensors), for FID and KID as papers
-    have them."""
+    """Your file of the Inception network (the tensors of pt_inception-2015-12-05 as .safetensors), for FID and KID as
+    papers have them."""
     encoder: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
     """Another portrait encoder than the one that comes with the package."""
     device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"

@@ -25,7 +25,7 @@ _IMAGE_SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
 
 
 class PortraitDataset:
-    """Pictures with masks, camera labels and body poses, in the order of their sorted names.
+    """Images with masks, camera labels and body poses, in the order of their sorted names.
 
     Safe to use from many threads, after a fork, and in spawned workers (it can be pickled).
 
@@ -33,7 +33,7 @@ class PortraitDataset:
         cameras: (N, 25) float32 camera labels.
         body_poses: (N, 6) float32 body poses in radians; zeros when `has_body_poses` is False.
         meta: content of meta.json; {"label_kind": "estimated"} for datasets without one.
-        resolution: side of the pictures in pixels.
+        resolution: side of the images in pixels.
     """
 
     def __init__(
@@ -49,13 +49,16 @@ class PortraitDataset:
         Raises:
             DatasetError: it is missing, broken, incomplete or inconsistent, or has no exact labels.
         """
+        # Find the images.
         path = Path(path)
         self.path = path
         self._store = open_store(path)
         files = self._store.names()
-        self._images = [name for name in files if _is_image(name)]
+        self._images = [name for name in files if _is_portrait(name)]
         if not self._images:
             raise DatasetError(f"{path} has no images.", "Expected WebP, PNG or JPEG files beside dataset.json.")
+
+        # Read and match the labels.
         self.meta = self._read_meta(files)
         self.label_kind = str(self.meta.get("label_kind", "estimated"))
         labels_file = self._labels_file(files, labels)
@@ -64,6 +67,8 @@ class PortraitDataset:
         poses = array[:, CAMERA_LABEL_SIZE:] if self.has_body_poses else np.zeros((len(array), BODY_POSE_SIZE))
         self.cameras: Float[Tensor, "N 25"] = torch.from_numpy(array[:, :CAMERA_LABEL_SIZE].copy())
         self.body_poses: Float[Tensor, "N 6"] = torch.from_numpy(poses.astype(np.float32))
+
+        # Find masks, depths and the resolution.
         self._mask_store, self._masks = self._find_masks(files, Path(masks_path) if masks_path else None)
         depths = {_key(name): name for name in files if name.startswith("depth/")}
         self._depths = [depths.get(_key(name)) for name in self._images]
@@ -74,7 +79,7 @@ class PortraitDataset:
 
     @property
     def has_masks(self) -> bool:
-        """Whether every picture has a mask."""
+        """Whether every image has a mask."""
         return self._mask_store is not None
 
     def fingerprint(self) -> str:
@@ -82,11 +87,11 @@ class PortraitDataset:
         return self._store.fingerprint()
 
     def name(self, index: int) -> str:
-        """The path of a picture inside the dataset, with '/' between folders."""
+        """The path of an image inside the dataset, with '/' between folders."""
         return self._images[index]
 
     def image(self, index: int) -> UInt8[ndarray, "H W 3"]:
-        """Decode a picture, RGB. Raises DatasetError when it is broken or differs in size."""
+        """Decode an image, RGB. Raises DatasetError when it is broken or differs in size."""
         return np.asarray(self._decode_image(index))
 
     def mask(self, index: int) -> UInt8[ndarray, "H W"]:
@@ -94,7 +99,7 @@ class PortraitDataset:
         return np.asarray(self._decode_mask(index))
 
     def encoded(self, index: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
-        """Suffix and bytes of a picture and of its mask, as they lie in the dataset."""
+        """Suffix and bytes of an image and of its mask, as they lie in the dataset."""
         if self._mask_store is None:
             raise self._no_masks()
         image, mask = self._images[index], self._masks[index]
@@ -108,8 +113,8 @@ class PortraitDataset:
         name = self._depths[index]
         if name is None:
             return None
-        picture = self._check_size(_decode(self._store, name, None), name)
-        return np.asarray(picture, np.float32) / float(self.meta.get("depth_scale", layout.DEPTH_SCALE))
+        image = self._check_size(_decode(self._store, name, None), name)
+        return np.asarray(image, np.float32) / float(self.meta.get("depth_scale", layout.DEPTH_SCALE))
 
     def load_arrays(
         self,
@@ -119,26 +124,29 @@ class PortraitDataset:
         masks: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[UInt8[Tensor, "N 3 R R"], UInt8[Tensor, "M 1 R R"]]:
-        """Decode all pictures into memory, averaged down to `resolution` (N * R * R * 4 bytes).
+        """Decode all images into memory, averaged down to `resolution` (N * R * R * 4 bytes).
 
         Args:
             resolution: side in pixels, at most that of the dataset; its own when None.
             workers: threads that decode.
             masks: when False, masks are not read and the second tensor is empty (M = 0).
-            progress: called with (pictures done, all pictures) from the calling thread.
+            progress: called with (images done, all images) from the calling thread.
 
         Raises:
-            DatasetError: a picture is broken, masks are missing, or the dataset is smaller than `resolution`.
+            DatasetError: an image is broken, masks are missing, or the dataset is smaller than `resolution`.
         """
+        # Check that the dataset has what is asked for.
         side = self.resolution if resolution is None else resolution
         if not 1 <= side <= self.resolution:
             raise DatasetError(
-                f"{self.path} has pictures of {self.resolution}x{self.resolution} pixels; {side}x{side} was asked for.",
-                "Choose a resolution that is not larger, or make the dataset anew with larger pictures.",
+                f"{self.path} has images of {self.resolution}x{self.resolution} pixels; {side}x{side} was asked for.",
+                "Choose a resolution that is not larger, or make the dataset anew with larger images.",
             )
         if masks and not self.has_masks:
             raise self._no_masks()
-        return stack_pictures(
+
+        # Decode.
+        return stack_images(
             len(self), self._decode_image, self._decode_mask if masks else None, side, workers, progress
         )
 
@@ -187,7 +195,7 @@ class PortraitDataset:
     def _find_masks(self, files: Iterable[str], masks_path: Path | None) -> tuple[Store | None, list[str]]:
         if masks_path is not None:
             store = open_store(masks_path)
-            found = {_key(name): name for name in store.names() if is_picture(name)}
+            found = {_key(name): name for name in store.names() if is_image_file(name)}
         else:
             store = self._store
             found = {_key(name): name for name in files if name.startswith("masks/")}
@@ -203,13 +211,13 @@ class PortraitDataset:
         return store, [found[_key(name)] for name in self._images]
 
     def _open_image(self, name: str) -> Image.Image:
-        picture = _decode(self._store, name, "RGB")
-        if picture.width != picture.height:
+        image = _decode(self._store, name, "RGB")
+        if image.width != image.height:
             raise DatasetError(
-                f"{name} in {self.path} has {picture.width}x{picture.height} pixels; expected a square.",
+                f"{name} in {self.path} has {image.width}x{image.height} pixels; expected a square.",
                 "Crop the images to squares first.",
             )
-        return picture
+        return image
 
     def _decode_image(self, index: int) -> Image.Image:
         name = self._images[index]
@@ -221,14 +229,14 @@ class PortraitDataset:
         name = self._masks[index]
         return self._check_size(_decode(self._mask_store, name, "L"), name)
 
-    def _check_size(self, picture: Image.Image, name: str) -> Image.Image:
-        if picture.size != (self.resolution, self.resolution):
+    def _check_size(self, image: Image.Image, name: str) -> Image.Image:
+        if image.size != (self.resolution, self.resolution):
             raise DatasetError(
-                f"{name} in {self.path} has {picture.width}x{picture.height} pixels, others"
+                f"{name} in {self.path} has {image.width}x{image.height} pixels, others"
                 f" {self.resolution}x{self.resolution}.",
                 "All images and masks of a dataset must have the same size.",
             )
-        return picture
+        return image
 
     def _no_masks(self) -> DatasetError:
         return DatasetError(
@@ -237,29 +245,39 @@ class PortraitDataset:
         )
 
 
+def exact_poses(path: Path, dataset: PortraitDataset) -> Float[Tensor, "N 6"] | None:
+    """Exact body poses, radians, when the dataset has them."""
+    if dataset.label_kind == "exact":
+        return dataset.body_poses
+    try:
+        return PortraitDataset(path, labels="exact").body_poses
+    except DatasetError:
+        if dataset.label_kind == "coarse":
+            raise
+        return None
+
+
 def _decode(store: Store, name: str, mode: str | None) -> Image.Image:
-    return decode_picture(
-        store.read(name), f"{name} in {store.path}", mode, "Replace it, or take it and its label out."
-    )
+    return decode_image(store.read(name), f"{name} in {store.path}", mode, "Replace it, or take it and its label out.")
 
 
-def decode_picture(content: bytes, where: str, mode: str | None, hint: str) -> Image.Image:
+def decode_image(content: bytes, where: str, mode: str | None, hint: str) -> Image.Image:
     """Decode WebP, PNG or JPEG, converted to `mode` if one is given.
 
     Raises:
-        DatasetError: broken, something else, or suspiciously large; `where` names the picture, `hint` helps.
+        DatasetError: broken, something else, or suspiciously large; `where` names the image, `hint` helps.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content), formats=("WEBP", "PNG", "JPEG"))
-            picture.load()
-            return picture if mode is None or picture.mode == mode else picture.convert(mode)
+            image = Image.open(io.BytesIO(content), formats=("WEBP", "PNG", "JPEG"))
+            image.load()
+            return image if mode is None or image.mode == mode else image.convert(mode)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
         raise DatasetError(f"{where} is not a readable image: {error}.", hint) from error
 
 
-def stack_pictures(
+def stack_images(
     count: int,
     image: Callable[[int], Image.Image],
     mask: Callable[[int], Image.Image] | None,
@@ -267,7 +285,8 @@ def stack_pictures(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[UInt8[Tensor, "N 3 R R"], UInt8[Tensor, "M 1 R R"]]:
-    """Pictures and masks as `image` and `mask` decode them, averaged down to `side`; see `load_arrays`."""
+    """Images and masks as `image` and `mask` decode them, averaged down to `side`; see `load_arrays`."""
+    # Room for all, filled row by row.
     images = torch.empty((count, 3, side, side), dtype=torch.uint8)
     masks = torch.empty((0 if mask is None else count, 1, side, side), dtype=torch.uint8)
     to_images, to_masks = images.numpy(), masks.numpy()
@@ -277,6 +296,7 @@ def stack_pictures(
         if mask is not None:
             to_masks[index, 0] = np.asarray(_shrink(mask(index), side, Image.Resampling.BILINEAR))
 
+    # Decode in threads; the first failure stops the others.
     with ThreadPoolExecutor(max(1, workers), "decode") as pool:
         try:
             for done, _ in enumerate(pool.map(load, range(count)), start=1):
@@ -288,24 +308,24 @@ def stack_pictures(
     return images, masks
 
 
-def _shrink(picture: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
+def _shrink(image: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
     """Average down: whole factors take the exact mean of each block, others the antialiasing filter."""
-    if picture.width == side:
-        return picture
-    if picture.width % side == 0:
-        return picture.reduce(picture.width // side)
-    return picture.resize((side, side), filter)
+    if image.width == side:
+        return image
+    if image.width % side == 0:
+        return image.reduce(image.width // side)
+    return image.resize((side, side), filter)
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file of this name is a picture (and not hidden)."""
+def is_image_file(name: str) -> bool:
+    """Whether a file of this name is an image (and not hidden)."""
     path = PurePosixPath(name)
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in _IMAGE_SUFFIXES and not hidden
 
 
-def _is_image(name: str) -> bool:
-    return is_picture(name) and not name.startswith(("masks/", "depth/"))
+def _is_portrait(name: str) -> bool:
+    return is_image_file(name) and not name.startswith(("masks/", "depth/"))
 
 
 def _key(name: str) -> str:

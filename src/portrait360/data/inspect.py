@@ -1,8 +1,9 @@
-"""Look at a dataset: contact sheet, histograms of yaw and body pose, posed body over pictures, numbers."""
+"""Inspect a dataset: contact sheet, histograms of yaw and body pose, posed body over images, numbers."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,24 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from portrait360.data.dataset import PortraitDataset
+from portrait360.data.dataset import PortraitDataset, exact_poses
 from portrait360.data.layout import YAW_BEFORE
 from portrait360.data.overlay import draw_body
 from portrait360.data.sampling import YAW_BINS, yaw_histogram
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
-from portrait360.media.plots import FIRST, SECOND, Series, histogram
-from portrait360.media.sheets import captioned, tiled
+from portrait360.media.plots import Series, histogram
+from portrait360.media.sheets import FIRST, SECOND, Colour, captioned, tiled
 from portrait360.runtime.files import atomic_folder
 from portrait360.runtime.progress import show_progress
-from portrait360.types import DatasetError
 
 POSE_NAMES = ("neck nod", "neck turn", "neck tilt", "head nod", "head turn", "head tilt")
 
 _SHEET = 64
 _SHEET_COLUMNS = 8
 _SHEET_SIDE = 160
-_OVERLAYS = 12
+OVERLAYS = 12
 _OVERLAY_COLUMNS = 4
 _OVERLAY_SIDE = 384
 _STATISTICS_SIDE = 64
@@ -48,8 +48,8 @@ def inspect_dataset(
 ) -> dict[str, Any]:
     """Decode a whole dataset and write what shows whether it is right.
 
-    Writes into `out_dir`: sheet.png (64 evenly chosen pictures with yaw), yaw_histogram.png,
-    pose_histogram.png (when there are body poses), overlay.png (the posed body's contours over 12 pictures)
+    Writes into `out_dir`: sheet.png (64 evenly chosen images with yaw), yaw_histogram.png,
+    pose_histogram.png (when there are body poses), overlay.png (the posed body's contours over 12 images)
     and summary.json.
 
     Args:
@@ -66,13 +66,16 @@ def inspect_dataset(
         DatasetError: the dataset is missing, broken or inconsistent; nothing is written then.
         InputError: the folder cannot be written.
     """
+    # Decode everything, which shows whether it is whole.
     dataset = PortraitDataset(path, masks_path=masks_path)
     exact = exact_poses(path, dataset)
     side = min(_STATISTICS_SIDE, dataset.resolution)
-    with show_progress("checking", len(dataset), "pictures", visible=progress) as bar:
+    with show_progress("checking", len(dataset), "images", visible=progress) as bar:
         _, masks = dataset.load_arrays(
             side, workers, masks=dataset.has_masks, progress=lambda done, total: bar.advance(1)
         )
+
+    # Write what shows whether it is right.
     summary = _summary(dataset, exact, masks)
     with atomic_folder(out_dir) as folder:
         _sheet(dataset).save(folder / "sheet.png")
@@ -82,18 +85,6 @@ def inspect_dataset(
         _overlay(dataset, exact).save(folder / "overlay.png")
         (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
-
-
-def exact_poses(path: Path, dataset: PortraitDataset) -> Float[Tensor, "N 6"] | None:
-    """Exact body poses when the dataset knows them."""
-    if dataset.label_kind == "exact":
-        return dataset.body_poses
-    try:
-        return PortraitDataset(path, labels="exact").body_poses
-    except DatasetError:
-        if dataset.label_kind == "coarse":
-            raise
-        return None
 
 
 def _evenly(count: int, wanted: int) -> list[int]:
@@ -152,27 +143,39 @@ def _pose_plot(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> 
     return tiled(panels, 3)
 
 
+@dataclass(frozen=True)
+class _Outlined:
+    """Body poses that are outlined in one colour."""
+
+    colour_name: str
+    colour: Colour
+    label_kind: str
+    poses: Float[Tensor, "N 6"]
+
+
 def _overlay(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None) -> Image.Image:
     """The exact pose in blue, others in orange."""
     body = load_body()
     yaw = _yaw_degrees(dataset)
-    drawn = [] if dataset.label_kind == "exact" else [(dataset.label_kind, dataset.body_poses, SECOND)]
+    outlined = []
+    if dataset.label_kind != "exact":
+        outlined.append(_Outlined("orange", SECOND, dataset.label_kind, dataset.body_poses))
     if exact is not None:
-        drawn.append(("exact", exact, _BLUE))
-    names = {_BLUE: "blue", SECOND: "orange"}
-    legend = ", ".join(f"{names[colour]} = {kind}" for kind, _, colour in reversed(drawn))
+        outlined.append(_Outlined("blue", _BLUE, "exact", exact))
+    legend = ", ".join(f"{one.colour_name} = {one.label_kind}" for one in reversed(outlined))
     tiles = []
-    for index in _evenly(len(dataset), _OVERLAYS):
-        picture = Image.fromarray(dataset.image(index))
-        picture = picture.resize((_OVERLAY_SIDE, _OVERLAY_SIDE), Image.Resampling.BICUBIC)
-        for _, poses, colour in drawn:
-            picture = draw_body(picture, body, dataset.cameras[index], poses[index], colour)
+    for index in _evenly(len(dataset), OVERLAYS):
+        image = Image.fromarray(dataset.image(index))
+        image = image.resize((_OVERLAY_SIDE, _OVERLAY_SIDE), Image.Resampling.BICUBIC)
+        for one in outlined:
+            image = draw_body(image, body, dataset.cameras[index], one.poses[index], one.colour)
         text = f"{Path(dataset.name(index)).stem}   yaw {round(yaw[index].item())}°   {legend}"
-        tiles.append(captioned(np.asarray(picture), _OVERLAY_SIDE, text))
+        tiles.append(captioned(np.asarray(image), _OVERLAY_SIDE, text))
     return tiled(tiles, min(_OVERLAY_COLUMNS, len(tiles)))
 
 
 def _summary(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None, masks: Tensor) -> dict[str, Any]:
+    # Counts, sectors and angles.
     yaw, pitch = (angle.rad2deg() for angle in yaw_pitch(dataset.cameras))
     sectors = yaw_histogram(dataset.cameras, 12).tolist()
     summary: dict[str, Any] = {
@@ -189,16 +192,22 @@ def _summary(dataset: PortraitDataset, exact: Float[Tensor, "N 6"] | None, masks
         "pitch_degrees": _mean_std(pitch),
         "body_pose_degrees": None,
     }
+
+    # Yaws before rare ones were repeated.
     before = _before_balancing(dataset)
     if before is not None:
         summary["yaw_sectors_before_balancing"] = dict(
             zip(summary["yaw_sectors"], before.reshape(len(sectors), -1).sum(axis=1).tolist(), strict=True)
         )
+
+    # Body poses, and the errors of noisy ones.
     if dataset.has_body_poses:
         summary["body_pose_degrees"] = _pose_statistics(dataset.body_poses)
     if dataset.label_kind == "coarse" and exact is not None:
         summary["exact_body_pose_degrees"] = _pose_statistics(exact)
         summary["coarse_error_degrees"] = _pose_errors(dataset.body_poses, exact)
+
+    # Masks.
     if dataset.has_masks:
         share = masks.to(torch.float32).mean(dim=(1, 2, 3)) / 255
         summary["mask_share"] = {"mean": _rounded(share.mean()), "min": _rounded(share.min())}

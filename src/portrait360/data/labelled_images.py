@@ -1,8 +1,8 @@
-"""Pictures together with the camera and the mask that belong to them, wherever those lie.
+"""Images together with the camera and the mask that belong to them, wherever those lie.
 
-One picture or all of a place, in any of three forms:
+One image or all of a place, in any of three forms:
 
-- a picture with `NAME.json` beside it that holds {"camera": [25 numbers]}, and as its mask `NAME.mask.png` or, when
+- an image with `NAME.json` beside it that holds {"camera": [25 numbers]}, and as its mask `NAME.mask.png` or, when
   there is none, its own alpha channel;
 - a dataset, zip or folder, as `PortraitDataset` reads it;
 - test data of the original (equations 13.5), zip or folder: aligned_images/, mask/ with the same names, and
@@ -27,8 +27,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from portrait360.data.dataset import PortraitDataset, decode_picture, is_picture
-from portrait360.data.inspect import exact_poses
+from portrait360.data.dataset import PortraitDataset, decode_image, exact_poses, is_image_file
 from portrait360.data.labels import check_camera, read_json
 from portrait360.data.layout import LABELS_FILE
 from portrait360.data.store import Store, open_store
@@ -42,24 +41,24 @@ RESULT_FILE = "result.json"
 _ALIGNED, _MASKS = "aligned_images", "mask"
 _MASK_ENDING = ".mask.png"
 _FOLDERS_UP = 3
-"""The label file of a picture lies in one of so many folders above it (three for images/00000/00000012.webp)."""
+"""The label file of an image lies in one of so many folders above it (three for images/00000/00000012.webp)."""
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
-    """A picture with camera and mask, its pixels still in the file."""
+class LabelledImage:
+    """An image with camera and mask, its pixels still in the file."""
 
     name: str
     """As the user may call it: the path, for a zip the path of the zip and that inside of it."""
     camera: Float[Tensor, " 25"]
     read: Callable[[], Pixels]
-    """Decode picture (RGB) and mask (255 = person), squares of equal size. Raises DatasetError when they are not."""
+    """Decode image (RGB) and mask (255 = person), squares of equal size. Raises DatasetError when they are not."""
     files: tuple[Path, ...]
-    """Files that picture, mask and labels come from."""
+    """Files that image, mask and labels come from."""
     body_poses: dict[str, Float[Tensor, " 6"]] = field(default_factory=dict)
     """Body poses that the dataset gives, radians, by kind (exact, coarse, estimated)."""
     fitted: FittedCrop | None = None
-    """Where the picture was cut out of a photo, and the body pose that was fitted there."""
+    """Where the image was cut out of a photo, and the body pose that was fitted there."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +72,32 @@ class FittedCrop:
     confidence: float
 
 
-FitPhoto = Callable[[Path], list[LabelledPicture]]
+FitPhoto = Callable[[Path], list[LabelledImage]]
 """The persons of a photo without labels; raises InputError when there are none."""
 
 
-def find_pictures(paths: Sequence[Path], fit_photo: FitPhoto | None = None) -> list[LabelledPicture]:
-    """The pictures at these paths in the order given, each once; of folders and zips all pictures.
+def find_images(paths: Sequence[Path], fit_photo: FitPhoto | None = None) -> list[LabelledImage]:
+    """The images at these paths in the order given, each once; of folders and zips all images.
 
     Args:
-        paths: pictures, folders and zips.
-        fit_photo: what to make of a picture for which there is no camera; None: that is an error.
+        paths: images, folders and zips.
+        fit_photo: what to make of an image for which there is no camera; None: that is an error.
 
     Raises:
-        InputError: nothing is there, it is no picture, or a camera or mask is missing.
+        InputError: nothing is there, it is no image, or a camera or mask is missing.
         DatasetError: a label file, a dataset or a result.json is broken.
     """
     places = _Places(fit_photo)
-    found: dict[str, LabelledPicture] = {}
+    found: dict[str, LabelledImage] = {}
     for path in paths:
-        for picture in _pictures_at(Path(path), places):
-            found.setdefault(picture.name, picture)
+        for image in _images_at(Path(path), places):
+            found.setdefault(image.name, image)
     return list(found.values())
 
 
-def _pictures_at(path: Path, places: _Places) -> Iterator[LabelledPicture]:
+def _images_at(path: Path, places: _Places) -> Iterator[LabelledImage]:
     if not path.exists():
-        raise InputError(f"there is no picture, folder or zip at {path}.", "Check the path.")
+        raise InputError(f"there is no image, folder or zip at {path}.", "Check the path.")
     if path.is_file() and (zipfile.is_zipfile(path) or path.suffix.lower() == ".zip"):
         yield from places.collection(path).all(path)
     elif path.is_file():
@@ -106,20 +105,20 @@ def _pictures_at(path: Path, places: _Places) -> Iterator[LabelledPicture]:
     elif (path / LABELS_FILE).is_file() or (path / RESULT_FILE).is_file():
         yield from places.collection(path).all(path)
     else:
-        names = sorted(entry for entry in path.iterdir() if is_picture(entry.name) and entry.is_file())
-        pictures = [entry for entry in names if not entry.name.endswith(_MASK_ENDING)]
-        if not pictures:
+        names = sorted(entry for entry in path.iterdir() if is_image_file(entry.name) and entry.is_file())
+        images = [entry for entry in names if not entry.name.endswith(_MASK_ENDING)]
+        if not images:
             raise InputError(
-                f"{path} holds neither pictures nor a dataset.json or result.json.",
-                "Name a picture, a dataset, or a folder with WebP, PNG or JPEG files.",
+                f"{path} holds neither images nor a dataset.json or result.json.",
+                "Name an image, a dataset, or a folder with WebP, PNG or JPEG files.",
             )
-        for picture in pictures:
-            yield from _single(picture, places)
+        for image in images:
+            yield from _single(image, places)
 
 
-def _single(path: Path, places: _Places) -> list[LabelledPicture]:
-    if not is_picture(path.name):
-        raise InputError(f"{path} is not a picture.", "Name a WebP, PNG or JPEG file, a folder or a zip.")
+def _single(path: Path, places: _Places) -> list[LabelledImage]:
+    if not is_image_file(path.name):
+        raise InputError(f"{path} is not an image.", "Name a WebP, PNG or JPEG file, a folder or a zip.")
     if path.with_suffix(".json").is_file():
         return [_beside(path)]
     place = path.absolute()
@@ -133,15 +132,15 @@ def _single(path: Path, places: _Places) -> list[LabelledPicture]:
     raise InputError(
         f"there is no camera for {path}.",
         f'Write {{"camera": [25 numbers]}} into {path.with_suffix(".json").name} beside it'
-        " (docs/conventions.md says which), or name a picture of a dataset.",
+        " (see docs/conventions.md), or name an image of a dataset.",
     )
 
 
-# ---- a picture by itself ----
+# ---- an image by itself ----
 
 
-def _beside(path: Path) -> LabelledPicture:
-    """A picture with its camera in NAME.json and its mask in NAME.mask.png or in its alpha channel."""
+def _beside(path: Path) -> LabelledImage:
+    """An image with its camera in NAME.json and its mask in NAME.mask.png or in its alpha channel."""
     sidecar, mask = path.with_suffix(".json"), path.with_name(path.stem + _MASK_ENDING)
     content = _read_sidecar(sidecar)
     if not isinstance(content, dict) or "camera" not in content:
@@ -155,11 +154,11 @@ def _beside(path: Path) -> LabelledPicture:
         )
 
     def read() -> Pixels:
-        picture = _open(path, None)
-        grey = _open(mask, "L") if has_mask else picture.convert("RGBA").getchannel("A")
-        return _square_pair(picture.convert("RGB"), grey, str(path))
+        image = _open(path, None)
+        grey = _open(mask, "L") if has_mask else image.convert("RGBA").getchannel("A")
+        return _square_pair(image.convert("RGB"), grey, str(path))
 
-    return LabelledPicture(str(path), camera, read, (path, sidecar, *([mask] if has_mask else [])))
+    return LabelledImage(str(path), camera, read, (path, sidecar, *([mask] if has_mask else [])))
 
 
 def _read_sidecar(path: Path) -> Any:
@@ -173,29 +172,29 @@ def _read_sidecar(path: Path) -> Any:
 def _open(path: Path, mode: str | None) -> Image.Image:
     with explained_os_errors(path):
         content = path.read_bytes()
-    return decode_picture(content, str(path), mode, "Name a WebP, PNG or JPEG file that a viewer can open.")
+    return decode_image(content, str(path), mode, "Name a WebP, PNG or JPEG file that a viewer can open.")
 
 
 def _has_alpha(path: Path) -> bool:
-    picture = _open(path, None)
-    return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    image = _open(path, None)
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
 
 
-def _square_pair(picture: Image.Image, mask: Image.Image, name: str) -> Pixels:
-    if picture.width != picture.height:
+def _square_pair(image: Image.Image, mask: Image.Image, name: str) -> Pixels:
+    if image.width != image.height:
         raise DatasetError(
-            f"{name} has {picture.width}x{picture.height} pixels; expected a square.",
-            "Crop the picture to the square that its camera belongs to.",
+            f"{name} has {image.width}x{image.height} pixels; expected a square.",
+            "Crop the image to the square that its camera belongs to.",
         )
-    if mask.size != picture.size:
+    if mask.size != image.size:
         raise DatasetError(
-            f"the mask of {name} has {mask.width}x{mask.height} pixels, the picture {picture.width}x{picture.height}.",
+            f"the mask of {name} has {mask.width}x{mask.height} pixels, the image {image.width}x{image.height}.",
             "Both must have the same size.",
         )
-    return np.asarray(picture), np.asarray(mask)
+    return np.asarray(image), np.asarray(mask)
 
 
-# ---- pictures that share a label file ----
+# ---- images that share a label file ----
 
 
 class _Places:
@@ -216,7 +215,7 @@ class _Places:
 
 
 class _Dataset:
-    """Pictures of a dataset with the body poses that it knows."""
+    """Images of a dataset with the body poses that it knows."""
 
     def __init__(self, path: Path) -> None:
         self._data = PortraitDataset(path)
@@ -233,12 +232,12 @@ class _Dataset:
                 self._poses["exact"] = exact
         self._rows = {self._data.name(row): row for row in range(len(self._data))}
 
-    def all(self, shown: Path) -> Iterator[LabelledPicture]:
+    def all(self, shown: Path) -> Iterator[LabelledImage]:
         for name in self._rows:
             yield self.one(name, str(shown / name))
 
-    def one(self, inside: str, shown: str) -> LabelledPicture:
-        """The picture `inside` the dataset, called `shown`."""
+    def one(self, inside: str, shown: str) -> LabelledImage:
+        """The image `inside` the dataset, called `shown`."""
         if inside not in self._rows:
             raise InputError(
                 f"{shown} is not among the images of the dataset {self._data.path}.", "Name an image, not a mask."
@@ -248,7 +247,7 @@ class _Dataset:
         files = [root / LABELS_FILE, root / inside] if root.is_dir() else [root]
         poses = {kind: values[row] for kind, values in self._poses.items()}
         data = self._data
-        return LabelledPicture(shown, data.cameras[row], lambda: (data.image(row), data.mask(row)), tuple(files), poses)
+        return LabelledImage(shown, data.cameras[row], lambda: (data.image(row), data.mask(row)), tuple(files), poses)
 
 
 class _Original:
@@ -257,21 +256,21 @@ class _Original:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._results = read_json(store, RESULT_FILE)
-        names = [name for name in store.names() if is_picture(name)]
+        names = [name for name in store.names() if is_image_file(name)]
         self._images = [name for name in names if name.startswith(f"{_ALIGNED}/")]
         self._masks = {_stem(name): name for name in names if name.startswith(f"{_MASKS}/")}
         if not self._images:
             raise DatasetError(
-                f"{store.path} has no pictures in {_ALIGNED}/.",
+                f"{store.path} has no images in {_ALIGNED}/.",
                 f"Expected {_ALIGNED}/, {_MASKS}/ with the same names, and {RESULT_FILE}.",
             )
 
-    def all(self, shown: Path) -> Iterator[LabelledPicture]:
+    def all(self, shown: Path) -> Iterator[LabelledImage]:
         for name in self._images:
             yield self.one(name, str(shown / name))
 
-    def one(self, inside: str, shown: str) -> LabelledPicture:
-        """The picture `inside` the folder, called `shown`."""
+    def one(self, inside: str, shown: str) -> LabelledImage:
+        """The image `inside` the folder, called `shown`."""
         name = inside.removeprefix(f"{_ALIGNED}/")
         mask = self._masks.get(_stem(inside))
         if mask is None:
@@ -280,13 +279,13 @@ class _Original:
         files = [root / RESULT_FILE, root / inside, root / mask] if root.is_dir() else [root]
 
         def read() -> Pixels:
-            picture, grey = (
-                decode_picture(self._store.read(file), f"{file} in {root}", mode, "Replace it.")
+            image, grey = (
+                decode_image(self._store.read(file), f"{file} in {root}", mode, "Replace it.")
                 for file, mode in ((inside, "RGB"), (mask, "L"))
             )
-            return _square_pair(picture, grey, shown)
+            return _square_pair(image, grey, shown)
 
-        return LabelledPicture(shown, self._camera(name), read, tuple(files))
+        return LabelledImage(shown, self._camera(name), read, tuple(files))
 
     def _camera(self, name: str) -> Float[Tensor, " 25"]:
         results = self._results if isinstance(self._results, dict) else {}
@@ -306,5 +305,5 @@ class _Original:
 
 
 def _stem(name: str) -> str:
-    """What a picture and its mask share: the path below aligned_images/ or mask/ without the suffix."""
+    """What an image and its mask share: the path below aligned_images/ or mask/ without the suffix."""
     return str(PurePosixPath(*PurePosixPath(name).parts[1:]).with_suffix(""))

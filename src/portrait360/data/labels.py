@@ -45,6 +45,7 @@ def read_labels(store: Store, name: str) -> Labels:
     Raises:
         DatasetError: the structure, a count, a number or a camera is wrong; the message names the entry.
     """
+    # Take the list of labels.
     where = f"{name} in {store.path}"
     content = read_json(store, name)
     entries = content.get("labels") if isinstance(content, dict) else None
@@ -53,6 +54,8 @@ def read_labels(store: Store, name: str) -> Labels:
             f'{where} must hold {{"labels": [[image name, 31 numbers], ...]}} with at least one entry.',
             "Labels are needed for every image; an EG3D dataset made without labels cannot be used.",
         )
+
+    # Check entry by entry.
     rows: dict[str, int] = {}
     numbers: list[list[float]] = []
     for index, entry in enumerate(entries):
@@ -67,6 +70,8 @@ def read_labels(store: Store, name: str) -> Labels:
             raise DatasetError(f"{where} has two labels for {entry[0]}.", "Take one of them out.")
         rows[entry[0]] = index
         numbers.append(label)
+
+    # Check all cameras at once.
     array = np.asarray(numbers, np.float64)
     names = list(rows)
     _check_cameras(array, lambda index: f"entry {index} ({names[index]}) of {where}")
@@ -118,6 +123,7 @@ def _check_numbers(label: list, where: str, hint: str) -> None:
 
 
 def _check_cameras(array: np.ndarray, describe: Callable[[int], str]) -> None:
+    # Rotations.
     pose = array[:, :16].reshape(-1, 4, 4)
     rotation = pose[:, :3, :3]
     gram = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
@@ -128,6 +134,8 @@ def _check_cameras(array: np.ndarray, describe: Callable[[int], str]) -> None:
         "has a camera whose 3x3 part is not a rotation (orthonormal, determinant +1)",
         "The first 16 numbers are the camera-to-world matrix, row by row, with axes right, down, forward.",
     )
+
+    # The last row of the matrices.
     last_row = np.abs(pose[:, 3] - np.array([0, 0, 0, 1])).max(axis=1) > _LAST_ROW_TOLERANCE
     _report(
         last_row,
@@ -135,6 +143,8 @@ def _check_cameras(array: np.ndarray, describe: Callable[[int], str]) -> None:
         "has a camera-to-world matrix whose last row is not 0 0 0 1",
         "The matrix must be stored row by row.",
     )
+
+    # Intrinsics.
     intrinsics = array[:, 16:25].reshape(-1, 3, 3)
     wrong = (intrinsics[:, 0, 0] <= 0) | (intrinsics[:, 1, 1] <= 0)
     wrong |= np.abs(intrinsics[:, 2] - np.array([0, 0, 1])).max(axis=1) > _LAST_ROW_TOLERANCE

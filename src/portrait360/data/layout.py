@@ -1,4 +1,4 @@
-"""The layout of a dataset: where each picture lies in the zip or folder, and what its label files hold.
+"""The layout of a dataset: where each image lies in the zip or folder, and what its label files hold.
 
 ::
 
@@ -33,29 +33,29 @@ FORMAT = "portrait360-dataset"
 FORMAT_VERSION = 1
 
 DEPTH_SCALE = 16384
-"""Depth pictures hold round(depth * DEPTH_SCALE) in 16 bits: up to 4 world units in steps of 6e-5."""
+"""Depth images hold round(depth * DEPTH_SCALE) in 16 bits: up to 4 world units in steps of 6e-5."""
 
 _WEBP_QUALITY = 92
 _WEBP_METHOD = 4
 
 
 def image_name(index: int) -> str:
-    """Where picture `index` lies."""
+    """Where image `index` lies."""
     return f"images/{index // 1000:05d}/{index:08d}.webp"
 
 
 def mask_name(index: int) -> str:
-    """Where the mask of picture `index` lies."""
+    """Where the mask of image `index` lies."""
     return f"masks/{index // 1000:05d}/{index:08d}.png"
 
 
 def depth_name(index: int) -> str:
-    """Where the depth of picture `index` lies."""
+    """Where the depth of image `index` lies."""
     return f"depth/{index // 1000:05d}/{index:08d}.png"
 
 
 def encode_image(image: UInt8[ndarray, "H W 3"]) -> bytes:
-    """A picture as WebP. The same pixels give the same bytes (for one version of Pillow and libwebp)."""
+    """An image as WebP. The same pixels give the same bytes (for one version of Pillow and libwebp)."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "WEBP", quality=_WEBP_QUALITY, method=_WEBP_METHOD)
     return buffer.getvalue()

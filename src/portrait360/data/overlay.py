@@ -1,4 +1,4 @@
-"""Draw the outlines of a posed body over a picture, to see whether camera and body pose belong to it."""
+"""Draw the outlines of a posed body over an image, to see whether camera and body pose belong to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate, posed_vertices
 from portrait360.geometry.cameras import project
-from portrait360.media.plots import Colour
+from portrait360.media.sheets import Colour
 
 _OVERSAMPLING = 2
 _HIDDEN_BEHIND = 0.012
@@ -19,35 +19,40 @@ _HIDDEN_BEHIND = 0.012
 
 
 def draw_body(
-    picture: Image.Image,
+    image: Image.Image,
     body: BodyTemplate,
     camera: Float[Tensor, " 25"],
     body_pose: Float[Tensor, " 6"],
     colour: Colour,
 ) -> Image.Image:
-    """The picture with the visible contours of the posed body drawn over it.
+    """The image with the visible contours of the posed body drawn over it.
 
     Contours are the edges between faces that point to the camera and faces that do not: the silhouette, and
     inside of it chin, nose and the like.
     """
+    # Project the posed body.
     vertices = posed_vertices(body, body_pose[None])
     uv, depth = project(camera[None], vertices)
-    side = picture.width * _OVERSAMPLING
+    side = image.width * _OVERSAMPLING
     points = uv[0].double().numpy() * side
     depths = depth[0].double().numpy()
     faces = body.faces.numpy()
+
+    # Find the contours that nothing hides.
     front = _front_facing(points, faces)
-    nearest = _depth_picture(points, depths, faces[front], side)
+    nearest = _depth_image(points, depths, faces[front], side)
     edges = _contours(faces, front)
     visible = _visible(points[edges].mean(axis=1), depths[edges].mean(axis=1), nearest)
+
+    # Draw them, with antialiasing by oversampling.
     lines = Image.new("L", (side, side))
     draw = ImageDraw.Draw(lines)
     for start, end in points[edges[visible]]:
         draw.line([tuple(start), tuple(end)], 255, width=max(2, side // 200))
-    lines = lines.resize(picture.size, Image.Resampling.BOX)
-    drawn = picture.copy()
-    drawn.paste(Image.new("RGB", picture.size, colour), mask=lines)
-    return drawn
+    lines = lines.resize(image.size, Image.Resampling.BOX)
+    outlined = image.copy()
+    outlined.paste(Image.new("RGB", image.size, colour), mask=lines)
+    return outlined
 
 
 def _front_facing(points: Float[ndarray, "V 2"], faces: Int[ndarray, "F 3"]) -> Bool[ndarray, " F"]:
@@ -65,22 +70,22 @@ def _contours(faces: Int[ndarray, "F 3"], front: Bool[ndarray, " F"]) -> Int[nda
     return edges[counts == 1]
 
 
-def _depth_picture(
+def _depth_image(
     points: Float[ndarray, "V 2"], depths: Float[ndarray, " V"], faces: Int[ndarray, "F 3"], side: int
 ) -> Float[ndarray, "side side"]:
     """Depth of the nearest face in every pixel, infinity where there is none (painter's algorithm)."""
-    picture = Image.new("F", (side, side), float("inf"))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("F", (side, side), float("inf"))
+    draw = ImageDraw.Draw(image)
     mean = depths[faces].mean(axis=1)
     for index in np.argsort(-mean):
         draw.polygon([tuple(point) for point in points[faces[index]]], fill=float(mean[index]))
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _visible(
     places: Float[ndarray, "E 2"], depths: Float[ndarray, " E"], nearest: Float[ndarray, "side side"]
 ) -> Bool[ndarray, " E"]:
-    """Whether places lie in the picture and on the surface, or at the silhouette (too steep to compare)."""
+    """Whether places lie in the image and on the surface, or at the silhouette (too steep to compare)."""
     side = len(nearest)
     column, row = np.clip(places.astype(int), 0, side - 1).T
     inside = ((places >= 0) & (places < side)).all(axis=1)

@@ -1,4 +1,4 @@
-"""Mirror samples, and balance how often each viewing direction is drawn."""
+"""Mirror samples, and balance how often each viewing direction is sampled."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def yaw_histogram(cameras: Float[Tensor, "N 25"], bins: int = YAW_BINS) -> Int[T
 
 
 def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> Int[np.ndarray, " N"]:
-    """How often to show each picture so that all yaws are seen about equally often, at most `most` times.
+    """How often to show each image so that all yaws come about equally often, at most `most` times.
 
-    In the fullest of `YAW_SECTORS` sectors each picture comes once. (What equations 13.3 intends for rear views only.)
+    In the fullest of `YAW_SECTORS` sectors each image comes once. (What equations 13.3 intends for rear views only.)
     """
     if not len(cameras):
         return np.zeros(0, np.int64)
@@ -49,6 +49,6 @@ def yaw_repeats(cameras: Float[Tensor, "N 25"], most: int) -> Int[np.ndarray, " 
 
 
 def _yaw_sector(cameras: Float[Tensor, "N 25"], bins: int) -> Int[Tensor, " N"]:
-    """Sector of the yaw of each camera position around the origin; yaw 0 looks at the face."""
+    """Sector of the yaw of each camera position around the origin; yaw 0 faces the subject."""
     yaw, _ = yaw_pitch(cameras.double())
     return ((yaw + math.pi) / (2 * math.pi) * bins).long().clamp(0, bins - 1)

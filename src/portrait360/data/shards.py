@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from portrait360.data.dataset import PortraitDataset, decode_picture, stack_pictures
+from portrait360.data.dataset import PortraitDataset, decode_image, stack_images
 from portrait360.data.store import MAX_FILE_BYTES
 from portrait360.runtime.files import atomic_folder, write_json
 from portrait360.runtime.progress import show_progress
@@ -43,6 +43,7 @@ def write_shards(path: Path, out: Path, per_shard: int = 1000, *, progress: bool
         DatasetError: the dataset cannot be used, or has no masks.
         InputError: `per_shard` is below 1, `out` holds shards already, or the disk is full.
     """
+    # Check the place and open the dataset.
     out = Path(out)
     if per_shard < 1:
         raise InputError(f"--per-shard must be at least 1, not {per_shard}.", "1000 is a good number.")
@@ -50,12 +51,16 @@ def write_shards(path: Path, out: Path, per_shard: int = 1000, *, progress: bool
         raise InputError(f"{out} already holds shards.", "Choose another folder.")
     dataset = PortraitDataset(path)
     if not dataset.has_masks:
-        dataset.encoded(0)  # says so
+        dataset.encoded(0)  # raises DatasetError
+
+    # Shuffle once, and cut into shards of nearly equal size.
     order = np.random.default_rng(0).permutation(len(dataset))
     parts = np.array_split(order, -(-len(dataset) // per_shard))
     labels = torch.cat([dataset.cameras, dataset.body_poses], dim=1).numpy()[order]
     shards = []
-    with atomic_folder(out) as folder, show_progress("packing", len(dataset), "pictures", visible=progress) as bar:
+
+    # Write the shards, then labels and index.
+    with atomic_folder(out) as folder, show_progress("packing", len(dataset), "images", visible=progress) as bar:
         for k, part in enumerate(parts):
             file = folder / f"shard-{k:06d}.tar"
             with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -100,7 +105,7 @@ class _Shard:
 
 
 class PortraitShards:
-    """A folder of shards: labels at once, pictures shard by shard.
+    """A folder of shards: labels at once, images shard by shard.
 
     Attributes:
         cameras: (N, 25) float32 camera labels, in the order of the shards.
@@ -115,6 +120,7 @@ class PortraitShards:
         Raises:
             DatasetError: no index, an index or labels that are broken, or a shard that is missing or cut off.
         """
+        # Read index and labels.
         self.path = Path(path)
         try:
             index = json.loads((self.path / INDEX_FILE).read_text())
@@ -129,9 +135,13 @@ class PortraitShards:
             raise DatasetError(f"{self.path} does not hold readable shards: {error}.", _HINT) from error
         if not entries or sum(count for _, count, _ in entries) != len(labels):
             raise DatasetError(f"{self.path} has {len(labels)} labels for another number of samples.", _HINT)
+
+        # Labels as tensors.
         self.label_kind = str(self.meta.get("label_kind", "estimated"))
         self.cameras: Float[Tensor, "N 25"] = torch.from_numpy(np.array(labels[:, :CAMERA_LABEL_SIZE]))
         self.body_poses: Float[Tensor, "N 6"] = torch.from_numpy(np.array(labels[:, CAMERA_LABEL_SIZE:]))
+
+        # Check that every shard is whole.
         self.shards: list[_Shard] = []
         start = 0
         for name, count, size in entries:
@@ -147,10 +157,10 @@ class PortraitShards:
     def load(
         self, shard: int, side: int, workers: int = 2
     ) -> tuple[UInt8[Tensor, "N 3 R R"], UInt8[Tensor, "N 1 R R"]]:
-        """Pictures and masks of one shard, averaged down to `side`.
+        """Images and masks of one shard, averaged down to `side`.
 
         Raises:
-            DatasetError: the shard is damaged, or a picture in it is broken or of another size.
+            DatasetError: the shard is damaged, or an image in it is broken or of another size.
         """
         chosen = self.shards[shard]
         samples = _read_tar(chosen.path)
@@ -161,13 +171,13 @@ class PortraitShards:
             key, parts = samples[i]
             if set(parts) != {"image", "mask"}:
                 raise DatasetError(f"sample {key} in {chosen.path} lacks its image or its mask.", _HINT)
-            picture = decode_picture(parts[kind], f"the {kind} of {key} in {chosen.path}", mode, _HINT)
-            if picture.size != (self.resolution, self.resolution):
+            decoded = decode_image(parts[kind], f"the {kind} of {key} in {chosen.path}", mode, _HINT)
+            if decoded.size != (self.resolution, self.resolution):
                 raise DatasetError(f"the {kind} of {key} in {chosen.path} has another size.", _HINT)
-            return picture
+            return decoded
 
         image, mask = partial(decode, kind="image", mode="RGB"), partial(decode, kind="mask", mode="L")
-        return stack_pictures(chosen.count, image, mask, side, workers)
+        return stack_images(chosen.count, image, mask, side, workers)
 
 
 def _read_tar(path: Path) -> list[tuple[str, dict[str, bytes]]]:
@@ -178,7 +188,7 @@ def _read_tar(path: Path) -> list[tuple[str, dict[str, bytes]]]:
             for member in tar:
                 key, _, suffix = member.name.partition(".")
                 if not member.isfile() or member.size > MAX_FILE_BYTES:
-                    raise DatasetError(f"{path} holds {member.name}, which is no picture.", _HINT)
+                    raise DatasetError(f"{path} holds {member.name}, which is no image.", _HINT)
                 file = tar.extractfile(member)
                 assert file is not None
                 parts = samples.setdefault(key, {})

@@ -127,6 +127,7 @@ class ZipStore:
         return sorted(self._members)
 
     def read(self, name: str) -> bytes:
+        # Refuse what cannot be read.
         info = self._members.get(name)
         if info is None:
             raise DatasetError(f"{self.path} has no file {name}.", "The zip is incomplete; make it anew.")
@@ -138,12 +139,14 @@ class ZipStore:
             )
         if max(info.file_size, info.compress_size) > MAX_FILE_BYTES:
             raise self._broken(f"{name} claims to have {info.file_size} bytes")
+
+        # Read past the local header, and unpack no more than the directory states.
         try:
             file = self._open()
             file.seek(info.header_offset)
             magic, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             if magic != _LOCAL_MAGIC:
-                raise self._broken(f"{name} is not where the directory says")
+                raise self._broken(f"{name} is not where the directory has it")
             file.seek(name_length + extra_length, os.SEEK_CUR)
             content = file.read(info.compress_size)
             if info.compress_type == zipfile.ZIP_DEFLATED:

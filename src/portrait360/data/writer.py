@@ -19,7 +19,7 @@ from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
 
 
 class DatasetWriter:
-    """Collects pictures in order; `open_writer` gives one and finishes the file.
+    """Collects images in order; `open_writer` gives one and finishes the file.
 
     Members lie in the zip as image, mask, depth by index, then dataset.json, exact.json and meta.json.
     """
@@ -41,11 +41,12 @@ class DatasetWriter:
         body_pose: Float[ndarray, " 6"],
         depth: Float[ndarray, "DH DW"] | None = None,
     ) -> None:
-        """Encode and append one picture with its mask (255 = person), camera label and body pose.
+        """Encode and append one image with its mask (255 = person), camera label and body pose.
 
         Raises:
             DatasetError: a size is not the resolution of the dataset, or a label is not finite.
         """
+        # Check the sizes.
         expected = (self._resolution, self._resolution)
         for what, array in (("image", image), ("mask", mask), ("depth", depth)):
             if array is not None and array.shape[:2] != expected:
@@ -54,6 +55,8 @@ class DatasetWriter:
                     f" not {self._resolution}x{self._resolution}.",
                     "Resize it before writing.",
                 )
+
+        # Encode and append.
         self.add_encoded(
             layout.encode_image(image),
             layout.encode_mask(mask),
@@ -70,12 +73,12 @@ class DatasetWriter:
         body_pose: Float[ndarray, " 6"],
         depth: bytes | None = None,
     ) -> None:
-        """Append one picture whose files are encoded already (see `layout`)."""
+        """Append one image whose files are encoded already (see `layout`)."""
         index = len(self)
         label = np.concatenate([camera, body_pose]).astype(np.float32)
         if label.shape != (CAMERA_LABEL_SIZE + BODY_POSE_SIZE,) or not np.isfinite(label).all():
             raise DatasetError(
-                f"the label of picture {index} must be 31 finite numbers, not {label.tolist()}.",
+                f"the label of image {index} must be 31 finite numbers, not {label.tolist()}.",
                 "Check the camera and the body pose that were given.",
             )
         add_member(self._archive, layout.image_name(index), image)
@@ -85,26 +88,26 @@ class DatasetWriter:
         self._labels.append(label)
 
     def set_training_poses(self, body_poses: Float[ndarray, "N 6"]) -> None:
-        """Let training read these coarse body poses; those given with the pictures become the exact ones."""
+        """Let training read these coarse body poses; those given with the images become the exact ones."""
         if len(body_poses) != len(self):
             raise DatasetError(
-                f"there are {len(body_poses)} coarse body poses for {len(self)} pictures.",
-                "Give one per picture.",
+                f"there are {len(body_poses)} coarse body poses for {len(self)} images.",
+                "Give one per image.",
             )
         self._body_poses = body_poses
 
     def body_poses(self) -> Float[ndarray, "N 6"]:
-        """The body poses given with the pictures so far."""
+        """The body poses given with the images so far."""
         return self._label_array()[:, CAMERA_LABEL_SIZE:]
 
     def finish(self, meta: dict) -> None:
         """Write the label files and meta.json (called once, by `open_writer`).
 
         Raises:
-            DatasetError: there is no picture.
+            DatasetError: there is no image.
         """
         if not self._labels:
-            raise DatasetError("there is no picture to write.", "A dataset needs at least one.")
+            raise DatasetError("there is no image to write.", "A dataset needs at least one.")
         names = [layout.image_name(index) for index in range(len(self))]
         labels = self._label_array()
         if self._body_poses is None:
@@ -132,8 +135,8 @@ def open_writer(path: Path, *, resolution: int, meta: dict) -> Iterator[DatasetW
 
     Args:
         path: the zip to write; its folder is made when missing.
-        resolution: side of the pictures in pixels.
-        meta: what meta.json says beside format, version, count and resolution: at least "generator" and
+        resolution: side of the images in pixels.
+        meta: what meta.json holds beside format, version, count and resolution: at least "generator" and
             "label_kind" ("exact", "coarse" or "estimated"). It may be filled until the block ends.
 
     Raises:

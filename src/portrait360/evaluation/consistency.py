@@ -1,7 +1,7 @@
-"""Do two pictures of one scene agree? Pixels of one view are lifted by their distance and looked up in another.
+"""Agreement between two images of one scene. Pixels of one view are lifted by their distance and looked up in another.
 
 In a scene that is truly three-dimensional, a surface point has one place and, under light that is fixed in the world,
-one colour; what is left is the error of interpolation between pixels. A picture painted per view - features that
+one colour; what is left is the error of interpolation between pixels. An image painted per view - features that
 follow the camera - disagrees in colour where its depth still fits, and in depth where it does not.
 """
 
@@ -25,20 +25,20 @@ EMPTY = 0.1
 TOLERANCE = 0.01
 """Difference in distance, world units (14 mm), up to which two views see the same surface.
 
-It lets through what soft matter does: the mean distance of a ray in hair or in a density that rises over a few
+It allows for soft densities: the mean distance of a ray in hair or in a density that rises over a few
 millimetres depends on the side that the ray comes from. It is below the relief that a flat face lacks: a nose stands
 out by 0.03, a chin over the neck by 0.05. Half of the distance's spread between the four pixels of a look-up comes on
 top: what half a pixel sideways changes on a slanting surface.
 """
 
 STEEP = 4.0
-"""Change of distance per pixel, in pixel sizes, beyond which neither view is judged: edges where the surface jumps,
-and surfaces seen at less than 14 degrees. Between such pixels there is nothing to interpolate."""
+"""Change of distance per pixel, in pixel sizes, beyond which pixels are left out: edges where the surface jumps,
+and surfaces at less than 14 degrees to the ray. Between such pixels there is nothing to interpolate."""
 
 
 @dataclass(frozen=True)
 class View:
-    """B pictures with what is known about them, float32.
+    """B images with what is known about them, float32.
 
     image [B, 3, H, W] in [-1, 1], H = W at least R; mask [B, 1, R, R] in 0..1; distance [B, 1, R, R] along the ray in
     world units (`RenderOutput.depth`; anything finite where the mask is low); camera [B, 25].
@@ -53,6 +53,7 @@ class View:
     camera: Tensor
 
     def __post_init__(self) -> None:
+        # The shapes that go together.
         batch, side = len(self.camera), self.distance.shape[-1]
         wanted = {
             "mask": (batch, 1, side, side),
@@ -60,12 +61,14 @@ class View:
             "camera": (batch, CAMERA_LABEL_SIZE),
             "image": (batch, 3, self.image.shape[-1], self.image.shape[-1]),
         }
+
+        # Check shapes and numbers.
         for name, shape in wanted.items():
             values = getattr(self, name)
             if tuple(values.shape) != shape:
                 raise InputError(
                     f"the {name} of a view should have shape {shape}, not {tuple(values.shape)}.",
-                    "Give image [B, 3, H, H], mask and distance [B, 1, R, R] and camera [B, 25] of the same pictures.",
+                    "Give image [B, 3, H, H], mask and distance [B, 1, R, R] and camera [B, 25] of the same images.",
                 )
             if not torch.isfinite(values).all():
                 raise InputError(
@@ -74,12 +77,12 @@ class View:
                 )
         if side < 2 or self.image.shape[-1] < side:
             raise InputError(
-                f"a picture of {self.image.shape[-1]} pixels does not go with a mask of {side}.",
-                "Pictures are at least as large as their masks, and masks at least 2 pixels wide.",
+                f"an image of {self.image.shape[-1]} pixels does not go with a mask of {side}.",
+                "Images are at least as large as their masks, and masks at least 2 pixels wide.",
             )
 
     def reduced(self) -> View:
-        """The same with the picture at the mask's resolution, by area."""
+        """The same with the image at the mask's resolution, by area."""
         side = self.mask.shape[-1]
         if self.image.shape[-1] == side:
             return self
@@ -88,7 +91,7 @@ class View:
 
 @dataclass(frozen=True)
 class Reprojection:
-    """How well a second view confirms a first one, per picture [B]; NaN where no pixel can be compared.
+    """How well a second view confirms a first one, per image [B]; NaN where no pixel can be compared.
 
     Pixels of the person in the first view are compared when the second could confirm them: they land inside its
     frame, are not hidden there behind something that the first view also knows of, and neither view has an edge there.
@@ -134,46 +137,51 @@ def ray_distance(depth: Tensor, camera: Tensor) -> Tensor:
 def reprojection_error(first: View, second: View) -> Reprojection:
     """How the second view of the same scenes, seen from other cameras, confirms the first.
 
-    Every pixel of the first view with a mask above SOLID is lifted to a world point, which the second view sees at
-    some place in its picture; its distance, colour and mask there come by bilinear interpolation.
+    Every pixel of the first view with a mask above SOLID is lifted to a world point, which the second view has at
+    some place in its image; its distance, colour and mask there come by bilinear interpolation.
 
     - Its distance is the point's within the tolerance: both see the same surface.
-    - It has background there, or a surface behind the point: it looks through what the first view has. That counts
-      as disagreement, and as difference of depth in the second case.
+    - It has background there, or a surface behind the point: it has nothing where the first view has a surface.
+      That counts as disagreement, and as difference of depth in the second case.
     - It has a surface much nearer. If the first view looks through that surface, they disagree; otherwise the
-      point is hidden, which says nothing, and is left out.
+      point is hidden and is left out.
 
-    Not symmetric: call it both ways and average for a number per pair. The pictures may be larger than the masks;
+    Not symmetric: call it both ways and average for a number per pair. The images may be larger than the masks;
     they are reduced by area first, so that colours belong to the rays that gave the distances.
 
     Raises:
-        InputError: the views hold different numbers of pictures.
+        InputError: the views hold different numbers of images.
     """
+    # Check that the views belong together.
     if len(first.camera) != len(second.camera):
         raise InputError(
-            f"{len(first.camera)} pictures cannot be compared with {len(second.camera)}.",
+            f"{len(first.camera)} images cannot be compared with {len(second.camera)}.",
             "Give two views of the same scenes, in the same order.",
         )
+
+    # Lift the pixels of the first view, and look them up in the second.
     first, second = first.reduced(), second.reduced()
     origins, directions = rays(first.camera, first.distance.shape[-1])
     points = origins + directions * first.distance.flatten(1)[..., None]
     person = (first.mask > SOLID).flatten(1)
-    seen = _look(second, points)
+    there = _look_up(second, points)
 
+    # Pixels that the second view hides behind something that the first view does not refute.
     eye = cam2world(second.camera)[:, None, :3, 3]
-    nearer = seen.surface & (seen.gap < -2.0 * seen.tolerance)
-    obstacle = eye + F.normalize(points - eye, dim=-1) * seen.distance[..., None]
-    back = _look(first, obstacle)
+    nearer = there.surface & (there.gap < -2.0 * there.tolerance)
+    obstacle = eye + F.normalize(points - eye, dim=-1) * there.distance[..., None]
+    back = _look_up(first, obstacle)
     refuted = back.empty | (back.surface & (back.gap > back.tolerance))
     usable = _smooth(first).flatten(1)
     hidden = usable & nearer & ~refuted
 
-    compared = usable & (seen.surface | seen.empty) & ~hidden
-    same = compared & seen.surface & (seen.gap.abs() <= seen.tolerance)
-    measured = compared & seen.surface
-    difference = (first.image.flatten(2) - seen.colour).abs().mean(1) * 127.5
+    # Compare the others.
+    compared = usable & (there.surface | there.empty) & ~hidden
+    same = compared & there.surface & (there.gap.abs() <= there.tolerance)
+    measured = compared & there.surface
+    difference = (first.image.flatten(2) - there.colour).abs().mean(1) * 127.5
     medians = [gap[chosen].abs().quantile(0.5) if chosen.any() else gap.new_tensor(float("nan"))
-               for gap, chosen in zip(seen.gap, measured, strict=True)]  # fmt: skip
+               for gap, chosen in zip(there.gap, measured, strict=True)]  # fmt: skip
     return Reprojection(
         colour=_share(difference * same, same),
         depth=torch.stack(medians) if medians else points.new_zeros(0),
@@ -184,12 +192,12 @@ def reprojection_error(first: View, second: View) -> Reprojection:
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Sum over sum, per picture; NaN of nothing."""
+    """Sum over sum, per image; NaN of nothing."""
     return part.sum(1).float() / whole.sum(1)
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Lookup:
     """What a view has at the places [B, N] where it would see given points. `gap` = distance - the points' own."""
 
     colour: Tensor
@@ -200,29 +208,36 @@ class _Look:
     empty: Tensor
 
 
-def _look(view: View, points: Tensor) -> _Look:
+def _look_up(view: View, points: Tensor) -> _Lookup:
     """Look up where `view` sees the points [B, N, 3]; outside of the frame there is neither surface nor emptiness."""
+    # Project the points.
     side = view.mask.shape[-1]
     position, depth = project(view.camera, points)
     x, y = (position * side - 0.5).unbind(-1)
     inside = (depth > 0) & (x >= 0) & (x <= side - 1) & (y >= 0) & (y <= side - 1)
     x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
+
+    # Weights of the four pixels around each place.
     column, row = x.floor().clamp_max(side - 2), y.floor().clamp_max(side - 2)
     right, below = x - column, y - row
     weights = torch.stack(
         [(1 - right) * (1 - below), right * (1 - below), (1 - right) * below, right * below], dim=-1
     )  # fmt: skip
+
+    # Interpolate colour and distance.
     index = (row * side + column).long()
     pixels = torch.cat([view.image, view.mask, view.distance], dim=1).flatten(2)
     corners = torch.stack(
         [pixels.gather(2, (index + step)[:, None].expand(-1, 5, -1)) for step in (0, 1, side, side + 1)], dim=-1
     )
     values = (corners * weights[:, None]).sum(-1)
+
+    # Surface or background.
     masks, distances = corners[:, 3], corners[:, 4]
     spread = distances.amax(-1) - distances.amin(-1)
     solid = (masks > SOLID).all(-1) & (distances > 0).all(-1)
     eye = cam2world(view.camera)[:, None, :3, 3]
-    return _Look(
+    return _Lookup(
         colour=values[:, :3],
         distance=values[:, 4],
         gap=values[:, 4] - (points - eye).norm(dim=-1),

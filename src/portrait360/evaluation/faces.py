@@ -1,9 +1,9 @@
-"""What a face recognition network that is not ours makes of faces: found at all, different people, like the data's.
+"""Faces compared by an independent face recognition network: found at all, different people, like the data's.
 
 dlib's detector and its network of 128 numbers (King 2017; weights in the package `face_recognition_models`) take two
-faces for one person when their descriptors are nearer than 0.6. The network knows nothing of this project and learned
-from photographs, so it finds what the project's own encoder, which learned from its renderings, does not. Both packages
-come with the extra `faces`.
+faces for one person when their descriptors are nearer than 0.6. The network was trained on
+photographs, so it finds differences that the project's own encoder, which was trained on its renderings, does not. Both
+packages come with the extra `faces`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from torch import Tensor
 from portrait360.config import ModelConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation.metrics import frechet_distance
-from portrait360.evaluation.samples import draw_people
+from portrait360.evaluation.sampler import PortraitSampler
 from portrait360.geometry.cameras import yaw_pitch
-from portrait360.model.generator import Generator
 from portrait360.types import InputError
 
 SAME = 0.6
-"""Distance of descriptors below which the network takes two faces for one person, its author's threshold."""
+"""Distance of descriptors below which two faces count as one person, the threshold of the network's author."""
 FRONTAL = np.radians(30.0)
 """Faces are compared in images taken from within this yaw."""
 LEAST_SIDE = 256
@@ -42,7 +41,7 @@ TRUNCATION = 0.7
 _BOX = (0.22, 0.10, 0.78, 0.68)
 """Part of the image that shows the head: left, top, right, bottom."""
 _SIDES = (400, 414)
-"""Pixels of that part as the detector sees it, width and height."""
+"""Pixels of that part for the detector, width and height."""
 _SIZE = 128
 HINT = "Install it with: pip install 'portrait360[faces]'"
 
@@ -77,7 +76,7 @@ class FaceNetwork:
         return dlib.get_frontal_face_detector(), predictor, network
 
     def describe(self, image: UInt8[ndarray, "H H 3"]) -> Float[ndarray, " 128"] | None:
-        """The descriptor of the largest face in the middle of a portrait; None if no face is found."""
+        """The descriptor of the largest face in the centre of a portrait; None if no face is found."""
         detector, predictor, network = self._networks
         side = image.shape[0]
         left, top, right, bottom = (round(edge * side) for edge in _BOX)
@@ -174,8 +173,7 @@ def on_plain(
 
 @torch.no_grad()
 def generated_faces(
-    generator: Generator,
-    cameras: Float[Tensor, "N 25"],
+    sampler: PortraitSampler,
     count: int,
     seed: int,
     network: Describer,
@@ -184,13 +182,14 @@ def generated_faces(
     truncation_psi: float = 1.0,
     side: int = LEAST_SIDE,
 ) -> Faces:
-    """Faces of new people, in poses of the pose branch, seen by frontal cameras of the data at `side` pixels."""
+    """Faces of new portraits, in poses of the pose branch, from frontal cameras of the data at `side` pixels."""
     draws = torch.Generator().manual_seed(seed)
-    frontal = cameras[frontal_rows(cameras)]
+    generator = sampler.generator
+    frontal = PortraitSampler(generator, sampler.cameras[frontal_rows(sampler.cameras)])
     resolution = None if generator.config.superresolution is not None else side
 
     def image() -> UInt8[ndarray, "H H 3"]:
-        person = draw_people(generator, frontal, 1, draws, truncation_psi=truncation_psi)
+        person = frontal.portraits(1, draws, truncation_psi=truncation_psi)
         out = generator.render(person.scene, person.camera, person.body_pose, resolution=resolution, draws=person.draws)
         pixels = (out.image[0].permute(1, 2, 0).clamp(-1.0, 1.0) + 1.0) * 127.5
         return pixels.round().byte().cpu().numpy()

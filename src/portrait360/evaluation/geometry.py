@@ -1,4 +1,4 @@
-"""What shape portraits have: pieces, floating matter, and how deep and wide their heads are, next to real bodies'."""
+"""The shape of portraits: pieces, floating volume, and depth and width of heads, next to those of synthetic bodies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import trimesh
 from numpy import ndarray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -114,6 +113,7 @@ def mesh_statistics(mesh: Surface) -> MeshStatistics:
     Raises:
         InputError: vertices or faces have other shapes, are not finite, or do not go together.
     """
+    # Check the mesh.
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     if vertices.ndim != 2 or faces.ndim != 2 or vertices.shape[1] != 3 or faces.shape[1] != 3:
         raise InputError(
@@ -127,16 +127,22 @@ def mesh_statistics(mesh: Surface) -> MeshStatistics:
             "the mesh has vertices that are not finite, or faces of vertices that it does not have.",
             "It is damaged: make it again.",
         )
-    surface = trimesh.Trimesh(vertices, faces, process=False)
-    watertight = bool(surface.is_watertight)
+
+    # Find pieces: vertices that edges link.
     start, end = faces.ravel(), np.roll(faces, 1, axis=1).ravel()
     links = coo_matrix((np.ones(len(start), bool), (start, end)), shape=(len(vertices),) * 2)
     _, piece_of_vertex = connected_components(links, directed=False)
     piece = piece_of_vertex[faces[:, 0]]
-    # Signed volumes of the tetrahedra over the triangles; per closed piece, the sum does not depend on the apex.
-    corners = vertices[faces].astype(np.float64)
-    shares = np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6.0
-    sizes = np.abs(np.bincount(piece, shares if watertight else surface.area_faces))
+
+    # Size of each piece: signed volumes of the tetrahedra over its triangles, whose sum does not depend on the apex if
+    # the piece is closed; else the area.
+    watertight = is_watertight(faces)
+    a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    volumes = np.einsum("fi,fi->f", a, np.cross(b, c)) / 6.0
+    areas = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2.0
+    sizes = np.abs(np.bincount(piece, volumes if watertight else areas))
+
+    # Crumbs aside, count pieces and measure the largest one.
     present = np.bincount(piece) > 0  # vertices of no triangle are pieces of no size
     kept = present & (sizes >= SMALLEST_SHARE * sizes.max())
     largest = int(sizes.argmax())
@@ -149,20 +155,27 @@ def mesh_statistics(mesh: Surface) -> MeshStatistics:
     )
 
 
+def is_watertight(faces: ndarray) -> bool:
+    """Whether each edge of some triangles (F, 3) belongs to exactly two of them."""
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    _, triangles = np.unique(edges, axis=0, return_counts=True)
+    return bool((triangles == 2).all())
+
+
 def portrait_geometry(portrait: Solid, step: float = MESH_STEP) -> MeshStatistics:
     """Statistics of a portrait's surface in the canonical body pose.
 
     The surface is that of `portrait360 generate`, but for the crumbs, which are kept here to be counted. It is cut
-    at the bottom where no camera sees anything (`mesh_box`). `extract_mesh` pads the box with emptiness before the
+    at the bottom, outside of every camera (`mesh_box`). `extract_mesh` pads the box with emptiness before the
     marching cubes, which closes the cut with a flat cap: a cut torso is watertight, and a rim can only come from a
-    fault. Matter that the box cuts in two below the shoulders would count as two pieces.
+    fault. A surface that the box cuts in two below the shoulders would count as two pieces.
 
     Args:
         portrait: what to measure.
         step: world units between the points where the density is read.
 
     Returns:
-        NOTHING's numbers where there is no matter to speak of.
+        NOTHING where the density is solid nowhere.
     """
     pose = torch.zeros(BODY_POSE_SIZE)
     low, high = mesh_box(portrait.bounds, pose, portrait.body)
@@ -184,6 +197,7 @@ def load_body_statistics(path: Path = BODY_STATISTICS) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or damaged, or was measured by another definition.
     """
+    # Read, and check every number.
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         for kind in ("with_hair", "without_hair"):
@@ -196,6 +210,8 @@ def load_body_statistics(path: Path = BODY_STATISTICS) -> dict[str, Any]:
             f"the statistics of bodies cannot be read from {path} ({error}).",
             "Install the package again, or make them in a checkout: python -m tools.body_statistics",
         ) from error
+
+    # Refuse another definition of the measures.
     if not same:
         raise InputError(
             f"the bodies of {path} were measured elsewhere on the head.",
@@ -215,17 +231,19 @@ def against_bodies(portraits: Sequence[MeshStatistics], bodies: dict[str, Any] |
 
     Returns:
         A dict for JSON. `count`; the shares `watertight` and `whole` (one watertight piece after crumbs are
-        dropped); the means `pieces`, `crumbs` and `floating`; `headless`, the portraits without matter at the
+        dropped); the means `pieces`, `crumbs` and `floating`; `headless`, the portraits without a surface at the
         height of the head; and under `head` for each measure the `mean` and `std` of the portraits that have one,
         `bodies` and `bodies_std`, `difference` = (mean - bodies) / bodies_std: how far the average portrait
         is off, in units of the bodies' variety, positive when larger; and `outside`, the share of portraits below
-        the bodies' 5th or above their 95th percentile (0.1 would be natural). None where nothing can be said.
+        the bodies' 5th or above their 95th percentile (0.1 would be natural). None where no portrait has the measure.
 
     Raises:
         InputError: no portraits.
     """
     if not portraits:
         raise InputError("no portraits were given to compare with bodies.", "Make at least one.")
+
+    # Each head measure next to that of bodies with hair.
     reference = (load_body_statistics() if bodies is None else bodies)["with_hair"]
     head = {}
     for measure in fields(HeadMeasures):
@@ -240,6 +258,8 @@ def against_bodies(portraits: Sequence[MeshStatistics], bodies: dict[str, Any] |
             "difference": None if mean is None or body["std"] <= 0 else (mean - body["mean"]) / body["std"],
             "outside": fmean(not body["p5"] <= value <= body["p95"] for value in values) if values else None,
         }
+
+    # Pieces and crumbs.
     floating = [p.floating for p in portraits if math.isfinite(p.floating)]
     return {
         "count": len(portraits),

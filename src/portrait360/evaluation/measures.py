@@ -1,7 +1,7 @@
-"""The numbers of `portrait360 evaluate`: each a function of sets of pictures, with its name, unit and direction.
+"""The numbers of `portrait360 evaluate`: each a function of sets of images, with its name, unit and direction.
 
-Every function takes a `SampleSet` in the role of the generated pictures and, where it compares, one of real pictures.
-Real pictures in the first role give the noise floor, changed ones the table of corruptions.
+Every function takes a `SampleSet` in the role of the generated images and, where it compares, one of real images.
+Real images in the first role give the noise floor, changed ones the table of corruptions.
 docs/evaluation.md has the formulas.
 """
 
@@ -31,10 +31,10 @@ from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 Better = Literal["lower", "higher", "as data"]
 
 BEHIND = math.radians(135.0)
-"""Pictures taken from beyond this yaw show the back of the head."""
+"""Images from beyond this yaw show the back of the head."""
 
 FRONTAL = math.radians(60.0)
-"""Seen from less than this yaw, a person shows the face."""
+"""From less than this yaw, an image shows the face."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ def _faces(suffix: str, how: str) -> dict[str, Measure]:
     group = "faces"
     return {
         f"faces_found{suffix}": Measure(group, "higher", "share", f"faces found from the front{how}"),
-        f"same_person{suffix}": Measure(group, "as data", "share", f"pairs of people taken for one person{how}"),
-        f"face_copies{suffix}": Measure(group, "lower", "share", f"people nearer to another than any of the data{how}"),
+        f"same_person{suffix}": Measure(group, "as data", "share", f"pairs of portraits taken for one person{how}"),
+        f"face_copies{suffix}": Measure(
+            group, "lower", "share", f"portraits nearer to another than any in the data{how}"
+        ),
         f"frechet_recognition{suffix}": Measure(group, "lower", "", f"Fréchet distance of face descriptors{how}"),
     }
 
@@ -79,19 +81,19 @@ MEASURES: dict[str, Measure] = {
     **_faces("_truncated", ", truncation 0.7"),
     "yaw_error": Measure("camera", "lower", "degrees", "yaw, median error"),
     "pitch_error": Measure("camera", "lower", "degrees", "pitch, median error"),
-    "back_faces": Measure("camera", "lower", "share", "faces on the back of the head"),
+    "back_faces": Measure("camera", "lower", "share", "back-face rate"),
     "d_neck_error": Measure("body pose", "lower", "degrees", "discriminator: neck"),
     "d_head_error": Measure("body pose", "lower", "degrees", "discriminator: head"),
-    "d_neck_error_real": Measure("body pose", "lower", "degrees", "discriminator, real pictures: neck"),
-    "d_head_error_real": Measure("body pose", "lower", "degrees", "discriminator, real pictures: head"),
-    "coarse_neck_error_real": Measure("body pose", "lower", "degrees", "coarse labels, real pictures: neck"),
-    "coarse_head_error_real": Measure("body pose", "lower", "degrees", "coarse labels, real pictures: head"),
-    "mean_neck_error_real": Measure("body pose", "lower", "degrees", "always the mean pose, real pictures: neck"),
-    "mean_head_error_real": Measure("body pose", "lower", "degrees", "always the mean pose, real pictures: head"),
+    "d_neck_error_real": Measure("body pose", "lower", "degrees", "predicted neck pose, held-out images"),
+    "d_head_error_real": Measure("body pose", "lower", "degrees", "predicted head pose, held-out images"),
+    "coarse_neck_error_real": Measure("body pose", "lower", "degrees", "noisy labels of held-out images: neck"),
+    "coarse_head_error_real": Measure("body pose", "lower", "degrees", "noisy labels of held-out images: head"),
+    "mean_neck_error_real": Measure("body pose", "lower", "degrees", "always the mean pose, held-out images: neck"),
+    "mean_head_error_real": Measure("body pose", "lower", "degrees", "always the mean pose, held-out images: head"),
     "encoder_neck_error": Measure("body pose", "lower", "degrees", "encoder against the rendered pose: neck"),
     "encoder_head_error": Measure("body pose", "lower", "degrees", "encoder against the rendered pose: head"),
     "pose_distribution": Measure("body pose", "lower", "degrees", "distribution of poses, Wasserstein-1"),
-    "coarse_pose_distribution": Measure("body pose", "lower", "degrees", "the same of the coarse labels"),
+    "coarse_pose_distribution": Measure("body pose", "lower", "degrees", "the same of the noisy labels"),
     "identity_similarity": Measure("consistency", "higher", "cosine", "same person from another side"),
     "identity_retrieval": Measure("consistency", "higher", "share", "found again from another side"),
     "reprojection_colour": Measure("consistency", "lower", "of 255", "colour, 20 degrees further"),
@@ -107,7 +109,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def fidelity(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]:
-    """Distances between two sets of pictures. Sets should be of one size, as most values fall with it."""
+    """Distances between two sets of images. Sets should be of one size, as most values fall with it."""
     a, b = real.features.numpy(), samples.features.numpy()
     coverage = precision_recall(a, b)
     values = {
@@ -131,7 +133,7 @@ def fidelity(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]
 
 
 def shows_face(samples: SampleSet) -> Bool[Tensor, " N"]:
-    """Whether a picture was taken from the front, `FRONTAL` to either side."""
+    """Whether an image was taken from the front, `FRONTAL` to either side."""
     return yaw_pitch(samples.camera)[0].abs() < FRONTAL
 
 
@@ -141,25 +143,25 @@ def angle_between(a: Float[Tensor, " N"], b: Float[Tensor, " N"]) -> Float[Tenso
 
 
 def camera_truth(samples: SampleSet) -> dict[str, float]:
-    """What the encoder says about where pictures were taken from, against where they were."""
+    """Errors of the cameras that the encoder predicts, and the back-face rate."""
     yaw, pitch = yaw_pitch(samples.camera)
-    error = angle_between(yaw, samples.seen_yaw)
+    error = angle_between(yaw, samples.encoder_yaw)
     values = {
         "yaw_error": _degrees(error.median()),
-        "pitch_error": _degrees((pitch - samples.seen_pitch).abs().median()),
+        "pitch_error": _degrees((pitch - samples.encoder_pitch).abs().median()),
     }
     behind = yaw.abs() > BEHIND
     if behind.any():
-        values["back_faces"] = (samples.seen_yaw[behind].abs() < FRONTAL).float().mean().item()
+        values["back_faces"] = (samples.encoder_yaw[behind].abs() < FRONTAL).float().mean().item()
     return values
 
 
 def sector_errors(samples: SampleSet) -> dict[str, dict[str, float | int | None]]:
-    """Per sector: pictures, median error of the yaw and of the pitch in degrees (None of no pictures)."""
+    """Per sector: images, median error of the yaw and of the pitch in degrees (None of no images)."""
     yaw, pitch = yaw_pitch(samples.camera)
     sector = yaw_sector(yaw)
-    error = angle_between(yaw, samples.seen_yaw)
-    tilt = (pitch - samples.seen_pitch).abs()
+    error = angle_between(yaw, samples.encoder_yaw)
+    tilt = (pitch - samples.encoder_pitch).abs()
     out: dict[str, dict[str, float | int | None]] = {}
     for index, name in enumerate(SECTORS):
         inside = sector == index
@@ -185,19 +187,19 @@ def pose_errors(name: str, guess: Float[Tensor, "N 6"], truth: Float[Tensor, "N 
 
 
 def pose_truth(samples: SampleSet) -> dict[str, float]:
-    """Body poses that the discriminator and the encoder see, against the true ones; nothing where those are unknown."""
+    """Errors of the body poses that discriminator and encoder predict; nothing where the true ones are unknown."""
     if samples.body_pose is None:
         return {}
-    return pose_errors("d", samples.predicted_pose, samples.body_pose) | pose_errors(
-        "encoder", samples.seen_pose, samples.body_pose
+    return pose_errors("d", samples.discriminator_pose, samples.body_pose) | pose_errors(
+        "encoder", samples.encoder_pose, samples.body_pose
     )
 
 
 def real_pose_truth(real: SampleSet) -> dict[str, float]:
-    """The discriminator's poses of real pictures against the exact ones, and those it has to beat."""
+    """Errors of the discriminator's poses of real images, and of the baselines: coarse labels and the mean pose."""
     if real.body_pose is None:
         return {}
-    values = pose_errors("d", real.predicted_pose, real.body_pose)
+    values = pose_errors("d", real.discriminator_pose, real.body_pose)
     values |= pose_errors("mean", real.body_pose.mean(0, keepdim=True).expand_as(real.body_pose), real.body_pose)
     if real.coarse_pose is not None:
         values |= pose_errors("coarse", real.coarse_pose, real.body_pose)
@@ -211,7 +213,7 @@ def pose_distance(a: Float[Tensor, "N 6"], b: Float[Tensor, "M 6"]) -> float:
 
 
 def set_measures(real: SampleSet, samples: SampleSet, seed: int) -> dict[str, float]:
-    """Everything that two sets of single pictures tell."""
+    """Every measure of two sets of single images."""
     values = fidelity(real, samples, seed) | camera_truth(samples) | pose_truth(samples)
     if real.body_pose is not None and samples.body_pose is not None:
         values["pose_distribution"] = pose_distance(samples.body_pose, real.body_pose)

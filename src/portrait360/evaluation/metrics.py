@@ -1,6 +1,6 @@
 """How far generated samples are from real ones: pure functions of arrays, computed in float64.
 
-Features are rows, whatever network made them; nothing here knows where they come from. Where numbers are drawn, they
+Features are rows, whatever network made them; nothing here knows where they come from. Random numbers
 come from the seed that was given, so that equal arguments give equal results.
 """
 
@@ -20,10 +20,10 @@ from portrait360.types import InputError
 PATCH = 7
 """Side of the patches of `sliced_wasserstein`, pixels."""
 COARSEST = 16
-"""Side of the smallest pictures that `sliced_wasserstein` looks at, pixels."""
+"""Side of the smallest images that `sliced_wasserstein` compares, pixels."""
 _BINOMIAL = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-_MOST_AT_ONCE = 2**22
-"""Most numbers of a part of a distance matrix or of a batch of pictures (32 MiB)."""
+MOST_AT_ONCE = 2**22
+"""Most numbers of a part of a distance matrix or of a batch of images (32 MiB)."""
 _ROUNDING = 1e-12
 """Squared distances below this share of the largest squared norm are rounding of equal points."""
 
@@ -37,7 +37,7 @@ class KernelDistance(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Share of generated samples that look real, and share of real samples that the generator could have made."""
+    """Improved precision and recall: see `precision_recall`."""
 
     precision: float
     recall: float
@@ -94,19 +94,22 @@ def kernel_distance(
         InputError: fewer than 2 samples, different widths, numbers that are not finite, `subset_size` below 2 or
             `subsets` below 1.
     """
+    # Check the arguments.
     a, b = _features(a, b)
     if subset_size < 2 or subsets < 1:
         raise InputError(
             f"{subsets} subsets of {subset_size} samples cannot be compared.", "Give 1 subset of 2 samples or more."
         )
+
+    # Small sets are compared once, larger ones in subsets.
     if len(a) <= subset_size and len(b) <= subset_size:
         return KernelDistance(_squared_discrepancy(a, b), 0.0, 1)
     rng = np.random.default_rng(seed)
-    values = [_squared_discrepancy(_drawn(a, subset_size, rng), _drawn(b, subset_size, rng)) for _ in range(subsets)]
+    values = [_squared_discrepancy(_subset(a, subset_size, rng), _subset(b, subset_size, rng)) for _ in range(subsets)]
     return KernelDistance(float(np.mean(values)), float(np.std(values)), subsets)
 
 
-def _drawn(samples: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+def _subset(samples: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     return samples if len(samples) <= most else samples[rng.choice(len(samples), most, replace=False)]
 
 
@@ -131,22 +134,27 @@ def precision_recall(real: Float[np.ndarray, "N D"], fake: Float[np.ndarray, "M 
     Raises:
         InputError: fewer than k + 1 samples, different widths, numbers that are not finite.
     """
+    # Check the arguments, and move both sets to the mean of the real one.
     if k < 1:
         raise InputError(f"there is no {k}-th nearest neighbour.", "k is 1 or more; 3 is usual.")
     real, fake = _features(real, fake, least=k + 1)
     centre = real.mean(axis=0)
     real, fake = real - centre, fake - centre
     tiny = _ROUNDING * max(np.square(x).sum(axis=1).max() for x in (real, fake))
+
+    # Radius of the ball around each sample.
     real_radii, fake_radii = (
         # the nearest of each sample is the sample itself, hence k and not k - 1
         np.concatenate([np.partition(part, k, axis=1)[:, k].copy() for _, part in _squared_distances(x, x, tiny)])
         for x in (real, fake)
     )
-    looks_real, could_be_made = np.zeros(len(fake), dtype=bool), np.zeros(len(real), dtype=bool)
+
+    # Count the samples in the balls of the other set.
+    precise, recalled = np.zeros(len(fake), dtype=bool), np.zeros(len(real), dtype=bool)
     for rows, part in _squared_distances(fake, real, tiny):
-        looks_real[rows] = (part <= real_radii).any(axis=1)
-        could_be_made |= (part <= fake_radii[rows, None]).any(axis=0)
-    return PrecisionRecall(float(looks_real.mean()), float(could_be_made.mean()))
+        precise[rows] = (part <= real_radii).any(axis=1)
+        recalled |= (part <= fake_radii[rows, None]).any(axis=0)
+    return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
 
 
 def _squared_distances(
@@ -163,7 +171,7 @@ def _squared_distances(
         yield rows, part
 
 
-# ---- pictures ----
+# ---- images ----
 
 
 def sliced_wasserstein(
@@ -176,46 +184,39 @@ def sliced_wasserstein(
 ) -> SlicedWasserstein:
     """Sliced Wasserstein distance of the patches of Laplacian pyramids (Karras et al. 2018, Progressive Growing, 5).
 
-    1. The larger set is cut to the size of the smaller one, by drawing pictures without putting back.
-    2. Each picture becomes a Laplacian pyramid with the 5 x 5 binomial filter, mirrored at the borders: S, S/2, ...
+    1. The larger set is cut to the size of the smaller one, by drawing images without putting back.
+    2. Each image becomes a Laplacian pyramid with the 5 x 5 binomial filter, mirrored at the borders: S, S/2, ...
        pixels, down to the last side of 16 or more; each level less the enlarged next one, the coarsest as it is.
-    3. From each picture and level, `patches` squares of 7 x 7 pixels at uniformly drawn places, the same places in
-       the n-th picture of both sets.
+    3. From each image and level, `patches` squares of 7 x 7 pixels at uniformly drawn places, the same places in
+       the n-th image of both sets.
     4. Per level, set and colour channel the patches are shifted and scaled to mean 0 and deviation 1. So a shift of
-       colour or contrast that all pictures share is not seen.
+       colour or contrast that all images share does not count.
     5. Per level, the patches (147 numbers each) of both sets are projected on the same `projections` directions,
        uniform on the sphere; the value is the mean over directions of the one-dimensional Wasserstein-1 distance
        (mean absolute difference of the sorted projections), times 1000.
 
     Differs from the paper's program by the number of patches (128 there) and directions (512 there), which take
     minutes on a laptop, and by the same places in both sets, which makes equal sets give 0. Two samples of one
-    distribution give more than 0, the more so the fewer they are: compare values at one number of pictures only.
+    distribution give more than 0, the more so the fewer they are: compare values at one number of images only.
 
-    The pictures lie in [-1, 1] and are square, of one side of at least 16 pixels. All that is drawn follows `seed`.
+    The images lie in [-1, 1] and are square, of one side of at least 16 pixels. All random numbers follow `seed`.
 
     Raises:
-        InputError: fewer than 2 pictures, other shapes, numbers that are not finite.
+        InputError: fewer than 2 images, other shapes, numbers that are not finite.
     """
-    for name, pictures in (("real", real), ("generated", fake)):
-        side = pictures.shape[-1]
-        if pictures.ndim != 4 or pictures.shape[1:] != (3, side, side) or side < COARSEST:
-            raise InputError(
-                f"the {name} pictures are {list(pictures.shape)}, expected [count, 3, S, S] with S >= {COARSEST}.",
-                "Give square colour pictures.",
-            )
-        _check_samples(f"{name} pictures", pictures, 2)
-    if real.shape[-1] != fake.shape[-1]:
-        raise InputError(
-            f"the real pictures have {real.shape[-1]} pixels a side, the generated ones {fake.shape[-1]}.",
-            "Scale them to one size first.",
-        )
+    # Check the arguments.
+    _check_image_sets(real, fake)
     if patches < 1 or projections < 1:
         raise InputError(f"{patches} patches and {projections} directions give no value.", "Give 1 or more of each.")
+
+    # Cut both sets to one size, and draw the places of the patches.
     rng = np.random.default_rng(seed)
     count = min(len(real), len(fake))
-    real, fake = _drawn(real, count, rng), _drawn(fake, count, rng)
+    real, fake = _subset(real, count, rng), _subset(fake, count, rng)
     sides = _level_sides(real.shape[-1])
     places = [rng.integers(0, side - PATCH + 1, (2, count, patches)) for side in sides]
+
+    # Compare the projections of each level's patches.
     levels = {}
     for side, a, b in zip(sides, _pyramid_patches(real, places), _pyramid_patches(fake, places), strict=True):
         directions = rng.standard_normal((3 * PATCH * PATCH, projections))
@@ -233,12 +234,12 @@ def _level_sides(side: int) -> list[int]:
     return sides
 
 
-def _pyramid_patches(pictures: np.ndarray, places: list[np.ndarray]) -> list[Float[np.ndarray, "P 3 49"]]:
+def _pyramid_patches(images: np.ndarray, places: list[np.ndarray]) -> list[Float[np.ndarray, "P 3 49"]]:
     """Per level, the patches whose upper left corners are at the rows and columns of `places` (2, N, patches)."""
     found: list[list[np.ndarray]] = [[] for _ in places]
-    across, step = np.arange(PATCH), max(1, _MOST_AT_ONCE // pictures[0].size)
-    for start in range(0, len(pictures), step):
-        level = pictures[start : start + step].astype(np.float64)
+    across, step = np.arange(PATCH), max(1, MOST_AT_ONCE // images[0].size)
+    for start in range(0, len(images), step):
+        level = images[start : start + step].astype(np.float64)
         for number, (rows, columns) in enumerate(place[:, start : start + step] for place in places):
             smaller = level
             if number + 1 < len(places):
@@ -246,18 +247,18 @@ def _pyramid_patches(pictures: np.ndarray, places: list[np.ndarray]) -> list[Flo
                 enlarged = np.zeros_like(level)
                 enlarged[..., ::2, ::2] = 4 * smaller
                 level = level - _blurred(enlarged)
-            picture = np.arange(len(level)).reshape(-1, 1, 1, 1, 1)
+            image = np.arange(len(level)).reshape(-1, 1, 1, 1, 1)
             y, x = rows[..., None, None, None] + across[:, None], columns[..., None, None, None] + across
-            taken = level[picture, np.arange(3).reshape(3, 1, 1), y, x]
+            taken = level[image, np.arange(3).reshape(3, 1, 1), y, x]
             found[number].append(taken.reshape(-1, 3, PATCH * PATCH))
             level = smaller
     return [np.concatenate(parts) for parts in found]
 
 
-def _blurred(pictures: np.ndarray) -> np.ndarray:
+def _blurred(images: np.ndarray) -> np.ndarray:
     for axis in (2, 3):
-        pictures = convolve1d(pictures, _BINOMIAL, axis=axis, mode="mirror")
-    return pictures
+        images = convolve1d(images, _BINOMIAL, axis=axis, mode="mirror")
+    return images
 
 
 def _normalised(patches: Float[np.ndarray, "P 3 49"]) -> Float[np.ndarray, "P 147"]:
@@ -355,8 +356,25 @@ def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:
         )
 
 
+def _check_image_sets(real: np.ndarray, fake: np.ndarray) -> None:
+    """Raise InputError unless both sets hold square colour images of one size."""
+    for name, images in (("real", real), ("generated", fake)):
+        side = images.shape[-1]
+        if images.ndim != 4 or images.shape[1:] != (3, side, side) or side < COARSEST:
+            raise InputError(
+                f"the {name} images are {list(images.shape)}, expected [count, 3, S, S] with S >= {COARSEST}.",
+                "Give square colour images.",
+            )
+        _check_samples(f"{name} images", images, 2)
+    if real.shape[-1] != fake.shape[-1]:
+        raise InputError(
+            f"the real images have {real.shape[-1]} pixels a side, the generated ones {fake.shape[-1]}.",
+            "Scale them to one size first.",
+        )
+
+
 def _row_parts(rows: int, columns: int) -> Iterator[slice]:
-    """Row ranges whose part of a rows x columns matrix stays below `_MOST_AT_ONCE` entries."""
-    step = max(1, _MOST_AT_ONCE // columns)
+    """Row ranges whose part of a rows x columns matrix stays below `MOST_AT_ONCE` entries."""
+    step = max(1, MOST_AT_ONCE // columns)
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

@@ -1,4 +1,4 @@
-"""The same persons from several cameras: whether they stay who and what they are."""
+"""The same portraits from several cameras: whether identity, colours and depths agree."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from portrait360.encoder.network import PortraitEncoder
 from portrait360.evaluation.consistency import View, ray_distance, reprojection_error
 from portrait360.evaluation.measures import mean_where
 from portrait360.evaluation.metrics import retrieval_top1
-from portrait360.evaluation.samples import draw_people
+from portrait360.evaluation.sampler import PortraitSampler
 from portrait360.geometry.cameras import camera_label, yaw_pitch
 from portrait360.media.images import as_bytes, from_bytes
-from portrait360.model.generator import Generator
 from portrait360.poses.windows import network_images
 from portrait360.synthetic.source import PortraitSource, portrait_camera
 
@@ -27,12 +26,12 @@ STEP_DEGREES = 20.0
 """Turn between the two views whose pixels are compared."""
 
 FAR_DEGREES = (90.0, 180.0)
-"""Turn between the two views whose persons are compared, drawn uniformly, to either side."""
+"""Turn between the two views whose identities are compared, uniform, to either side."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """N persons from three cameras each: somewhere, 20 degrees further, and from another side."""
+    """N portraits from three cameras each: somewhere, 20 degrees further, and from another side."""
 
     first: View
     near: View
@@ -73,22 +72,18 @@ def join_views(parts: list[View]) -> View:
 
 @torch.no_grad()
 def generated_pairs(
-    generator: Generator,
-    cameras: Float[Tensor, "N 25"],
-    count: int,
-    seed: int,
-    advance: Callable[[int], None],
-    batch: int = 16,
+    sampler: PortraitSampler, count: int, seed: int, advance: Callable[[int], None], batch: int = 16
 ) -> Pairs:
-    """Persons of a generator, posed, from three cameras each."""
+    """Generated portraits, posed, from three cameras each."""
     draws = torch.Generator().manual_seed(seed)
     views: tuple[list[View], list[View], list[View]] = ([], [], [])
     for start in range(0, count, batch):
-        people = draw_people(generator, cameras, min(batch, count - start), draws)
-        yaw, pitch = yaw_pitch(people.camera.cpu())
+        portraits = sampler.portraits(min(batch, count - start), draws)
+        yaw, pitch = yaw_pitch(portraits.camera.cpu())
         for turned, parts in zip(three_yaws(yaw, draws), views, strict=True):
             camera = camera_label(turned, pitch)
-            out = generator.render(people.scene, camera.to(people.camera), people.body_pose, draws=people.draws)
+            label = camera.to(portraits.camera)
+            out = sampler.generator.render(portraits.scene, label, portraits.body_pose, draws=portraits.draws)
             parts.append(View(out.image.cpu(), out.mask.clamp(0, 1).cpu(), out.depth.cpu(), camera))
         advance(len(yaw))
     return Pairs(*(join_views(parts) for parts in views))
@@ -97,25 +92,27 @@ def generated_pairs(
 def synthetic_pairs(
     source: PortraitSource, model: ModelConfig, count: int, seed: int, advance: Callable[[int], None]
 ) -> Pairs:
-    """Synthetic persons from three cameras each, as a perfect generator of this model's kind would show them.
+    """Synthetic portraits from three cameras each, as a perfect generator of this model's kind would render them.
 
     At the model's resolution and before its background; light, pose and expression are the same in all views.
     """
     draws = torch.Generator().manual_seed(seed)
     views: tuple[list[View], list[View], list[View]] = ([], [], [])
     for index in range(count):
+        # One subject, from three cameras.
         scene = source.subject(seed, index)
         yaw, pitch = scene.subject.yaw, scene.subject.pitch
         for turned, parts in zip(three_yaws(torch.tensor([yaw]), draws), views, strict=True):
             label = portrait_camera(turned.item(), pitch)
-            drawn = source.render(scene, label, model.resolution, depth=True)
-            if drawn.depth is None:
+            rendered = source.render(scene, label, model.resolution, depth=True)
+            if rendered.depth is None:
                 raise RuntimeError("the renderer was asked for depth and gave none")
+
+            # As tensors; the soft rim of hair is person in the mask and has no depth: it counts as neither.
             camera = torch.from_numpy(label)[None]
-            image = torch.from_numpy(drawn.image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
-            mask = torch.from_numpy(drawn.mask.copy())[None, None].float() / 255.0
-            # the soft rim of hair is person in the mask and has no depth: it counts as neither
-            depth = torch.from_numpy(np.asarray(drawn.depth, np.float32).copy())[None, None]
+            image = torch.from_numpy(rendered.image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+            mask = torch.from_numpy(rendered.mask.copy())[None, None].float() / 255.0
+            depth = torch.from_numpy(np.asarray(rendered.depth, np.float32).copy())[None, None]
             mask = torch.where(depth > 0, mask, mask.clamp(max=0.5))
             parts.append(_at_rays(View(image, mask, ray_distance(depth, camera), camera), model))
         advance(1)
@@ -123,7 +120,7 @@ def synthetic_pairs(
 
 
 def _at_rays(view: View, model: ModelConfig) -> View:
-    """A drawn view as the model's pictures are: its background, and mask and distance at the rays' resolution."""
+    """A rendered view as the model's images are: its background, and mask and distance at the rays' resolution."""
     shown = network_images(model, view.image, view.mask)
     step = view.distance.shape[-1] // model.raw_resolution
     # of distances no mean is taken: it would lie between surfaces

@@ -24,7 +24,7 @@ _CHUNK = 1 << 18
 _COARSE = 4
 _COARSE_OPACITY = 0.01
 _COLOUR_OFFSETS = (0.75, 0.0, -0.75, -1.5, -2.5)
-"""Grid steps along the normal at which `surface_colours` looks, from outside to inside."""
+"""Grid steps along the normal that `surface_colours` samples, from outside to inside."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +51,28 @@ def extract_mesh(
 ) -> Mesh:
     """The surface behind which a density becomes opaque, by marching cubes.
 
-    Matter is where the light through `skin` world units would be halved. Cavities that no eye can see are
-    filled, matter is capped where the box cuts it, and floating crumbs are dropped, so the result is closed.
+    A node is solid where the light through `skin` world units would be halved. Enclosed cavities are
+    filled, solids are capped where the box cuts them, and floating crumbs are dropped, so the result is closed.
 
     Args:
         query: the scene.
-        box_min, box_max: the box that holds all matter.
+        box_min, box_max: the box outside of which the density is 0.
         step: world units between the nodes of the grid.
-        skin: thickness in world units that the surface's density is judged by.
+        skin: thickness in world units over which the opacity is measured.
         smallest_share: separate pieces below this share of the largest one's volume are dropped.
 
     Raises:
-        InputError: there is no matter in the box.
+        InputError: the box holds nothing solid.
     """
+    # Read the density on a grid.
     low, high = np.asarray(box_min, np.float64), np.asarray(box_max, np.float64)
     shape = np.ceil((high - low) / step - 1e-9).astype(int) + 1
     density = sample_density(query, low, step, (int(shape[0]), int(shape[1]), int(shape[2])))
     # Opacity instead of density: linear interpolation between nodes then hits the surface better, as density
     # may grow by orders of magnitude in one step.
     opacity = 1.0 - np.exp(-density * skin)
+
+    # Fill cavities and drop crumbs.
     solid = keep_pieces(fill_cavities(opacity > 0.5), smallest_share)
     if not solid.any():
         raise InputError(
@@ -78,12 +81,16 @@ def extract_mesh(
         )
     opacity = np.where(solid, np.maximum(opacity, 0.5 + 1e-3), np.minimum(opacity, 0.5 - 1e-3))
     opacity[_inner(solid)] = 1.0  # filled cavities have no surface of their own
-    closed = np.pad(opacity, 1)  # nothing outside: the surface closes where the box cuts matter
+
+    # Extract the surface.
+    closed = np.pad(opacity, 1)  # nothing outside: the surface closes where the box cuts a solid
     vertices, faces, _, _ = marching_cubes(closed, 0.5, allow_degenerate=False)
     vertices = (low + (vertices.astype(np.float64) - 1.0) * step).astype(np.float32)
     faces = faces.astype(np.int32)
     if signed_volume(vertices, faces) < 0:
         faces = np.ascontiguousarray(faces[:, ::-1])
+
+    # Normals and colours.
     normals = vertex_normals(vertices, faces)
     return Mesh(vertices, faces, normals, surface_colours(query, vertices, normals, step))
 
@@ -91,7 +98,7 @@ def extract_mesh(
 def sample_density(query: Query, low: Float[ndarray, "3"], step: float, shape: tuple[int, int, int]) -> ndarray:
     """Density at the nodes low + step * (i, j, k), float32 of `shape`.
 
-    A grid of four times the step is read first; nodes far from anything that it sees count as empty.
+    A grid of four times the step is read first; nodes far from any density in it count as empty.
     """
     coarse_shape = tuple(math.ceil((n - 1) / _COARSE) + 1 for n in shape)
     coarse = _read(query, _nodes(low, step * _COARSE, np.indices(coarse_shape).reshape(3, -1).T))
@@ -161,7 +168,7 @@ def vertex_normals(vertices: Float[ndarray, "V 3"], faces: Int[ndarray, "F 3"]) 
 def surface_colours(
     query: Query, vertices: Float[ndarray, "V 3"], normals: Float[ndarray, "V 3"], step: float
 ) -> Float[ndarray, "V 3"]:
-    """The colour, sRGB in [0, 1], that a ray against the normal sees: samples through the surface."""
+    """The colour, sRGB in [0, 1], of a ray against the normal, rendered from samples through the surface."""
     points = torch.from_numpy(vertices)
     inward = torch.from_numpy(normals) * step
     weighted = torch.zeros_like(points)

@@ -33,6 +33,7 @@ def write_video(
         InputError: this PyAV has no H.264 encoder, or the file cannot be written.
         ValueError: there are no frames.
     """
+    # Find the encoder.
     try:
         av.Codec("libx264", "w")
     except UnknownCodecError as error:
@@ -40,6 +41,8 @@ def write_video(
             "this build of PyAV has no H.264 encoder (libx264).",
             "Reinstall it with `pip install --force-reinstall av`, or use --no-video.",
         ) from error
+
+    # Open the file.
     count = 0
     with (
         atomic_write(path) as temporary,
@@ -52,9 +55,11 @@ def write_video(
         stream.options = {"crf": str(quality), "threads": "2", "x264-params": "mbtree=0"}
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
-        for picture in frames:
-            rows, columns = (side % 2 for side in picture.shape[:2])
-            even = np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="edge")
+
+        # Encode the frames as they come.
+        for image in frames:
+            rows, columns = (side % 2 for side in image.shape[:2])
+            even = np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge")
             if count == 0:
                 stream.height, stream.width = even.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")

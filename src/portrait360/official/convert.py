@@ -49,12 +49,15 @@ def convert_snapshot(path: Path, out: Path, smpl: Path | None = None) -> ModelCo
         AssetError: `smpl` is no SMPL file (see `read_smpl`).
         InputError: `out` is one of the files to read, or cannot be written.
     """
+    # Read the files.
     if any(given is not None and Path(given).resolve() == Path(out).resolve() for given in (path, smpl)):
         raise InputError(f"--out {out} is one of the files to read.", "Name another file, which may be new.")
     body = None if smpl is None else read_smpl(smpl)
     content = read_snapshot(path)
     g, g_tensors = _network(content, ("G_ema", "G"), path)
     _, d_tensors = _network(content, ("D_ema", "D"), path)
+
+    # Find the configuration that the tensors belong to.
     try:
         model = model_config(g, g_tensors, d_tensors)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -62,6 +65,8 @@ def convert_snapshot(path: Path, out: Path, smpl: Path | None = None) -> ModelCo
             f"{path} holds networks of another kind ({type(error).__name__}: {error}).",
             "Snapshots of 3DPortraitGAN's training code can be converted.",
         ) from error
+
+    # Fill the networks and write them.
     generator, discriminator = Generator(model), Discriminator(model)
     for module, tensors, prefix in ((generator, g_tensors, "G_ema"), (discriminator, d_tensors, "D")):
         fill_module(module, {f"{prefix}/{k}": v.float() for k, v in tensors.items()}, prefix, path)
@@ -87,6 +92,7 @@ def _network(content: Mapping[str, Any], names: tuple[str, ...], path: Path) -> 
 
 def model_config(generator: Thing, g: Mapping[str, Tensor], d: Mapping[str, Tensor]) -> ModelConfig:
     """The configuration that the tensors of a generator and a discriminator belong to."""
+    # The preset with the same super-resolution.
     arguments = constructor_arguments(generator)
     options = dict(arguments["rendering_kwargs"])
     ending = str(options["superresolution_module"]).rsplit("Hybrid", 1)[-1]
@@ -94,6 +100,8 @@ def model_config(generator: Thing, g: Mapping[str, Tensor], d: Mapping[str, Tens
         raise ValueError(f"unknown super-resolution {options['superresolution_module']}")
     base = PRESETS[_SUPERRESOLUTION[ending]].model
     assert base.superresolution is not None
+
+    # Numbers of the constructor, and shapes of the tensors.
     sr_channels = (len(g["superresolution.block0.conv1.bias"]), len(g["superresolution.block1.conv1.bias"]))
     w_dim = len(g["backbone.mapping.w_avg"])
     return dataclasses.replace(

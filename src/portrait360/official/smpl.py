@@ -51,6 +51,7 @@ def smpl_template(arrays: dict[str, np.ndarray]) -> BodyTemplate:
     Raises:
         ValueError: shapes or values that are not SMPL's; the message goes on from "the file is not SMPL:".
     """
+    # Check shapes and sizes.
     count = len(arrays["v_template"]) if arrays["v_template"].ndim else 0
     shapes = {
         "v_template": (count, 3), "weights": (count, JOINTS), "posedirs": (count, 3, 9 * (JOINTS - 1)),
@@ -61,11 +62,15 @@ def smpl_template(arrays: dict[str, np.ndarray]) -> BodyTemplate:
             raise ValueError(f"its {name} is {_times(arrays[name].shape)} instead of {_times(shape)}")
     if max(count, len(arrays["f"])) > MOST_VERTICES:
         raise ValueError(f"it has more than {MOST_VERTICES} vertices or faces")
+
+    # Check values.
     template, weights, posedirs, regressor = (
         _finite(arrays, name) for name in ("v_template", "weights", "posedirs", "J_regressor")
     )
     if (weights.sum(1) - 1.0).abs().max() > 1e-3:
         raise ValueError("its weights do not add up to 1 at every vertex")
+
+    # Move the origin to the neck joint.
     joints = regressor @ template
     origin = joints[NECK]
     return BodyTemplate(

@@ -52,6 +52,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         AssetError: missing, neither of the two, damaged, too large, lacking an array, or refused because it names
             anything that such a file has no reason to name.
     """
+    # Check that there is a file of a sensible size.
     path = Path(path)
     if not path.is_file():
         raise AssetError(f"there is no SMPL file at {path}.", "Check the path.")
@@ -59,6 +60,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         size = path.stat().st_size
         if not 0 < size <= MOST_BYTES:
             raise not_smpl(path, "it is empty" if size == 0 else f"it is larger than {MOST_BYTES >> 30} GiB")
+
+        # Read it by its content, never by its name.
         with path.open("rb") as file:
             if file.read(4) == b"PK\x03\x04":
                 return _read_npz(file, names)

@@ -144,6 +144,7 @@ def read_snapshot(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, not a snapshot, damaged, too large, or naming anything that no snapshot names.
     """
+    # Refuse what is no snapshot by its first bytes.
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no snapshot at {path}.", "Check the path.")
@@ -154,6 +155,8 @@ def read_snapshot(path: Path) -> dict[str, Any]:
                 raise refuse("it is empty")
             if start[8:] == b"{":  # after the length of its header
                 raise refuse("it is a safetensors file, not a snapshot of the original training")
+
+            # Read the pickle, unpacked or mapped.
             if start.startswith(b"\xfd7zXZ\x00"):
                 content = read_pickle(io.BytesIO(_decompress(path)), _SnapshotRules())
             else:
@@ -165,6 +168,8 @@ def read_snapshot(path: Path) -> dict[str, Any]:
         raise explain_os_error(error) or CheckpointError(f"{path} cannot be read ({error}).", HINT) from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", error.hint) from error
+
+    # Networks by name are expected.
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is a pickle, but not a snapshot of networks.", HINT)
     return content

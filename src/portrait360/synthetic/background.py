@@ -11,33 +11,33 @@ _SIDE = 96
 
 
 def background(seed: int, resolution: int) -> np.ndarray:
-    """A background (R,R,3) in linear light, float32, the same picture at any resolution."""
+    """A background (R,R,3) in linear light, float32, the same image at any resolution."""
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[0:_SIDE, 0:_SIDE] + 0.5) / _SIDE
     kind = rng.random()
-    picture = _gradient(rng, x, y)
+    image = _gradient(rng, x, y)
     if kind < 0.22:
-        picture = _studio(rng, picture, x, y)
+        image = _studio(rng, image, x, y)
     elif kind < 0.45:
-        picture = _room(rng, picture, x, y)
+        image = _room(rng, image, x, y)
     elif kind < 0.68:
-        picture = _landscape(rng, x, y)
+        image = _landscape(rng, x, y)
     elif kind < 0.92:
-        picture = _clouds(rng, picture)
+        image = _clouds(rng, image)
     if rng.random() < 0.25:
-        picture = _bokeh(rng, picture, x, y)
+        image = _bokeh(rng, image, x, y)
     blur = math.exp(rng.uniform(math.log(1.0), math.log(5.0)))
-    picture = gaussian_filter(picture, (blur, blur, 0), mode="nearest")
-    return _enlarge(np.clip(picture, 0.0, 1.6).astype(np.float32), resolution)
+    image = gaussian_filter(image, (blur, blur, 0), mode="nearest")
+    return _enlarge(np.clip(image, 0.0, 1.6).astype(np.float32), resolution)
 
 
-def _enlarge(picture: np.ndarray, resolution: int) -> np.ndarray:
+def _enlarge(image: np.ndarray, resolution: int) -> np.ndarray:
     """Bilinear resampling to resolution x resolution, pixel centres aligned."""
-    side = picture.shape[0]
+    side = image.shape[0]
     at = np.clip((np.arange(resolution) + 0.5) / resolution * side - 0.5, 0, side - 1)
     low = np.minimum(at.astype(int), side - 2)
     share = (at - low).astype(np.float32)
-    rows = picture[low] * (1 - share)[:, None, None] + picture[low + 1] * share[:, None, None]
+    rows = image[low] * (1 - share)[:, None, None] + image[low + 1] * share[:, None, None]
     return rows[:, low] * (1 - share)[None, :, None] + rows[:, low + 1] * share[None, :, None]
 
 
@@ -53,12 +53,12 @@ def _gradient(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndar
     return _tone(rng) * (1 - along) + _tone(rng) * along
 
 
-def _studio(rng: np.random.Generator, picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _studio(rng: np.random.Generator, image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """A backdrop with a pool of light behind the subject."""
     base = _tone(rng, 0.6) * rng.uniform(0.3, 1.2)
     cx, cy, size = rng.uniform(0.2, 0.8), rng.uniform(0.1, 0.7), rng.uniform(0.2, 0.7)
     pool = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * size * size))[..., None]
-    return 0.15 * picture + base * (rng.uniform(0.15, 0.6) + pool * rng.uniform(0.3, 0.9))
+    return 0.15 * image + base * (rng.uniform(0.15, 0.6) + pool * rng.uniform(0.3, 0.9))
 
 
 def _noise(rng: np.random.Generator, sigma: float) -> np.ndarray:
@@ -66,16 +66,16 @@ def _noise(rng: np.random.Generator, sigma: float) -> np.ndarray:
     return (z / max(float(z.std()), 1e-6))[..., None]
 
 
-def _clouds(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def _clouds(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     for sigma, amount in ((_SIDE / 6, 0.35), (_SIDE / 16, 0.18), (_SIDE / 40, 0.06)):
-        picture = picture * np.exp(amount * _noise(rng, sigma) * np.exp(rng.normal(0, 0.08, 3)))
-    return picture
+        image = image * np.exp(amount * _noise(rng, sigma) * np.exp(rng.normal(0, 0.08, 3)))
+    return image
 
 
-def _room(rng: np.random.Generator, picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _room(rng: np.random.Generator, image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Walls, furniture and windows as upright boxes of different brightness, out of focus."""
     wall = _tone(rng, 0.35) * rng.uniform(0.5, 1.2)
-    out = 0.3 * picture + 0.7 * wall
+    out = 0.3 * image + 0.7 * wall
     floor = rng.uniform(0.55, 1.1)
     out = np.where((y > floor)[..., None], _tone(rng, 0.5) * 0.6, out)
     for _ in range(int(rng.integers(2, 10))):
@@ -107,8 +107,8 @@ def _landscape(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.nda
     return np.where((y > line + rng.uniform(0.05, 0.4))[..., None], ground * np.ones_like(out), out)
 
 
-def _bokeh(rng: np.random.Generator, picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    out = picture.copy()
+def _bokeh(rng: np.random.Generator, image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    out = image.copy()
     for _ in range(int(rng.integers(3, 14))):
         cx, cy, r = rng.random(), rng.random(), rng.uniform(0.02, 0.12)
         disc = ((x - cx) ** 2 + (y - cy) ** 2 < r * r)[..., None]

@@ -46,6 +46,8 @@ BONES = (
     "head",
 )
 SKIN_VERTICES = 13380
+_TONGUE_END = 13606
+"""The vertices of the tongue come after those of the skin."""
 EYE_VERTICES = slice(14598, 14742)
 NECK = BONES.index("neck02")
 _TO_Y_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)
@@ -112,6 +114,7 @@ def load_cached(build: Callable[[], Any]) -> Any:
     """
     from anny.paths import get_anny_cache_path, set_anny_cache_path
 
+    # One process at a time; a whole cache is used as it is.
     cache = get_anny_cache_path()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -121,6 +124,8 @@ def load_cached(build: Callable[[], Any]) -> Any:
                     return build()
                 except SafetensorError as error:
                     log.warning("Anny's cache is broken (%s) and is built again.", error)
+
+            # Build in a folder aside, then move its files into the cache.
             log.warning("Anny builds its body model on first use; this takes a minute or two, once.")
             work = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
             try:
@@ -153,6 +158,14 @@ class AnnyBody:
 
     def __init__(self) -> None:
         model, weights_of = _load_anny()
+        self._keep_phenotypes(model, weights_of)
+        self._keep_shapes(model)
+        self._keep_skinning(model)
+        self._keep_faces(model)
+        self.mirror = _mirror_map(self._template)
+
+    def _keep_phenotypes(self, model: Any, weights_of: Callable[..., Any]) -> None:
+        """What turns phenotypes into weights of blendshapes, and the names of the other changes."""
         self._weights_of = weights_of
         self._labels = list(model.phenotype_labels)
         self._anchors = model.anchors
@@ -164,6 +177,9 @@ class AnnyBody:
         self.local_labels: list[str] = list(model.local_change_labels)
         self.facial_labels: list[str] = list(model.facial_action_labels)
 
+    def _keep_shapes(self, model: Any) -> None:
+        """The template and its blendshapes, with Y up."""
+        # Vertices and joints of the template.
         shapes = model.blendshapes.numpy().astype(np.float32)
         bone_ids = [model.bone_labels.index(name) for name in BONES]
         bone_shapes = model.bone_heads_blendshapes.numpy()[:, bone_ids].astype(np.float32)
@@ -171,7 +187,8 @@ class AnnyBody:
         turn = _TO_Y_UP.T
         self._template = (model.template_vertices.numpy().astype(np.float32) @ turn).astype(np.float32)
         self._template_joints = (model.template_bone_heads.numpy()[bone_ids] @ turn).astype(np.float32)
-        # the phenotype part is dense, expressions and local changes touch a few hundred vertices each
+
+        # The phenotype part is dense, expressions and local changes touch a few hundred vertices each.
         self._dense = np.ascontiguousarray((shapes[:count] @ turn).reshape(count, -1))
         rest = shapes[count:] @ turn
         touched = np.abs(rest).max(-1) > 1e-7
@@ -180,6 +197,8 @@ class AnnyBody:
         self._values = np.ascontiguousarray(rest[touched])
         self._bone_shapes = np.ascontiguousarray((bone_shapes @ turn).reshape(len(shapes), -1))
 
+    def _keep_skinning(self, model: Any) -> None:
+        """Skinning weights (19158, 18) and parents, each bone of Anny merged into the nearest of BONES above it."""
         labels, parents = model.bone_labels, model.bone_parents
         kept = {name: i for i, name in enumerate(BONES)}
 
@@ -188,10 +207,9 @@ class AnnyBody:
                 bone = int(parents[bone])
             return kept[labels[bone]]
 
+        # Weights of merged bones add up.
         owner = np.array([nearest_kept(i) for i in range(len(labels))])
         weights = np.zeros((len(self._template), len(BONES)), np.float32)
-        assert model.vertex_bone_indices is not None
-        assert model.vertex_bone_weights is not None
         bones = model.vertex_bone_indices.numpy()
         amounts = model.vertex_bone_weights.numpy().astype(np.float32)
         for k in range(bones.shape[1]):
@@ -199,22 +217,22 @@ class AnnyBody:
         self.weights = weights / np.maximum(weights.sum(1, keepdims=True), 1e-8)
         self.parents = (-1, *(nearest_kept(int(parents[labels.index(name)])) for name in BONES[1:]))
 
-        assert model.face_texture_coordinate_indices is not None
-        assert model.texture_coordinates is not None
+    def _keep_faces(self, model: Any) -> None:
+        """Faces and texture coordinates of skin and tongue."""
         faces = model.faces.numpy().astype(np.int32)
         corners = model.face_texture_coordinate_indices.numpy()
         coordinates = model.texture_coordinates.numpy().astype(np.float32)
         skin = faces.max(1) < SKIN_VERTICES
-        tongue = (faces.min(1) >= SKIN_VERTICES) & (faces.max(1) <= 13605)
+        tongue = (faces.min(1) >= SKIN_VERTICES) & (faces.max(1) < _TONGUE_END)
         self.quads = faces[skin]
         self.quad_uv = coordinates[corners[skin]]
         self.triangles = split_quads(self.quads)
         self.tongue_triangles = split_quads(faces[tongue])
         self.tongue_uv = split_quads(coordinates[corners[tongue]])
-        self.mirror = _mirror_map(self._template)
 
     def rest(self, phenotype: dict[str, float], local: dict[str, float], facial: dict[str, float]) -> RestBody:
         """Rest body for phenotypes in [0,1] (default 0.5), local changes in [-1,1], actions in [0,1]."""
+        # Weights of the phenotype's blendshapes.
         import torch
 
         with torch.no_grad():
@@ -225,12 +243,16 @@ class AnnyBody:
             basis = np.zeros(self._projection.shape[1], np.float32)
             shapes.accumulate_rows(dense, self._projection, basis)
             dense = basis
+
+        # Weights of expressions and local changes, the latter one for each sign.
         sparse = np.zeros(len(self.facial_labels) + 2 * len(self.local_labels), np.float32)
         for i, name in enumerate(self.facial_labels):
             sparse[i] = facial.get(name, 0.0)
         for i, name in enumerate(self.local_labels):
             value = local.get(name, 0.0)
             sparse[len(self.facial_labels) + 2 * i + (value < 0)] = abs(value)
+
+        # The weighted shapes.
         vertices = self._template.copy()
         shapes.accumulate_rows(dense, self._dense, vertices.reshape(-1))
         shapes.accumulate_sparse(sparse, self._starts, self._indices, self._values, vertices)

@@ -94,6 +94,7 @@ def style_hair(
     the ears; curl waves along the way down; a swept fringe leaves the eyes free. Points near the hairline stay, so
     that no gap opens.
     """
+    # Fringe and volume.
     out = sweep_fringe(fitted, body[EYE_VERTICES].mean(0), centre, style.fringe)
     away = out - centre
     distance = np.linalg.norm(away, axis=1, keepdims=True)
@@ -102,11 +103,15 @@ def style_hair(
         top = np.clip((out[:, 1:2] - (centre[1] - 0.02)) / 0.08, 0, 1)
         back = np.clip((centre[2] + 0.05 - out[:, 2:3]) / 0.08, 0, 1)
         out = out + away * (style.volume * np.maximum(top, 0.5 * back) * np.maximum(back, 0.35))
+
+    # Length of what hangs below the ears.
     if style.length and proxy.name in ("bob01", "bob02", "long01", "ponytail01", "Braid01"):
         limit = centre[1] - 0.06
         below = np.maximum(limit - out[:, 1], 0)
         # a bob cut much shorter would leave a shaved nape
         out[:, 1] -= below * (max(style.length, -0.12) if proxy.name.startswith("bob") else style.length)
+
+    # Curls along the way down.
     if style.curl and proxy.name in ("bob01", "bob02", "long01", "ponytail01"):
         drop = np.maximum(centre[1] + 0.02 - fitted[:, 1], 0)
         amount = style.curl * np.clip(drop / 0.12, 0, 1)
@@ -128,21 +133,26 @@ def sweep_fringe(hair: np.ndarray, eyes: np.ndarray, centre: np.ndarray, amount:
     out = hair.astype(np.float32)
     if amount <= 0:
         return out
+
+    # Turn around the skull, and the side on which more hair hangs before the eyes.
     x, z = out[:, 0] - centre[0], out[:, 2] - centre[2]
     height = out[:, 1] - eyes[1]
     turn = np.arctan2(x, z)
     hanging = (np.abs(turn) < _EYE_SPAN) & (np.abs(height) < 0.03)
     side = 1.0 if np.sin(turn[hanging]).sum() >= 0 else -1.0
     turn = turn * side
+
+    # Both parts of the hair are squeezed between their swept edge and the side of the head.
     fall = np.clip((0.065 - height) / 0.05, 0, 1)
     swept = amount * fall * fall * (3 - 2 * fall)
-    # both parts of the hair are squeezed between their swept edge and the side of the head
     edge = -_PARTING + (_EYE_SPAN + _PARTING) * swept
     other = -_PARTING - (_EYE_SPAN - _PARTING) * swept
     fringe = edge + (turn + _PARTING) * (_SIDE - edge) / (_SIDE + _PARTING)
     rest = other + (turn + _PARTING) * (other + _SIDE) / (_SIDE - _PARTING)
     moved = np.where(turn >= -_PARTING, fringe, rest)
     moved = np.where(np.abs(turn) < _SIDE, moved, turn) * side
+
+    # Back to places.
     radius = np.hypot(x, z)
     out[:, 0] = centre[0] + radius * np.sin(moved)
     out[:, 2] = centre[2] + radius * np.cos(moved)

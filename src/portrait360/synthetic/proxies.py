@@ -124,6 +124,7 @@ def read_proxy(path: Path) -> tuple[Proxy, str | None]:
 
     Raises AssetError when the file is not a proxy of the hm08 base mesh.
     """
+    # Read the arrays of the file.
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         references = np.array(data["ref_vIdxs"], np.int32).reshape(-1, 3)
@@ -138,6 +139,8 @@ def read_proxy(path: Path) -> tuple[Proxy, str | None]:
             f"{path.name} should be a MakeHuman proxy in three.js JSON, but cannot be read: {error}.",
             "Delete the asset folder of portrait360 in your cache and run the command again.",
         ) from error
+
+    # Check that they belong to the body, and put the part together.
     if references.max(initial=0) >= BODY_VERTICES or hidden.shape != (BODY_VERTICES,):
         raise AssetError(
             f"{path.name} does not belong to the hm08 base mesh (it has {BODY_VERTICES} vertices).",

@@ -1,4 +1,4 @@
-"""From a scene to a picture, a mask and a depth map, by the kernels of `kernels.raster`."""
+"""From a scene to an image, a mask and a depth map, by the kernels of `kernels.raster`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CONTRAST = 0.45
 
 
 @dataclass(frozen=True)
-class Picture:
+class RenderedImage:
     """image (R,R,3) uint8 sRGB, mask (R,R) uint8 coverage, depth (R,R) float32 along the optical axis or
     None."""
 
@@ -40,17 +40,17 @@ class Picture:
 
 
 class Renderer:
-    """Draws scenes; keeps its buffers between pictures of one size."""
+    """Renders scenes; keeps its buffers between images of one size."""
 
     def __init__(self, atlas: np.ndarray) -> None:
         self._atlas = atlas
         self._linear = linear_table()
         self._buffers: dict[int, tuple[np.ndarray, ...]] = {}
 
-    def render(self, scene: Scene, camera: np.ndarray, resolution: int, *, with_depth: bool = False) -> Picture:
-        """Draw `scene` as seen by a camera label (25,).
+    def render(self, scene: Scene, camera: np.ndarray, resolution: int, *, with_depth: bool = False) -> RenderedImage:
+        """Render `scene` from a camera label (25,).
 
-        Raises InputError when the label or the resolution cannot be drawn.
+        Raises InputError when the label or the resolution cannot be rendered.
         """
         camera = np.asarray(camera, np.float64).reshape(-1)
         if camera.shape != (25,) or not np.isfinite(camera).all():
@@ -93,7 +93,7 @@ class Renderer:
         small = (rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25)
         image, mask = self._develop(scene, small, resolution)
         depth = self._depth(scene, rotation, origin, focal, resolution) if with_depth else None
-        return Picture(image, mask, depth)
+        return RenderedImage(image, mask, depth)
 
     def _get_buffers(self, side: int) -> tuple[np.ndarray, ...]:
         if side not in self._buffers:
@@ -160,7 +160,7 @@ class Renderer:
         return depth, face
 
     def _key_light(self, scene: Scene) -> shading.KeyLight:
-        """The key light with its shadow map, which is drawn once per scene."""
+        """The key light with its shadow map, which is rendered once per scene."""
         light = scene.subject.lighting
         if scene.shadow is None:
             axes = _axes(light.direction)
@@ -175,6 +175,7 @@ class Renderer:
     def _surroundings_light(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Share of the surroundings that each vertex sees (V,), and the mean radiance of what it sees (V,3), both
         cosine weighted, from depth maps of a few directions around the subject."""
+        # Add up the light of each direction where its depth map leaves a vertex open.
         around, count = scene.subject.lighting.surroundings, len(scene.points)
         total, seen = np.zeros(count, np.float32), np.zeros(count, np.float32)
         irradiance = np.zeros((count, 3), np.float32)
@@ -197,9 +198,10 @@ class Renderer:
                 seen,
                 irradiance,
             )
+
+        # Shares and means; what hides is not black: a little of the light between reaches every place.
         total = np.maximum(total, 1e-6)
         visible = np.where(total < 1e-5, 0.3, seen / total)
-        # what hides is not black: a little of the light between reaches every place
         mean = (around.sky + around.ground) / 2
         return (
             (0.12 + 0.88 * visible).astype(np.float32),

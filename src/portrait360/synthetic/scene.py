@@ -22,7 +22,7 @@ from portrait360.synthetic.textures import linear_table, texels
 
 SKULL_HEIGHT = 0.165
 FLOOR = -0.62
-"""Nothing below this height (world units) is kept; no camera of the portraits sees it."""
+"""Nothing below this height (world units) is kept; it lies outside of every camera of the portraits."""
 _PUSH = 0.008
 
 
@@ -66,6 +66,15 @@ class _Covered:
     push: np.ndarray
 
 
+@dataclass(frozen=True)
+class FittedHair:
+    """A hair part with its skin weights (V,18) and the scalp cover (13380,) below it."""
+
+    proxy: Proxy
+    weights: np.ndarray
+    cover: np.ndarray
+
+
 class SceneBuilder:
     """Builds scenes; keeps what depends only on the parts (covered skin, mirrored hair, scalp cover)."""
 
@@ -73,13 +82,13 @@ class SceneBuilder:
         self.body = body
         self.parts = parts
         self._covered: dict[str, _Covered] = {}
-        self._hair: dict[tuple[str, bool], tuple[Proxy, np.ndarray, np.ndarray]] = {}
+        self._hair: dict[tuple[str, bool], FittedHair] = {}
         self._neutral = body.rest({}, {}, {}).vertices
         self.regions = SkinRegions(self._neutral, self._painted())
         short = [name for name in parts.proxies.get("hair", {}) if name.startswith(("short", "afro"))]
         cover = np.zeros(SKIN_VERTICES, np.float32)
         for name in short:
-            cover = np.maximum(cover, self.hair(name, False)[2])
+            cover = np.maximum(cover, self.hair(name, False).cover)
         self.stubble = smooth_cover(cover, body.quads)
         self._beards = {style: smooth_cover(beard_cover(self._neutral, style), body.quads, 1) for style in BEARDS}
 
@@ -99,15 +108,15 @@ class SceneBuilder:
             self._covered[garment.name] = _Covered(split_quads(quads[keep]), split_quads(self.body.quad_uv[keep]), push)
         return self._covered[garment.name]
 
-    def hair(self, name: str, mirrored: bool) -> tuple[Proxy, np.ndarray, np.ndarray]:
-        """A hair part, its skin weights and the scalp cover (13380,) below it."""
+    def hair(self, name: str, mirrored: bool) -> FittedHair:
+        """A hair part, as it was cut or mirrored."""
         key = (name, mirrored)
         if key not in self._hair:
             proxy = self.parts.proxies["hair"][name]
             if mirrored:
                 proxy = proxy.mirrored(self.body.mirror)
             cover = scalp_cover(proxy, self.parts.atlas, self.parts.slots[f"hair/{name}"], self._neutral)
-            self._hair[key] = (proxy, proxy.skin_weights(self.body.weights), cover)
+            self._hair[key] = FittedHair(proxy, proxy.skin_weights(self.body.weights), cover)
         return self._hair[key]
 
     def _painted(self) -> np.ndarray:
@@ -145,7 +154,7 @@ class SceneBuilder:
 
         # painted hair: scalp under the cut or shaved, and the beard in a colour of its own
         paint = _Paint.nothing(len(pushed))
-        scalp = self.stubble * hair.stubble if hair.name is None else self.hair(hair.name, hair.mirrored)[2]
+        scalp = self.stubble * hair.stubble if hair.name is None else self.hair(hair.name, hair.mirrored).cover
         beard = self._beards[hair.beard] * hair.beard_cover
         paint.tint[:SKIN_VERTICES] = np.maximum(scalp, beard)
         paint.tint_colour[:] = hair.colour
@@ -186,16 +195,17 @@ class SceneBuilder:
         put("eyelashes", subject.lash, raster.FRINGE, lash)
 
     def _add_hair(self, mesh: _Mesh, fitted: _Fitted, hair: HairStyle, name: str) -> None:
-        proxy, weights, _ = self.hair(name, hair.mirrored)
+        part = self.hair(name, hair.mirrored)
+        proxy = part.proxy
         centre = fitted.vertices[EYE_VERTICES].mean(0) + np.array([0, 0.03, -0.075], np.float32)
         rest = style_hair(proxy, proxy.fit(fitted.vertices), hair, fitted.vertices, fitted.normals, centre)
         fields = _plain(hair.colour)
         fields[3] = 0.9 if float(hair.colour.mean()) < 0.06 else 0.6
         fields[4], fields[14] = 4.0, 0.035
         head = fitted.pose[BONES.index("head")]
-        part = _Part(_skin(rest, weights, fitted.pose), rest, proxy.triangles, proxy.uv)
+        cards = _Part(_skin(rest, part.weights, fitted.pose), rest, proxy.triangles, proxy.uv)
         material = _Material(raster.HAIR, self.parts.slots[f"hair/{name}"], fields)
-        mesh.add(part, material, fluff=head[:3, :3] @ centre + head[:3, 3])
+        mesh.add(cards, material, fluff=head[:3, :3] @ centre + head[:3, 3])
 
 
 def _rotations(subject: Subject) -> dict[str, np.ndarray]:

@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 
 from portrait360.geometry.cameras import camera_label
+from portrait360.synthetic.assets import makehuman_folder
+from portrait360.synthetic.body import AnnyBody
+from portrait360.synthetic.library import PartsLibrary
+from portrait360.synthetic.render import Renderer
+from portrait360.synthetic.scene import SceneBuilder
 from portrait360.synthetic.subject import OVERRIDES, Subject, another_view, sample_subject
 
 
 @dataclass(frozen=True)
 class SyntheticSample:
-    """One drawn portrait.
+    """One rendered portrait.
 
     image (H,W,3) uint8, mask (H,W) uint8 (coverage, soft at hair), camera (25,) float32, body_pose (6,)
     float32 exact (neck, head axis-angle), depth (H,W) float32 along the optical axis (0 = background) or
@@ -39,59 +44,64 @@ def portrait_camera(yaw: float | int, pitch: float | int) -> np.ndarray:
     return camera_label(yaw, pitch).numpy()[0]
 
 
+@dataclass(frozen=True)
+class Studio:
+    """What scenes are built from and rendered with."""
+
+    body: AnnyBody
+    parts: PartsLibrary
+    builder: SceneBuilder
+    renderer: Renderer
+
+
 class PortraitSource:
-    """Draws synthetic portraits. Loads the body model and the parts on first use, once per object.
+    """Renders synthetic portraits. Loads the body model and the parts on first use, once per object.
 
     `assets` is an installed asset folder; by default the parts are fetched into the user's cache
-    (`synthetic.assets`). With `views` above 1, pictures index * views to index * views + views - 1 show one person
+    (`synthetic.assets`). With `views` above 1, images index * views to index * views + views - 1 show one person
     (`subject.another_view`).
     """
 
     def __init__(self, assets: Path | None = None, views: int = 1) -> None:
         self._assets = assets
         self._views = views
-        self._loaded: tuple[Any, Any, Any, Any] | None = None
+        self._studio: Studio | None = None
 
-    def _load(self):
-        if self._loaded is None:
-            from portrait360.synthetic.assets import makehuman_folder
-            from portrait360.synthetic.body import AnnyBody
-            from portrait360.synthetic.library import PartsLibrary
-            from portrait360.synthetic.render import Renderer
-            from portrait360.synthetic.scene import SceneBuilder
-
+    @property
+    def studio(self) -> Studio:
+        """The body model, the parts, and what builds and renders scenes of them; loaded on first use."""
+        if self._studio is None:
             parts = PartsLibrary(self._assets if self._assets is not None else makehuman_folder())
             body = AnnyBody()
-            self._loaded = (body, parts, SceneBuilder(body, parts), Renderer(parts.atlas))
-        return self._loaded
+            self._studio = Studio(body, parts, SceneBuilder(body, parts), Renderer(parts.atlas))
+        return self._studio
 
     def describe(self, seed: int, index: int, *, overrides: Mapping[str, Any] | None = None) -> Subject:
-        """What picture `index` of `seed` shows, before any mesh is built."""
-        body, parts, _, _ = self._load()
+        """The subject of image `index` of `seed`, before any mesh is built."""
         person, view = divmod(index, self._views)
-        subject = sample_subject(seed, person, body, parts, overrides)
+        subject = sample_subject(seed, person, self.studio.body, self.studio.parts, overrides)
         return another_view(subject, seed, person, view, overrides)
 
     def subject(self, seed: int, index: int, *, overrides: Mapping[str, Any] | None = None):
-        """Scene of picture `index` of `seed`, to be drawn from any camera with `render`.
+        """Scene of image `index` of `seed`, to be rendered from any camera with `render`.
 
         `overrides` fixes any of `subject.OVERRIDES`; all else stays as it would be without.
         """
         return self.build(self.describe(seed, index, overrides=overrides))
 
     def build(self, subject: Subject):
-        """Scene of a subject, as described or changed since."""
-        return self._load()[2].build(subject)
+        """Scene of a subject, as described or changed."""
+        return self.studio.builder.build(subject)
 
     def render(self, scene, camera: np.ndarray, resolution: int, *, depth: bool = False) -> SyntheticSample:
-        """Draw a scene as seen by a camera label (25,)."""
-        picture = self._load()[3].render(scene, camera, resolution, with_depth=depth)
+        """Render a scene from a camera label (25,)."""
+        rendered = self.studio.renderer.render(scene, camera, resolution, with_depth=depth)
         return SyntheticSample(
-            picture.image,
-            picture.mask,
+            rendered.image,
+            rendered.mask,
             np.asarray(camera, np.float32).reshape(25),
             scene.body_pose,
-            picture.depth,
+            rendered.depth,
             dict(scene.info),
         )
 
@@ -104,7 +114,7 @@ class PortraitSource:
         depth: bool = False,
         overrides: Mapping[str, Any] | None = None,
     ) -> SyntheticSample:
-        """Draw portrait `index` of `seed` from its own camera.
+        """Render portrait `index` of `seed` from its own camera.
 
         Raises AssetError when the parts cannot be had, InputError for overrides or resolutions that make no
         sense.

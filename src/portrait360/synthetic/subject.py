@@ -1,4 +1,4 @@
-"""What a synthetic subject is: body, expression, pose, hair, clothes, colours and light, drawn from one seed.
+"""A synthetic subject: body, expression, pose, hair, clothes, colours and light, sampled from one seed.
 
 Everything here is a plain description; `scene` turns it into meshes.
 """
@@ -56,7 +56,7 @@ _HIDDEN_EYES = 0.1
 """Share of subjects who wear their hair as the part was cut, which hangs over an eye in three of ten."""
 BEARDS = ("full", "goatee", "moustache")
 _VIEW_STREAM = 0x76696577
-"""Fourth word of the random seed of further views: keeps them apart from whatever is drawn from [seed, index]."""
+"""Fourth word of the random seed of further views: keeps them apart from what is sampled from [seed, index]."""
 _NECK_SPREAD, _HEAD_SPREAD = (8.0, 10.0, 6.0), (8.0, 12.0, 6.0)
 """Standard deviations of nod, turn and tilt, degrees; none goes beyond two of them."""
 _SHARED_TURNS = (0.5, 0.8, 0.7)
@@ -68,7 +68,7 @@ because chins are also pushed forward and drawn in."""
 class HairStyle:
     """Hair of a subject. `name` None is bald; `stubble` tints the bald scalp. Lengths in metres at rest.
 
-    `fringe` says how far hair in front of the eyes is swept aside: 0 as cut, 1 clear of the eye. `beard` is one of
+    `fringe` is how far hair in front of the eyes is swept aside: 0 as cut, 1 clear of the eye. `beard` is one of
     BEARDS, painted with `beard_cover` (0 none, up to 0.4 stubble, up to 0.9 full).
     """
 
@@ -97,7 +97,7 @@ class Garment:
 
 @dataclass
 class Subject:
-    """One person in one pose under one light, with the camera angles of the drawn picture (radians)."""
+    """One person in one pose under one light, with the camera angles of its image (radians)."""
 
     male: bool
     age: str
@@ -125,57 +125,54 @@ class Subject:
     info: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Person:
+    """Who a subject is. `race_mix`: shares of the ancestries of `names.SKIN_RACES`."""
+
+    male: bool
+    age: str
+    race_mix: dict[str, float]
+
+    @property
+    def race(self) -> str:
+        """The largest share."""
+        return max(self.race_mix, key=lambda name: self.race_mix[name])
+
+
 def sample_subject(
     seed: int, index: int, body: AnnyBody, parts: PartsLibrary, overrides: Mapping[str, Any] | None = None
 ) -> Subject:
-    """Draw subject `index` of `seed`. Overrides (see OVERRIDES) change nothing but what they name.
+    """Sample subject `index` of `seed`. Overrides (see OVERRIDES) change nothing but what they name.
 
     Raises InputError for an unknown override.
     """
-    given = dict(overrides or {})
-    unknown = sorted(set(given) - set(OVERRIDES))
-    if unknown:
-        raise InputError(f"Unknown override {unknown[0]!r}.", f"Use one of: {', '.join(OVERRIDES)}.")
-    # independent streams, so that fixing one property leaves the others of the subject alone
-    who, shape, face, pose, wear, look, light, view, comb = np.random.default_rng([seed, index]).spawn(9)
+    # Independent streams, so that fixing one property leaves the others of the subject alone.
+    fixed = _checked(overrides)
+    who, shape, face, pose, wear, colours, light, view, comb = np.random.default_rng([seed, index]).spawn(9)
 
-    male = bool(who.random() < 0.5)
-    if "gender" in given:
-        male = given["gender"] == "male"
-    race_mix = {name: float(m) for name, m in zip(names.SKIN_RACES, who.dirichlet([0.4] * 3), strict=True)}
-    race = max(race_mix, key=lambda name: race_mix[name])
-    age = str(who.choice(["child", "young", "middleage", "old"], p=[0.06, 0.50, 0.26, 0.18]))
-    age = str(given.get("age", age))
-    phenotype = _sample_phenotype(shape, male, age, race_mix)
-    local = sample_shape(shape, body)
-    facial = sample_expression(face)
-    neck, head, arms = _sample_pose(pose)
-    if "neck" in given:
-        neck = np.asarray(given["neck"], np.float64)
-    if "head" in given:
-        head = np.asarray(given["head"], np.float64)
-
+    # The person: body, hair, clothes and colours.
+    person = _sample_person(who, fixed)
+    male, age, race_mix = person.male, person.age, person.race_mix
     hair = _sample_hair(wear, comb, parts, male, age, race_mix["caucasian"])
-    complexion = sample_complexion(look, male, age, race_mix)
-    if "hair" in given:
-        hair.name = given["hair"]
-        if hair.name is not None and hair.name not in parts.proxies.get("hair", {}):
-            raise InputError(
-                f"There is no hair named {hair.name!r}.", f"Use one of: {', '.join(parts.proxies['hair'])}."
-            )
-    garment = _sample_garment(wear, parts, male, given.get("clothes"))
-    skin = _sample_skin(look, parts, male, age, race)
-    brow = str(look.choice(parts.available("eyebrows", names.BROWS_MALE if male else names.BROWS_FEMALE)))
-    lash = str(look.choice(parts.available("eyelashes", names.LASHES)))
+    complexion = sample_complexion(colours, male, age, race_mix)
+    if "hair" in fixed:
+        hair.name = _known_hair(fixed["hair"], parts)
+    garment = _sample_garment(wear, parts, male, fixed.get("clothes"))
+    skin = _sample_skin(colours, parts, male, age, person.race)
+    brow = str(colours.choice(parts.available("eyebrows", names.BROWS_MALE if male else names.BROWS_FEMALE)))
+    lash = str(colours.choice(parts.available("eyelashes", names.LASHES)))
+
+    # The view: pose, camera and light.
+    neck, head, arms = _sample_pose(pose)
     yaw, pitch = _sample_view(view)
     lighting = sample_lighting(light, yaw)
-    return Subject(
+    subject = Subject(
         male=male,
         age=age,
         race_mix=race_mix,
-        phenotype=phenotype,
-        local=local,
-        facial=facial,
+        phenotype=_sample_phenotype(shape, male, age, race_mix),
+        local=sample_shape(shape, body),
+        facial=sample_expression(face),
         skin=skin,
         complexion=complexion,
         hair=hair,
@@ -183,51 +180,86 @@ def sample_subject(
         brow_colour=_brow_colour(hair.colour, complexion),
         lash=lash,
         garment=garment,
-        neck=neck,
-        head=head,
+        neck=np.asarray(fixed["neck"], np.float64) if "neck" in fixed else neck,
+        head=np.asarray(fixed["head"], np.float64) if "head" in fixed else head,
         arms=arms,
-        yaw=float(given.get("yaw", yaw)),
-        pitch=float(given.get("pitch", pitch)),
+        yaw=float(fixed.get("yaw", yaw)),
+        pitch=float(fixed.get("pitch", pitch)),
         lighting=lighting,
         exposure=float(light.uniform(0.8, 1.2)),
         noise=float(light.uniform(0, 0.01)),
         background_seed=int(view.integers(1 << 31)),
         noise_seed=int(view.integers(1 << 31)),
-        info={
-            "gender": "male" if male else "female",
-            "age": age,
-            "ethnicity": {k: round(v, 4) for k, v in race_mix.items()},
-            "hair": hair.name or "none",
-            "hair_mirrored": hair.mirrored,
-            "hair_swept": bool(hair.name) and hair.fringe > 0,
-            "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
-            "clothes": garment.name,
-            "skin": skin.name,
-            "iris": [round(float(v), 4) for v in complexion.iris],
-            "eyebrows": brow,
-        },
     )
+    return replace(subject, info=_info(subject))
+
+
+def _checked(overrides: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The overrides, all of them known."""
+    fixed = dict(overrides or {})
+    unknown = sorted(set(fixed) - set(OVERRIDES))
+    if unknown:
+        raise InputError(f"Unknown override {unknown[0]!r}.", f"Use one of: {', '.join(OVERRIDES)}.")
+    return fixed
+
+
+def _sample_person(rng: np.random.Generator, fixed: Mapping[str, Any]) -> _Person:
+    male = bool(rng.random() < 0.5)
+    if "gender" in fixed:
+        male = fixed["gender"] == "male"
+    race_mix = {name: float(m) for name, m in zip(names.SKIN_RACES, rng.dirichlet([0.4] * 3), strict=True)}
+    age = str(rng.choice(["child", "young", "middleage", "old"], p=[0.06, 0.50, 0.26, 0.18]))
+    return _Person(male, str(fixed.get("age", age)), race_mix)
+
+
+def _known_hair(name: str | None, parts: PartsLibrary) -> str | None:
+    """A hair of the parts, or None for bald."""
+    if name is not None and name not in parts.proxies.get("hair", {}):
+        raise InputError(f"There is no hair named {name!r}.", f"Use one of: {', '.join(parts.proxies['hair'])}.")
+    return name
+
+
+def _info(subject: Subject) -> dict[str, Any]:
+    """The info of a sample about its subject, plain JSON."""
+    hair = subject.hair
+    return {
+        "gender": "male" if subject.male else "female",
+        "age": subject.age,
+        "ethnicity": {k: round(v, 4) for k, v in subject.race_mix.items()},
+        "hair": hair.name or "none",
+        "hair_mirrored": hair.mirrored,
+        "hair_swept": bool(hair.name) and hair.fringe > 0,
+        "beard": hair.beard if hair.beard_cover > 0.5 else ("stubble" if hair.beard_cover > 0 else "none"),
+        "clothes": subject.garment.name,
+        "skin": subject.skin.name,
+        "iris": [round(float(v), 4) for v in subject.complexion.iris],
+        "eyebrows": subject.brow,
+    }
 
 
 def another_view(
     subject: Subject, seed: int, index: int, view: int, overrides: Mapping[str, Any] | None = None
 ) -> Subject:
-    """Subject `index` of `seed` again in picture `view` of several: the same person, hair and clothes with another
+    """Subject `index` of `seed` again in image `view` of several: the same person, hair and clothes with another
     expression, body pose, light, background and camera. View 0 is the subject itself. What `overrides` fixes stays."""
     if view == 0:
         return subject
-    given = overrides or {}
+
+    # Streams of its own for what changes from view to view.
+    fixed = overrides or {}
     face, pose, light, camera = np.random.default_rng([seed, index, view, _VIEW_STREAM]).spawn(4)
     neck, head, arms = _sample_pose(pose)
     yaw, pitch = _sample_view(camera)
+
+    # What overrides fix stays as it is in view 0.
     return replace(
         subject,
         facial=sample_expression(face),
-        neck=subject.neck if "neck" in given else neck,
-        head=subject.head if "head" in given else head,
+        neck=subject.neck if "neck" in fixed else neck,
+        head=subject.head if "head" in fixed else head,
         arms=arms,
-        yaw=subject.yaw if "yaw" in given else yaw,
-        pitch=subject.pitch if "pitch" in given else pitch,
+        yaw=subject.yaw if "yaw" in fixed else yaw,
+        pitch=subject.pitch if "pitch" in fixed else pitch,
         lighting=sample_lighting(light, yaw),
         exposure=float(light.uniform(0.8, 1.2)),
         noise=float(light.uniform(0, 0.01)),
@@ -265,7 +297,7 @@ def _sample_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
     shared = np.asarray(_SHARED_TURNS)
     neck = np.radians(np.clip(first, -2, 2) * _NECK_SPREAD)
     head = np.radians(np.clip(shared * first + np.sqrt(1 - shared**2) * second, -2, 2) * _HEAD_SPREAD)
-    # the label says nothing about the arms, so they vary little
+    # Arms are not in the label, so they vary little.
     arms = np.array(
         [
             np.radians(rng.uniform(36, 46)),

@@ -1,4 +1,4 @@
-"""The texture atlas of the synthetic portraits: every picture of the parts, made ready for the shader once.
+"""The texture atlas of the synthetic portraits: every image of the parts, made ready for the shader once.
 
 A slot is 512x512 RGBA bytes (gamma 2.2) followed by three levels of half the size each. Hair, brows, lashes
 and garments are stored without their colour, so that the shader can give them any:
@@ -41,7 +41,7 @@ def texels(uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_rgba(path: Path) -> np.ndarray:
-    """A picture as (512,512,4) float32: linear colour and alpha."""
+    """An image as (512,512,4) float32: linear colour and alpha."""
     with Image.open(path) as image:
         rgba = image.convert("RGBA")
         if rgba.size != (TEXTURE_SIDE, TEXTURE_SIDE):
@@ -71,7 +71,7 @@ def dilate(rgba: np.ndarray) -> np.ndarray:
 
 
 def strand_detail(rgba: np.ndarray, keep_bands: float = 0.2, sigma: float = 10.0) -> np.ndarray:
-    """Luminance detail of a hair picture around 1, its painted highlights and dark partings mostly removed.
+    """Luminance detail of a hair image around 1, its painted highlights and dark partings mostly removed.
 
     `keep_bands` is the exponent left to the slow part (0 removes it, 1 keeps it).
     """
@@ -87,7 +87,7 @@ def strand_detail(rgba: np.ndarray, keep_bands: float = 0.2, sigma: float = 10.0
 
 
 def hair_slot(path: Path) -> np.ndarray:
-    """Encode a hair, brow or lash picture."""
+    """Encode a hair, brow or lash image."""
     rgba = read_rgba(path)
     detail = strand_detail(rgba)
     out = np.zeros_like(rgba)
@@ -97,7 +97,7 @@ def hair_slot(path: Path) -> np.ndarray:
 
 
 def brow_slot(path: Path) -> np.ndarray:
-    """Encode a brow picture: strands as of hair, dense enough to be seen where a face is 40 pixels wide."""
+    """Encode a brow image: strands as of hair, dense enough to be seen where a face is 40 pixels wide."""
     out = hair_slot(path)
     out[..., 3] = np.clip(1.35 * out[..., 3] ** 0.75, 0, 1)
     return out
