@@ -135,7 +135,7 @@ def test_a_gpu_on_which_it_is_wrong_gets_the_plain_renderer(monkeypatch, found):
 
 
 def test_without_triton_the_plain_renderer_serves_silently(monkeypatch):
-    monkeypatch.setattr(fused_gpu, "_kernels", lambda: (_ for _ in ()).throw(ImportError("no triton")))
+    monkeypatch.setattr(fused_gpu, "load_kernels", lambda: (_ for _ in ()).throw(ImportError("no triton")))
     fused_gpu.triton_works.cache_clear()
     assert not fused_gpu.triton_works(torch.device("cpu"))
     fused_gpu.triton_works.cache_clear()

@@ -264,7 +264,7 @@ _SMALL = (6, 8, 5)
 _volumes: WeakKeyDictionary[BodyTemplate, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
 
-def _kernels() -> Any:
+def load_kernels() -> Any:
     """The module of the kernels; ImportError without Triton."""
     from portrait360.kernels import triton_deformation
 
@@ -291,7 +291,7 @@ class _FieldGpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, deltas: Tensor, body: BodyTemplate, shape: tuple[int, int, int]) -> Tensor:
-        kernels = _kernels()
+        kernels = load_kernels()
         numbers = weight_volume(body)
         volume, nodes = _volume(body, deltas.device), _nodes(shape, deltas.device)
         inputs = volume, bones_last(deltas), *nodes
@@ -306,7 +306,7 @@ class _FieldGpu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        kernels = _kernels()
+        kernels = load_kernels()
         *inputs, field = ctx.saved_tensors
         deltas = torch.zeros_like(inputs[1])
         kernels.backward[ctx.grid](*inputs, field, gradient.contiguous(), deltas, *ctx.sizes, BLOCK=kernels.BLOCK)

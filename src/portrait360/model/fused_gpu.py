@@ -27,7 +27,7 @@ def _padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def _kernels() -> Any:
+def load_kernels() -> Any:
     """The module of the kernels; ImportError without Triton."""
     from portrait360.kernels import triton_render
 
@@ -93,11 +93,11 @@ class _FusedGpu(torch.autograd.Function):
             **constants(cast.form, config), "HAS_FIELD": field is not None, "HAS_NOISE": noise is not None,
             "HAS_OCCUPANCY": occupancy is not None, "EXPLORES": seed is not None,
         }  # fmt: skip
-        tile = _kernels().TILE
+        tile = load_kernels().TILE
         grid = (images * -(-width // tile) * -(-(count // width) // tile),)
 
         rendered = planes.new_empty(images, count, flags["O"] + 2)
-        _kernels().forward[grid](*inputs, rendered, *numbers, **flags)
+        load_kernels().forward[grid](*inputs, rendered, *numbers, **flags)
         ctx.grid, ctx.numbers, ctx.flags, ctx.with_field = grid, numbers, flags, field is not None
         ctx.save_for_backward(*inputs, rendered)
         return rendered
@@ -108,7 +108,7 @@ class _FusedGpu(torch.autograd.Function):
         wants_field = ctx.with_field and ctx.needs_input_grad[2]
         grads = [torch.zeros_like(value) for value in inputs[:5]]
         grad_field = torch.zeros_like(inputs[11]) if wants_field else grads[0]
-        _kernels().backward[ctx.grid](
+        load_kernels().backward[ctx.grid](
             *inputs, rendered, grad.float().contiguous(), *grads, grad_field, *ctx.numbers, **ctx.flags,
             WANTS_FIELD=wants_field,
         )  # fmt: skip
