@@ -382,7 +382,7 @@ def test_a_run_in_bf16_goes_on_so_wherever_it_stopped(data, tmp_path, one_thread
     assert not whole.bf16  # what it is measured with
 
 
-def test_it_learns_a_batch_by_heart(data, one_thread):
+def test_it_overfits_a_batch(data, one_thread):
     torch.manual_seed(0)
     encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=True))
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-3)
