@@ -329,7 +329,7 @@ def test_an_encoder_that_does_not_see_covers_learns_to(data, tmp_path, one_threa
     # the rest stays, but for the statistics of one more batch
     assert torch.allclose(before.landmarks, after.landmarks, atol=0.05)
     assert torch.allclose(before.blur, after.blur, rtol=0.2)
-    with pytest.raises(CheckpointError, match="sees what is covered"):
+    with pytest.raises(CheckpointError, match="predicts what is covered"):
         train_encoder(data, tmp_path / "third.safetensors", SMALL, RECIPE, init=tmp_path / "second.safetensors")
 
 
