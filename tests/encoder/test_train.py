@@ -329,7 +329,7 @@ def test_an_encoder_that_does_not_see_covers_learns_to(data, tmp_path, one_threa
     # the rest stays, but for the statistics of one more batch
     assert torch.allclose(before.landmarks, after.landmarks, atol=0.05)
     assert torch.allclose(before.blur, after.blur, rtol=0.2)
-    with pytest.raises(CheckpointError, match="sees what is covered"):
+    with pytest.raises(CheckpointError, match="predicts what is covered"):
         train_encoder(data, tmp_path / "third.safetensors", SMALL, RECIPE, init=tmp_path / "second.safetensors")
 
 
@@ -382,7 +382,7 @@ def test_a_run_in_bf16_goes_on_so_wherever_it_stopped(data, tmp_path, one_thread
     assert not whole.bf16  # what it is measured with
 
 
-def test_it_learns_a_batch_by_heart(data, one_thread):
+def test_it_overfits_a_batch(data, one_thread):
     torch.manual_seed(0)
     encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=True))
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-3)

@@ -41,7 +41,7 @@ def test_order_depends_on_position_only():
     assert mirror.sum() == zoom.sum() == 0
 
 
-def test_portraits_stand_before_plain_grey():
+def test_portraits_stand_on_plain_grey():
     images = torch.full((1, 3, 4, 4), 200, dtype=torch.uint8)
     masks = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     masks[..., :2] = 255
