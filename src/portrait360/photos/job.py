@@ -145,13 +145,13 @@ def _check_arguments(
     if resolution not in _RESOLUTIONS:
         raise InputError(
             f"the resolution must be a side of 16 to 2048 pixels, not {resolution}.",
-            "Give for instance --resolution 512.",
+            "Give for instance `resolution=512`.",
         )
     if workers is not None and workers < 1:
-        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core.")
+        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave `workers` out for one per core.")
     if balance is not None and not 1 <= balance <= _MOST_REPEATS:
         sentence = f"balancing can show a person 1 to {_MOST_REPEATS} times, not {balance}."
-        raise InputError(sentence, "Try --balance 4.")
+        raise InputError(sentence, "Try `balance=4`.")
     check_engine(engine)
 
     # Places.
@@ -178,7 +178,7 @@ def package_worker(resolution: int, limits: PhotoLimits, given: UserFiles) -> Wo
         if network is not None:
             network.check()
     if quality is None and limits.least_quality is not None:
-        raise InputError("there is a limit least_quality, but no quality network.", "Give one with --quality.")
+        raise InputError("there is a limit least_quality, but no quality network.", "Give one with `quality`.")
     if given.body is not None:
         load_user_body(given.body, load_body())
     return functools.partial(PhotoWorker, matting=matting, quality=quality, body=given.body)

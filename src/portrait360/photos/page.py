@@ -79,7 +79,7 @@ def open_page(file: IO[str], head: Mapping[str, Any], folder: Path) -> Iterator[
         names = {"photos": "photos", "photos_used": "photos used", "people": "persons found"}
         names |= {"accepted": "persons accepted", "images": "images in the dataset"}
         template = _environment().get_template("report.html")
-        template.stream(
+        pieces = template.stream(
             title=f"{head['dataset']}: what became of {head['totals']['photos']} photos",
             totals={words: head["totals"][name] for name, words in names.items()},
             head=head,
@@ -87,7 +87,8 @@ def open_page(file: IO[str], head: Mapping[str, Any], folder: Path) -> Iterator[
             most_images=MOST_IMAGES,
             groups=[group for group in groups.values() if group.count or group.is_accepted],
             settings=_settings(head),
-        ).dump(file)
+        )
+        file.writelines(pieces)
 
 
 def _environment() -> Environment:

@@ -304,7 +304,7 @@ class Scheduler(Generic[P]):
         if hopeless:
             raise DatasetError(
                 f"a process that was {self._job.doing} ended unexpectedly ({death}).",
-                f"Perhaps memory ran out; try fewer --workers. {self._then()}".strip(),
+                f"Perhaps memory ran out; try fewer `workers`. {self._then()}".strip(),
             ) from death
         if attempt is not None:
             self._try_again(attempt.place, f"the process died while {self._job.verb} it")
