@@ -14,7 +14,8 @@ from tools.training_report import curves_image, progress_image
 
 def test_curves_show_every_series(tmp_path):
     names = ("d_loss", "g_loss", "real_logit", "fake_logit", "r1", "pose_loss", "coarse_error")
-    lines = [{"images": i * 1000, **dict.fromkeys(names, 0.5 + i)} for i in range(1, 9)]
+    # curves that do not cover each other
+    lines = [{"images": i * 1000, **{name: 0.5 * k + i for k, name in enumerate(names)}} for i in range(1, 9)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     image = np.asarray(curves_image(tmp_path / "log.jsonl")).astype(int)
     assert image.shape == (760, 1520, 3)
