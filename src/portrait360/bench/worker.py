@@ -22,7 +22,7 @@ from portrait360.geometry.deformation import deformation_field
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
-from portrait360.portrait.portrait import Portrait, find_matter
+from portrait360.portrait.scene import SceneRenderer, find_matter
 from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
 from portrait360.runtime.precision import worth_bf16
 from portrait360.runtime.threads import settle_threads
@@ -72,7 +72,7 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 scene = generator.scene(w)
             scene = shape_like_body(generator, scene, load_body())  # the same fit again
-        portrait = Portrait(generator, scene, find_matter(generator, scene), bf16)
+        portrait = SceneRenderer(generator, scene, find_matter(generator, scene), bf16)
     release_freed_memory()
     restart_peak()
     side = portrait.default_resolution if model.superresolution is None else model.superresolution.input_resolution
@@ -82,7 +82,7 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     return result | _fast(portrait, z, camera, pose, side, repeats)
 
 
-def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats: int) -> dict[str, Any]:
+def _fast(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: int, repeats: int) -> dict[str, Any]:
     generator, scene = portrait.generator, portrait.scene
     synthesis, background = generator.backbone.synthesis, generator.config.background
     stages: dict[str, Callable[[], Any]] = {}
@@ -115,7 +115,7 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
                 new = generator.scene(generator.map(z, camera, None, 0.7))
             find_matter(generator, new)  # it has no head, but reading the densities takes the same time
             new = dataclasses.replace(new, tri_grid=scene.tri_grid)
-            return Portrait(generator, new, occupied, portrait.bf16).render(camera, pose, side)
+            return SceneRenderer(generator, new, occupied, portrait.bf16).render(camera, pose, side)
 
         views["first view, posed"] = seconds(first, repeats)
         peak = peak_megabytes()
@@ -129,7 +129,7 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
     return {"stages": times, "views": views, "peak_mib": peak, "peak_with_discriminator_mib": peak_megabytes()}
 
 
-def _exact(portrait: Portrait, scene: Scene, camera: Any, pose: Any, side: int) -> dict[str, Any]:
+def _exact(portrait: SceneRenderer, scene: Scene, camera: Any, pose: Any, side: int) -> dict[str, Any]:
     """The plain twins: layers fold only where gradients are off, so leaving them on keeps the plain ones."""
     generator = portrait.generator
     views, quality = {}, {}

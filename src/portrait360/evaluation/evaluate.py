@@ -50,7 +50,7 @@ from portrait360.evaluation.samples import (
     least_side,
 )
 from portrait360.geometry.cameras import SECTORS
-from portrait360.portrait.portrait import Portrait, find_matter
+from portrait360.portrait.scene import SceneRenderer, find_matter
 from portrait360.portrait.weights import Weights, load_weights
 from portrait360.runtime.cache import cache_folder
 from portrait360.runtime.device import choose_device
@@ -122,9 +122,9 @@ class Collected:
 
 def evaluate(
     data: Path,
-    out: Path,
+    out: Path | None,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     quick: bool = False,
     inception: Path | None = None,
     encoder: Path | None = None,
@@ -136,8 +136,8 @@ def evaluate(
 
     Args:
         data: a dataset that training has not seen; exact labels, if it has them, are the truth about body poses.
-        out: a .json file; `NAME.png` beside it shows pictures.
-        weights: what to measure; the packaged weights when None.
+        out: a .json file; `NAME.png` beside it shows pictures. Nothing is written or printed when None.
+        weights: what to measure, a file or a run folder; the packaged weights when None.
         quick: minutes instead of the better part of an hour, with fewer pictures.
         inception: the user's file of the Inception network, for the numbers that papers give.
         encoder: another portrait encoder than the packaged one.
@@ -149,10 +149,9 @@ def evaluate(
         What `out` holds; docs/evaluation.md explains every key.
 
     Raises:
-        InputError, DatasetError, CheckpointError: something given is missing, broken, too small or does not fit, or
-            `out` cannot be written.
+        InputError, DatasetError, CheckpointError: an input is missing, broken or unfit, or `out` cannot be written.
     """
-    pictures = check_json_place(out, ".png")
+    pictures = None if out is None else check_json_place(out, ".png")
     start = time.monotonic()
     settle_threads()
     keep_freed_memory()
@@ -167,6 +166,8 @@ def evaluate(
         "sectors": shown.sectors,
         "missing": run.missing,
     }
+    if out is None or pictures is None:
+        return result
     with atomic_write(pictures) as temporary:
         sheet(shown.real, shown.generated).save(temporary)
         write_json(out, result)
@@ -206,7 +207,7 @@ class Run:
 
 
 def _prepare(
-    data: Path, weights: Path | None, inception: Path | None, encoder_file: Path | None, device: str, plan: Plan
+    data: Path, weights: str | Path | None, inception: Path | None, encoder_file: Path | None, device: str, plan: Plan
 ) -> Run:
     networks = load_weights(weights)
     encoder, encoder_info = load_encoder(encoder_file)
@@ -246,8 +247,9 @@ def _prepare(
             missing[f"frechet_{name}"] = f"needs pictures of {math.ceil(least_side(model) / window)} pixels"
     if installed_makehuman_folder() is None:
         missing["consistency floor"] = "the synthetic parts are not installed (dataset synth fetches them)"
+    info = networks.info
     about = {
-        "weights": {k: networks.info[k] for k in ("model", "sha256", "about")} | {"file": _name(weights)},
+        "weights": {"model": info.model, "sha256": info.sha256, "about": info.about, "file": _name(weights)},
         "data": {"file": data.name, "pictures": len(dataset), "resolution": dataset.resolution,
                  "label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint()},
         "encoder": encoder_info["sha256"],
@@ -276,8 +278,8 @@ def _prepare(
     )
 
 
-def _name(weights: Path | None) -> str:
-    return "packaged" if weights is None else weights.name
+def _name(weights: str | Path | None) -> str:
+    return "packaged" if weights is None else Path(weights).name
 
 
 def _exact(data: Path, missing: dict[str, str]) -> PortraitDataset | None:
@@ -443,6 +445,6 @@ def _geometry(
     found: list[MeshStatistics] = []
     for _ in range(run.plan.meshes):
         scene = draw_people(generator, run.real.data.cameras, 1, draws).scene
-        found.append(portrait_geometry(Portrait(generator, scene, find_matter(generator, scene)), COARSE_STEP))
+        found.append(portrait_geometry(SceneRenderer(generator, scene, find_matter(generator, scene)), COARSE_STEP))
         advance(1)
     return geometry_measures(against_bodies(found))

@@ -24,7 +24,7 @@ from portrait360.media.images import as_bytes, from_bytes
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
-from portrait360.portrait.portrait import find_matter
+from portrait360.portrait.scene import find_matter
 from portrait360.poses.calibration import PoseCalibration, calibrated
 from portrait360.poses.windows import middle, network_pictures, window_poses, windows_with_detail
 

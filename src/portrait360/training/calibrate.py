@@ -108,7 +108,7 @@ def main(
     if found is None:
         raise DatasetError(f"{data} holds too few pictures.", f"It takes {LEAST_PICTURES}.")
     networks = given.generator, given.discriminator
-    save_weights(out, model, *networks, given.info["about"], calibration=found)
+    save_weights(out, model, *networks, given.info.about, calibration=found)
 
 
 if __name__ == "__main__":

@@ -281,7 +281,7 @@ def main(
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     taught = teach(student, model, lessons, recipe, checkpoint, device=target, bf16=bf16).cpu()
     found = calibrate(taught, model, lessons[0].data)
-    about = given.info["about"] | {"real_poses": {"steps": recipe.steps, "pictures": sum(len(o.rows) for o in lessons)}}
+    about = given.info.about | {"real_poses": {"steps": recipe.steps, "pictures": sum(len(o.rows) for o in lessons)}}
     save_weights(out, model, given.generator, taught, about, calibration=found)
     checkpoint.unlink()
 

@@ -1,0 +1,86 @@
+"""Training a model; what `portrait360 train` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+from portrait360.config import Preset, TrainingConfig, named_preset
+from portrait360.training import loop
+from portrait360.types import InputError
+
+
+def train(
+    data: str | Path,
+    *,
+    preset: str | Preset,
+    out: str | Path,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    kimg: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    init: str | Path | None = None,
+    recipe: str = "preset",
+    progress: bool = True,
+    **settings: Any,
+) -> Path:
+    """Train a model on a dataset.
+
+    Ctrl-C, SIGTERM and `max_minutes` save a checkpoint; `resume=True` continues to the same numbers as a run that was
+    never interrupted.
+
+    Args:
+        data: a zip, a folder, or a folder of shards.
+        preset: name of the model and its recipe, such as "cpu-64", "portrait-128" or "portrait-256"; or one of yours.
+        out: folder of the run: checkpoints, weights.safetensors, log.jsonl and sheets of images.
+        resume: continue the run in `out`.
+        max_minutes: save and stop after so many minutes.
+        kimg: thousands of images to train on in all; as the preset says when None.
+        device: cpu, cuda, cuda:1, or auto for the GPU if there is one.
+        seed: of the initial weights and of every random number.
+        init: weights to start from instead of random ones, of the same preset or of one that it can grow from.
+        recipe: "preset", or "original" for the published training.
+        progress: show how far the run is.
+        settings: fields of `TrainingConfig` in place of the preset's, for instance `batch=32`.
+
+    Returns:
+        The weights file, which `PortraitModel.from_pretrained` loads, as it does the folder `out`.
+
+    Raises:
+        InputError: an argument is out of range, or the run folder does not fit `resume`.
+        DatasetError: the dataset cannot be used.
+        CheckpointError: the checkpoint or the weights are damaged or of another preset.
+        DivergenceError: a loss is not finite, or the portraits vanished; the last good checkpoint is kept.
+    """
+    if max_minutes is not None and not 0 < max_minutes < float("inf"):
+        raise InputError(f"`max_minutes` must be above 0, not {max_minutes:g}.", "Try `max_minutes=60`.")
+    return loop.train(
+        Path(data),
+        _with_settings(preset, settings),
+        Path(out),
+        resume=resume,
+        max_minutes=max_minutes,
+        kimg=kimg,
+        device=device,
+        seed=seed,
+        init=None if init is None else Path(init),
+        recipe=recipe,
+        quiet=not progress,
+    )
+
+
+def _with_settings(preset: str | Preset, settings: dict[str, Any]) -> str | Preset:
+    """The preset with fields of its recipe replaced."""
+    if not settings:
+        return preset
+    known = [field.name for field in dataclasses.fields(TrainingConfig)]
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Perhaps you meant {close[0]}." if close else "TrainingConfig lists the settings of a recipe."
+            raise InputError(f"there is no setting {name!r} of training.", hint)
+    chosen = named_preset(preset) if isinstance(preset, str) else preset
+    return dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, **settings))
