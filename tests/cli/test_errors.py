@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ import portrait360 as p3
 from portrait360.cli.errors import with_flags
 from portrait360.cli.main import main, parse
 
+SOURCE = Path(p3.__file__).parent
 COMMANDS = {
     "generate": "generate --seeds 0 --out d",
     "dataset synth": "dataset synth --count 5 --resolution 64 --seed 2 --out a.zip",
@@ -84,3 +87,20 @@ def test_the_same_error_in_python_and_on_the_command_line(tmp_path, tiny_weights
     error, hint = capsys.readouterr().err.splitlines()
     assert error == "error: --truncation-psi must lie between 0 and 1, not be 2."
     assert hint == "hint: Try --truncation-psi 0.7."
+
+
+def error_texts(path: Path) -> list[str]:
+    """The constant parts of all messages and hints that a module raises."""
+    texts = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Error"):
+            texts += [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return texts
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_message_of_the_library_names_a_flag(path):
+    for text in error_texts(path):
+        # commands of other programs, and of this one, are given whole
+        own = text.replace("pip install --force-reinstall", "").partition("portrait360 ")[0]
+        assert " --" not in f" {own}", text

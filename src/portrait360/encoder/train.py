@@ -238,14 +238,14 @@ def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
         or any(one < other for one, other in zip(config.depths, given.config.depths, strict=True))
         or given.config.around not in (0, config.around)
     ):
-        raise CheckpointError(f"{path} is an encoder of another size.", "Give its --config.")
+        raise CheckpointError(f"{path} is an encoder of another size.", "Give its `config`.")
     state = given.state_dict()
     if config.sees_covers and not given.config.sees_covers:
         weight, bias = state["numbers.weight"], state["numbers.bias"]
         state["numbers.weight"] = torch.cat([weight, torch.zeros_like(weight[:1])])
         state["numbers.bias"] = torch.cat([bias, bias.new_tensor([-4.0])])
     elif given.config.sees_covers and not config.sees_covers:
-        raise CheckpointError(f"{path} sees what is covered.", "Give --config.sees-covers.")
+        raise CheckpointError(f"{path} sees what is covered.", "Give `config.sees_covers`.")
     encoder = PortraitEncoder(config)
     hidden = state["hidden.weight"]
     unread = encoder.hidden.in_features - hidden.shape[1]

@@ -181,13 +181,13 @@ def _check_arguments(
     if resolution not in _RESOLUTIONS:
         raise InputError(
             f"the resolution must be a side of 16 to 2048 pixels, not {resolution}.",
-            "Give for instance --resolution 512.",
+            "Give for instance `resolution=512`.",
         )
     if workers is not None and workers < 1:
-        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core.")
+        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave `workers` out for one per core.")
     if balance is not None and not 1 <= balance <= _MOST_REPEATS:
         raise InputError(
-            f"balancing can show a person 1 to {_MOST_REPEATS} times, not {balance}.", "Try --balance 4."
+            f"balancing can show a person 1 to {_MOST_REPEATS} times, not {balance}.", "Try `balance=4`."
         )  # fmt: skip
     if engine not in ("local", "ray"):
         raise InputError(f"there is no engine {engine}.", "Choose local or ray.")
@@ -215,7 +215,7 @@ def _photo_worker(job: PhotoJob) -> WorkerFactory:
         options["quality"] = UserQuality(job.given.quality, job.resolution)
         options["quality"].check()
     elif job.limits.least_quality is not None:
-        raise InputError("there is a limit least_quality, but no quality network.", "Give one with --quality.")
+        raise InputError("there is a limit least_quality, but no quality network.", "Give one with `quality`.")
     if job.given.body is not None:
         options["body"] = job.given.body
         load_user_body(job.given.body, load_body())

@@ -181,7 +181,7 @@ class Scheduler(Generic[P]):
         if not self._any_prepared or self._failures_in_a_row >= MOST_FAILURES:
             raise DatasetError(
                 f"a process that reads photos ended unexpectedly ({death}).",
-                f"Perhaps memory ran out; try fewer --workers. {self._then()}".strip(),
+                f"Perhaps memory ran out; try fewer `workers`. {self._then()}".strip(),
             ) from death
         if attempt is not None:
             self._try_again(attempt.photo, "the process died while reading it")

@@ -107,23 +107,23 @@ def _check_arguments(
     out: Path, count: int, resolution: int, seed: int, label_noise: float | None, workers: int | None, views: int
 ) -> None:
     if count < 1:
-        raise InputError(f"the count must be at least 1, not {count}.", "Give for instance --count 1000.")
+        raise InputError(f"the count must be at least 1, not {count}.", "Give for instance `count=1000`.")
     if resolution not in _RESOLUTIONS:
         raise InputError(
             f"the resolution must be a side of 16 to 2048 pixels, not {resolution}.",
-            "Give for instance --resolution 256.",
+            "Give for instance `resolution=256`.",
         )
     if seed < 0:
-        raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance --seed 1.")
+        raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance `seed=1`.")
     if label_noise is not None and not (math.isfinite(label_noise) and 0 <= label_noise <= 90):
         raise InputError(
             f"the label noise must be 0 to 90 degrees, not {label_noise}.",
-            "Give for instance --label-noise 4.",
+            "Give for instance `label_noise=4`.",
         )
     if workers is not None and workers < 1:
-        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave --workers out for one per core.")
+        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave `workers` out for one per core.")
     if not 1 <= views <= count:
-        raise InputError(f"there must be 1 to {count} views of each person, not {views}.", "Try --views 4.")
+        raise InputError(f"there must be 1 to {count} views of each person, not {views}.", "Try `views=4`.")
     if out.suffix != ".zip":
         raise InputError(f"the output must be a zip, not {out}.", "Give a name that ends in .zip.")
     if out.is_dir():
@@ -210,7 +210,7 @@ def _receive(worker: Worker, job: Job) -> Drawn | Finished:
         worker.process.join()
         raise DatasetError(
             f"a drawing process ended unexpectedly (exit code {worker.process.exitcode}).",
-            f"Perhaps memory ran out; try fewer --workers. {then}".strip(),
+            f"Perhaps memory ran out; try fewer `workers`. {then}".strip(),
         ) from error
     if isinstance(message, Failed):
         failure = message.kind(message.message, f"{message.hint} {then}".strip())

@@ -87,7 +87,7 @@ def train(
     chosen = _preset(preset, recipe, kimg)
     target = own_gpu(choose_device(device))
     if resume and init is not None:
-        raise InputError("--resume and --init exclude each other.", "--resume goes on from the run's own checkpoint.")
+        raise InputError("`resume` and `init` exclude each other.", "`resume` goes on from the run's own checkpoint.")
     if relaunched() and out.is_dir() and checkpoints(out):
         resume, init = True, None
     found = _found_checkpoints(out, resume)
@@ -95,7 +95,7 @@ def train(
     if start is not None and start.images >= chosen.training.total_kimg * 1000:
         raise InputError(
             f"{init} has been trained on {start.images} images already, which is no less than the run is to have.",
-            "Give a larger --kimg: it counts the images that these weights have seen.",
+            "Give a larger `kimg`: it counts the images that these weights have seen.",
         )
     material = _open_data(data, chosen, seed, target, quiet)
     ranks = join(target)
@@ -231,18 +231,18 @@ def _preset(preset: str | Preset, recipe: str, kimg: float | None) -> Preset:
     if kimg is None:
         return preset
     if not (math.isfinite(kimg) and kimg > 0):
-        raise InputError(f"--kimg must be above 0, not {kimg}.", "It is the length of training in thousand images.")
+        raise InputError(f"`kimg` must be above 0, not {kimg}.", "It is the length of training in thousand images.")
     return dataclasses.replace(preset, training=dataclasses.replace(preset.training, total_kimg=float(kimg)))
 
 
 def _found_checkpoints(out: Path, resume: bool) -> list[Path]:
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, not a folder.", "Give another --out.")
+        raise InputError(f"{out} is a file, not a folder.", "Give another `out`.")
     found = checkpoints(out) if out.is_dir() else []
     if resume and not found:
-        raise InputError(f"there is no checkpoint to resume in {out}.", "Leave out --resume to start a run.")
+        raise InputError(f"there is no checkpoint to resume in {out}.", "Leave out `resume` to start a run.")
     if found and not resume:
-        raise InputError(f"{out} already holds a run.", "Add --resume to continue it, or choose another --out.")
+        raise InputError(f"{out} already holds a run.", "Add `resume` to continue it, or choose another `out`.")
     return found
 
 
@@ -271,14 +271,14 @@ def _restore(state: TrainingState, job: _Job, before: _Checkpoint, ranks: Ranks)
     path, model, progress = before.path, before.model, before.progress
     if model != job.preset.model:
         raise CheckpointError(
-            f"{path} belongs to preset {model.name}, not {job.preset.model.name}.", "Give the same --preset."
+            f"{path} belongs to preset {model.name}, not {job.preset.model.name}.", "Give the same `preset`."
         )
     if progress.get("seed") != job.seed:
         raise CheckpointError(f"{path} was trained with seed {progress.get('seed')}, not {job.seed}.")
     if progress.get("recipe", "preset") != job.recipe:
         raise CheckpointError(
             f"{path} was trained with recipe {progress.get('recipe', 'preset')}, not {job.recipe}.",
-            "Give the same --recipe.",
+            "Give the same `recipe`.",
         )
     fill_state(state, before.tensors, progress, path, ranks)
     if ranks.first and progress.get("data") != job.data.fingerprint:
