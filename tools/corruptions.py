@@ -33,7 +33,7 @@ from portrait360.evaluation.plan import COARSE_STEP, SEEDS
 from portrait360.evaluation.samples import Predictors, RealImages, SampleSet
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.media.images import blur
-from portrait360.portrait.portrait import Portrait
+from portrait360.portrait.scene import SceneRenderer
 from portrait360.portrait.weights import load_weights
 from portrait360.runtime.files import check_place, write_json
 from portrait360.runtime.precision import processor_name
@@ -331,13 +331,13 @@ def measure_corruptions(
             tables["faces"].append(face_scores(real, source, network, faces, seed, bar.advance))
             synthetic = synthetic_pairs(source, real.model, pairs, 900_000_001 + seed, bar.advance)
             tables["consistency"].append(pair_scores(synthetic, predictors))
-            people = [Portrait.from_seed(networks.generator, seed * meshes + i) for i in range(meshes)]
+            people = [SceneRenderer.from_seed(networks.generator, seed * meshes + i) for i in range(meshes)]
             tables["geometry"].append(mesh_scores(people, bar.advance))
 
     # Mean and deviation over the seeds.
     about = {"machine": processor_name(), "data": data.name, "pictures": count, "faces": faces,
              "pairs": pairs, "meshes": meshes,
-             "seeds": list(SEEDS), "encoder": info["sha256"], "weights": networks.info["sha256"]}  # fmt: skip
+             "seeds": list(SEEDS), "encoder": info["sha256"], "weights": networks.info.sha256}  # fmt: skip
     return {"about": about} | {name: collected(scores) for name, scores in tables.items()}
 
 

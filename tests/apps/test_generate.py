@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import math
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,16 +15,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import portrait360
-from portrait360.apps import generate as module
-from portrait360.apps.generate import body_pose_from_degrees, generate, parse_seeds
+from portrait360.apps.generate import generate, parse_seeds
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.model.generator import Generator
-from portrait360.portrait.portrait import mesh_box
+from portrait360.portrait import options
+from portrait360.portrait import portrait as module
+from portrait360.portrait.model import PortraitModel
+from portrait360.portrait.options import body_pose_from_degrees
+from portrait360.portrait.portrait import Portrait
+from portrait360.portrait.record import PortraitRecord
+from portrait360.portrait.scene import mesh_box
 from portrait360.types import InputError
 from support.ball_portrait import BallPortrait
 
-FILES = ["portrait.glb", "portrait.json", "turntable.mp4", "views.png"]
+FILES = ["portrait.glb", "portrait.json", "portrait.safetensors", "turntable.mp4", "views.png"]
 
 
 @pytest.fixture
@@ -33,15 +37,12 @@ def ball(monkeypatch):
     """Portraits are balls on boxes, the turntable is short and the mesh coarse."""
 
     class Balls:
-        @staticmethod
-        def from_seed(generator, seed, truncation_psi=0.7, *, bf16=False):
-            return BallPortrait(seed)
+        def sample(self, seed, *, truncation=0.7):
+            record = PortraitRecord("12" * 32, "ball", seed=seed, truncation_psi=truncation)
+            return Portrait(BallPortrait(seed), record)
 
-    model = SimpleNamespace(config=SimpleNamespace(name="ball", superresolution=None), to=lambda place: None)
-    monkeypatch.setattr(module, "DEFAULT_SIZE", 64)
-    monkeypatch.setattr(module, "worth_bf16", lambda config: False)
-    monkeypatch.setattr(module, "load_generator", lambda path: (model, {"sha256": "12" * 32}))
-    monkeypatch.setattr(module, "Portrait", Balls)
+    monkeypatch.setattr(PortraitModel, "from_pretrained", lambda source=None, *, device="cpu": Balls())
+    monkeypatch.setattr(options, "DEFAULT_SIZE", 64)
     monkeypatch.setattr(module, "VIDEO_FRAMES", 12)
     monkeypatch.setattr(module, "MESH_STEP", 0.01)
 
@@ -67,14 +68,14 @@ def test_every_seed_gets_its_files(ball, tmp_path, capsys):
 
 def test_views_are_one_row_of_eight_from_the_front(ball, tmp_path):
     (folder,) = generate([0], tmp_path, video=False, mesh=False)
-    pictures = views(folder)
-    assert pictures.shape == (8, 64, 64, 3)
-    pictures = pictures[:, ::2, ::2]
-    brightness = pictures[:, 10:16, 14:18].mean((1, 2, 3))  # of the ball, whose face is brighter than its back
+    images = views(folder)
+    assert images.shape == (8, 64, 64, 3)
+    images = images[:, ::2, ::2]
+    brightness = images[:, 10:16, 14:18].mean((1, 2, 3))  # of the ball, whose face is brighter than its back
     assert brightness.argmax() == 0
     assert brightness.argmin() == 4
-    # Yaw is positive towards the person's left, so at 90 degrees the face looks to the left of the picture.
-    side = pictures[2, 12, :, 0].astype(int)
+    # Yaw is positive towards the person's left, so at 90 degrees the face looks to the left of the image.
+    side = images[2, 12, :, 0].astype(int)
     inside = np.flatnonzero(np.abs(side - 128) > 20)
     assert side[inside[1]] > side[inside[-2]] + 20
 
@@ -99,7 +100,7 @@ def test_the_size_is_that_of_each_view(ball, tmp_path):
 
 @pytest.mark.parametrize("size", [0, 63, 4096])
 def test_sizes_out_of_range_are_refused_before_anything_is_written(ball, tmp_path, size):
-    with pytest.raises(InputError, match="--size"):
+    with pytest.raises(InputError, match="`size`"):
         generate([0], tmp_path / "out", size=size)
     assert not (tmp_path / "out").exists()
 
@@ -112,7 +113,7 @@ def test_models_with_a_side_of_their_own_keep_it(tmp_path, tiny_weights):
 
 
 def test_mesh_is_closed_and_says_where_it_comes_from(ball, tmp_path):
-    (folder,) = generate([4], tmp_path, video=False, truncation_psi=0.5)
+    (folder,) = generate([4], tmp_path, video=False, truncation=0.5)
     scene = trimesh.load(folder / "portrait.glb", process=False)
     (mesh,) = scene.geometry.values()
     assert mesh.is_watertight
@@ -122,7 +123,7 @@ def test_mesh_is_closed_and_says_where_it_comes_from(ball, tmp_path):
 
 
 def test_record_says_everything_needed_to_make_it_again(ball, tmp_path):
-    (folder,) = generate([7], tmp_path, video=False, mesh=False, truncation_psi=0.25, neck=(10.0, 0.0, -20.0))
+    (folder,) = generate([7], tmp_path, video=False, mesh=False, truncation=0.25, neck=(10.0, 0.0, -20.0))
     record = json.loads((folder / "portrait.json").read_text())
     assert record["seed"] == 7
     assert record["truncation_psi"] == 0.25
@@ -147,11 +148,11 @@ def test_same_seed_same_bytes_and_another_seed_others(ball, tmp_path):
         assert (first / name).read_bytes() != (other / name).read_bytes()
 
 
-def test_posing_reaches_pictures_and_mesh(ball, tmp_path):
+def test_posing_reaches_images_and_mesh(ball, tmp_path):
     (rest,) = generate([0], tmp_path / "rest", video=False)
     (tilted,) = generate([0], tmp_path / "tilted", video=False, neck=(0.0, 0.0, 40.0))
-    pictures, turned = views(rest).astype(int), views(tilted).astype(int)
-    change = np.abs(pictures[0] - turned[0]).sum(-1)
+    images, turned = views(rest).astype(int), views(tilted).astype(int)
+    change = np.abs(images[0] - turned[0]).sum(-1)
     assert change[:32].max() > 60  # the head moved
     assert change[56:].max() == 0  # the shoulders did not
 
@@ -169,7 +170,7 @@ def test_a_failure_leaves_nothing_of_that_portrait(ball, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     generate([0], tmp_path / "out", video=False)
-    monkeypatch.setattr("portrait360.media.glb.write_glb", full)
+    monkeypatch.setattr("portrait360.portrait.solid.write_glb", full)
     with pytest.raises(InputError, match="the disk is full"):
         generate([1], tmp_path / "out", video=False)
     assert names(tmp_path / "out") == ["seed0000"]
@@ -182,11 +183,11 @@ def test_other_files_in_the_folder_stay(ball, tmp_path):
     (folder,) = generate([0], tmp_path, video=False, mesh=False)
     (folder / "notes.txt").write_text("mine")
     generate([0], tmp_path, video=False, mesh=False)
-    assert names(folder) == ["notes.txt", "portrait.json", "views.png"]
+    assert names(folder) == ["notes.txt", "portrait.json", "portrait.safetensors", "views.png"]
 
 
 def test_real_portraits_are_made_once_and_the_same_every_time(tmp_path, tiny_weights, monkeypatch):
-    """The network itself, untrained: every seed's scene is computed once, its pictures do not change."""
+    """The network itself, untrained: every seed's scene is computed once, its images do not change."""
     scenes = []
     compute = Generator.scene
     monkeypatch.setattr(Generator, "scene", lambda *a, **k: scenes.append(1) or compute(*a, **k))
@@ -195,7 +196,7 @@ def test_real_portraits_are_made_once_and_the_same_every_time(tmp_path, tiny_wei
     assert len(scenes) == 1
     (second, other) = generate([5, 6], tmp_path / "b", weights=tiny_weights, mesh=False)
     assert len(scenes) == 3
-    assert names(first) == ["portrait.json", "turntable.mp4", "views.png"]
+    assert names(first) == ["portrait.json", "portrait.safetensors", "turntable.mp4", "views.png"]
     for name in names(first):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert views(first).shape == (8, 32, 32, 3)
@@ -209,14 +210,14 @@ def test_an_empty_portrait_says_how_to_go_on(tmp_path, tiny_weights, monkeypatch
     monkeypatch.setattr(module, "MESH_STEP", 0.015)
     with pytest.raises(InputError, match="nothing solid") as caught:
         generate([0], tmp_path / "out", weights=tiny_weights, video=False)
-    assert "--no-mesh" in caught.value.hint
+    assert "`mesh=False`" in caught.value.hint
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("psi", [-0.1, 1.1, math.nan, math.inf])
 def test_truncation_out_of_range(ball, tmp_path, psi):
     with pytest.raises(InputError, match="between 0 and 1"):
-        generate([0], tmp_path / "out", truncation_psi=psi)
+        generate([0], tmp_path / "out", truncation=psi)
     assert names(tmp_path) == []
 
 
@@ -274,9 +275,9 @@ def test_body_pose_is_in_radians_neck_first():
 
 @pytest.mark.parametrize("vector", [(91.0, 0.0, 0.0), (70.0, 70.0, 0.0), (math.nan, 0.0, 0.0), (0.0, -math.inf, 0.0)])
 def test_body_pose_out_of_range(vector):
-    with pytest.raises(InputError, match="--neck takes three angles"):
+    with pytest.raises(InputError, match="`neck` takes three angles"):
         body_pose_from_degrees(vector, (0.0, 0.0, 0.0))
-    with pytest.raises(InputError, match="--head takes three angles"):
+    with pytest.raises(InputError, match="`head` takes three angles"):
         body_pose_from_degrees((0.0, 0.0, 0.0), vector)
 
 

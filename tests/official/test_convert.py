@@ -20,7 +20,7 @@ from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.official.convert import convert_snapshot
 from portrait360.official.smpl import read_smpl
-from portrait360.portrait.portrait import Portrait
+from portrait360.portrait.scene import SceneRenderer
 from portrait360.portrait.weights import load_weights
 from portrait360.types import CheckpointError
 from support.hostile import PERSISTENT, Reduce, dumps, save, storage_bytes, tensor
@@ -110,7 +110,7 @@ def test_every_tensor_and_option_comes_over(resolution, tmp_path):
     found |= {f"D/{k}": v for k, v in weights.discriminator.state_dict().items()}
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
-    assert weights.info["about"]["converted_from"] == "original.pkl"
+    assert weights.info.about["converted_from"] == "original.pkl"
 
 
 def test_an_smpl_file_becomes_the_body_of_the_weights(capsys, tmp_path):
@@ -121,12 +121,12 @@ def test_an_smpl_file_becomes_the_body_of_the_weights(capsys, tmp_path):
     assert main(["convert", str(snapshot), "--out", str(out), "--body", str(smpl)]) == 0
     assert "SMPL licence" in capsys.readouterr().out
     weights = load_weights(out)
-    assert weights.info["about"]["body"]["made_from"] == "smpl.pkl"
-    assert "SMPL" in weights.info["about"]["body"]["licence"]
+    assert weights.info.about["body"]["made_from"] == "smpl.pkl"
+    assert "SMPL" in weights.info.about["body"]["licence"]
     body, expected = weights.generator.body, read_smpl(smpl)
     pose = torch.tensor([[0.1, 0.2, 0.0, 0.0, 0.3, 0.1]])
     assert torch.equal(posed_vertices(body, pose), posed_vertices(expected, pose))
-    portrait = Portrait.from_seed(weights.generator, 0)
+    portrait = SceneRenderer.from_seed(weights.generator, 0)
     assert portrait.body is body
     frames = {}
     for name, moved_by, turned in (("rest", body, None), ("posed", body, pose), ("packaged", load_body(), pose)):
@@ -146,7 +146,7 @@ def test_generate_poses_heads_with_the_body_of_the_weights(tmp_path, monkeypatch
     snapshot.write_bytes(save(snapshot_of(model, generator, discriminator)))
     smpl.write_bytes(npz(lifelike_arrays()))
     convert_snapshot(snapshot, out, smpl)
-    monkeypatch.setattr("portrait360.apps.generate.MESH_STEP", 0.03)
+    monkeypatch.setattr("portrait360.portrait.portrait.MESH_STEP", 0.03)
     words = ["generate", "--seeds", "0", "--weights", str(out), "--no-video"]
     assert main([*words, "--out", str(tmp_path / "rest")]) == 0
     assert main([*words, "--out", str(tmp_path / "turned"), "--head", "0", "30", "0"]) == 0

@@ -1,79 +1,176 @@
-"""A portrait in use: the same person from everywhere, and skipping empty space changes nothing that shows."""
+"""Portraits as users have them: degrees in, images and files out, and errors that name parameters."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import math
 
+import numpy as np
 import pytest
 import torch
+import trimesh
+from PIL import Image
 
+import portrait360 as p3
 from portrait360.geometry.cameras import camera_label
-from portrait360.model.generator import Generator
-from portrait360.portrait.portrait import VIEWING_CELLS, Portrait, joined_outputs
-from portrait360.types import RenderOutput
-from support.presets import TINY, TINY_ORIGINAL
+from portrait360.portrait import options
+from portrait360.portrait import portrait as module
+from portrait360.portrait.record import PortraitRecord
+from portrait360.runtime.tensors import read_tensors, write_tensors
+from support.ball_portrait import BallPortrait
+
+
+@pytest.fixture
+def ball(monkeypatch) -> p3.Portrait:
+    """A ball on a box, in small."""
+    monkeypatch.setattr(options, "DEFAULT_SIZE", 64)
+    monkeypatch.setattr(module, "VIDEO_FRAMES", 6)
+    monkeypatch.setattr(module, "MESH_STEP", 0.01)
+    return p3.Portrait(BallPortrait(), PortraitRecord("12" * 32, "ball", seed=3, truncation_psi=0.5))
 
 
 @pytest.fixture(scope="module")
-def generator():
-    """An untrained network whose density varies strongly, so that there are both matter and empty space."""
-    torch.manual_seed(4)
-    model = TINY.model
-    render = dataclasses.replace(model.render, density_shift=-8.0)
-    generator = Generator(dataclasses.replace(model, render=render)).eval().requires_grad_(False)
-    generator.decoder.net[2].weight[0] *= 12.0
-    return generator
+def model(tiny_weights) -> p3.PortraitModel:
+    return p3.PortraitModel.from_pretrained(tiny_weights)
 
 
-def test_same_seed_same_person(generator):
-    a, b, c = (Portrait.from_seed(generator, seed) for seed in (5, 5, 6))
-    camera = camera_label(0.5)
-    assert torch.equal(a.render(camera).image, b.render(camera).image)
-    assert not torch.equal(a.render(camera).image, c.render(camera).image)
+def test_an_image_has_the_size_that_was_asked_for(ball):
+    assert ball.render().size == (64, 64)
+    assert ball.render(yaw=35, pitch=-10, roll=5, neck=(10, 0, 0), head=(0, 20, 0), size=80).size == (80, 80)
 
 
-def test_skipping_empty_space_hardly_changes_pictures(generator):
-    portrait = Portrait.from_seed(generator, 5)
-    assert portrait.occupied.shape == (1, *VIEWING_CELLS)
-    assert 0.02 < portrait.occupied.float().mean() < 0.98
-    camera = camera_label(torch.tensor([0.0, 1.5, 3.0]))
-    whole = dataclasses.replace(portrait, occupied=None)
-    torch.manual_seed(0)
-    pose = torch.randn(3, 6) * 0.1
-    skipping, everything = portrait.render(camera, pose), whole.render(camera, pose)
-    assert (skipping.mask - everything.mask).abs().max() < 0.06
-    assert (skipping.mask - everything.mask).abs().mean() < 0.004
+def test_turning_the_camera_is_not_turning_the_head(ball):
+    front, back = (np.asarray(ball.render(yaw=yaw)).astype(int) for yaw in (0, 180))
+    assert front[20:32, 28:36].mean() > back[20:32, 28:36].mean() + 20
+    turned = np.asarray(ball.render(neck=(0, 0, 40))).astype(int)
+    change = np.abs(front - turned).sum(-1)
+    assert change[:32].max() > 60
+    assert change[56:].max() == 0
 
 
-def test_views_one_after_the_other_are_those_of_a_batch(generator):
-    """As GPUs draw them. (With occupancy, which empty cells are looked into depends on the number of the ray.)"""
-    portrait = dataclasses.replace(Portrait.from_seed(generator, 5), occupied=None)
-    camera, pose = camera_label(torch.tensor([0.0, 1.5])), torch.full((2, 6), 0.1)
-    together = portrait.render(camera, pose)
-    parts = [portrait.render(camera[i : i + 1], pose[i : i + 1]) for i in range(2)]
-    joined = joined_outputs(parts)
-    for field in dataclasses.fields(RenderOutput):
-        a, b = getattr(together, field.name), getattr(joined, field.name)
-        assert (a is None and b is None) or torch.allclose(a, b, atol=5e-3), field.name
+def test_views_begin_at_the_front_and_go_on_to_the_left(ball):
+    sheet = np.asarray(ball.views(4))
+    assert sheet.shape == (64, 256, 3)
+    for i in range(4):
+        assert np.array_equal(sheet[:, 64 * i : 64 * i + 64], np.asarray(ball.render(yaw=90 * i)))
+    assert ball.views(9).size == (8 * 64, 2 * 64)
 
 
-def test_query_is_empty_outside_of_the_bounds(generator):
-    portrait = Portrait.from_seed(generator, 5)
-    low, high = portrait.bounds
-    outside = torch.stack([low - 0.01, high + 0.01])
-    density, _ = portrait.query(outside)
-    assert density.max() < 1e-3
-    inside, colour = portrait.query(low + (high - low) * torch.rand(200, 3))
-    assert inside.max() > 0
-    assert 0 <= colour.min() <= colour.max() <= 1
+def test_a_notebook_shows_front_and_three_quarter_view(ball):
+    image = Image.open(io.BytesIO(ball._repr_png_()))
+    assert (image.format, image.size) == ("PNG", (512, 256))
+    left, right = np.split(np.asarray(image), 2, axis=1)
+    assert np.array_equal(left, np.asarray(ball.render(size=256)))
+    assert np.array_equal(right, np.asarray(ball.render(yaw=35, size=256)))
+    assert repr(ball) == "Portrait(seed=3, truncation=0.5, model='ball')"
 
 
-def test_bf16_pictures_of_an_original_network_are_close():
-    torch.manual_seed(1)
-    generator = Generator(TINY_ORIGINAL.model).eval().requires_grad_(False)
-    camera = camera_label(torch.tensor([0.3]))
-    exact, rounded = (Portrait.from_seed(generator, 3, bf16=b).render(camera).image for b in (False, True))
-    error = (exact - rounded).square().mean().sqrt() / exact.std()
-    assert 1e-5 < error < 0.05
-    plain = Portrait.from_seed(generator, 3, bf16=True)
-    assert plain.render(camera, plain=True).image.dtype == torch.float32
+def test_a_mesh_is_saved_with_where_it_comes_from(ball, tmp_path):
+    mesh = ball.mesh(neck=(0, 30, 0))
+    path = mesh.save(tmp_path / "person.glb")
+    scene = trimesh.load(path, process=False)
+    assert next(iter(scene.geometry.values())).is_watertight
+    assert scene.metadata["seed"] == 3
+    assert scene.metadata["body_pose"]["degrees"] == [0, 30, 0, 0, 0, 0]
+    with pytest.raises(p3.InputError, match="`path` must be a .glb file"):
+        mesh.save(tmp_path / "person.obj")
+
+
+def test_a_turntable_is_a_file(ball, tmp_path):
+    path = ball.turntable(tmp_path / "new" / "turn.mp4", size=64)
+    assert path.read_bytes()[4:8] == b"ftyp"
+
+
+def test_saving_writes_the_files_of_generate(ball, tmp_path):
+    folder = ball.save(tmp_path / "ada", head=(0, 10, 0))
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["portrait.glb", "portrait.json", "portrait.safetensors", "turntable.mp4", "views.png"]
+    record = json.loads((folder / "portrait.json").read_text())
+    assert record["files"] == ["views.png", "turntable.mp4", "portrait.glb", "portrait.json"]
+    assert record["body_pose"]["degrees"] == [0, 0, 0, 0, 10, 0]
+
+
+def test_a_saved_portrait_comes_back_to_the_byte(model, tiny_weights, tmp_path):
+    person = model.sample(5, truncation=0.6)
+    folder = person.save(tmp_path / "ada", video=False, mesh=False)
+    again = p3.Portrait.load(folder / "portrait.safetensors", weights=tiny_weights)
+    assert again.record == person.record
+    assert again.render(yaw=40).tobytes() == person.render(yaw=40).tobytes()
+
+
+def test_a_portrait_wants_the_weights_that_it_was_made_with(model, tmp_path):
+    folder = model.sample(5).save(tmp_path / "ada", video=False, mesh=False)
+    with pytest.raises(p3.CheckpointError, match="was made with other weights .tiny, SHA-256") as caught:
+        p3.Portrait.load(folder / "portrait.safetensors")
+    assert "`weights`" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, m: m.update(kind="weights"), "is not a portrait"),
+        (lambda t, m: m.pop("record"), "not valid JSON"),
+        (lambda t, m: m.update(record='{"seed": 1}'), "expected entries"),
+        (lambda t, m: t.update(w=t["w"][0]), "does not hold one finite style"),
+        (lambda t, m: t["w"].fill_(math.nan), "does not hold one finite style"),
+        (lambda t, m: t.update(other=torch.zeros(1)), "does not hold one finite style"),
+        (lambda t, m: t.update(w=torch.zeros(1, 3)), "was made with other weights"),
+    ],
+)
+def test_damaged_portrait_files(model, tiny_weights, tmp_path, change, said):
+    path = model.sample(5).save(tmp_path, video=False, mesh=False) / "portrait.safetensors"
+    tensors, metadata = read_tensors(path)
+    change(tensors, metadata)
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(p3.CheckpointError, match=said) as caught:
+        p3.Portrait.load(path, weights=tiny_weights)
+    assert caught.value.hint
+
+
+def test_files_that_are_no_portrait(tiny_weights, tmp_path):
+    with pytest.raises(p3.CheckpointError, match="no portrait file"):
+        p3.Portrait.load(tmp_path / "none.safetensors")
+    with pytest.raises(p3.CheckpointError, match="is not a portrait"):
+        p3.Portrait.load(tiny_weights)
+    (tmp_path / "noise.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(p3.CheckpointError, match="not a readable safetensors file"):
+        p3.Portrait.load(tmp_path / "noise.safetensors")
+
+
+def test_tensors_are_those_of_the_images(model):
+    person = model.sample(1)
+    labels = torch.stack([p3.Camera(yaw).label for yaw in (0, 90, 180)])
+    out = person.render_tensors(labels, torch.tensor([0.1, 0, 0, 0, 0.2, 0]))
+    assert out.image.shape == (3, 3, 32, 32)
+    assert out.image.dtype == out.mask.dtype == torch.float32
+    levels = ((out.image[1].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    degrees = {"neck": (math.degrees(0.1), 0, 0), "head": (0, math.degrees(0.2), 0)}
+    assert np.abs(np.asarray(person.render(yaw=90, **degrees)).astype(int) - levels).max() <= 1
+    assert torch.equal(person.render_tensors(labels[0].tolist()).image, person.render_tensors(labels[:1]).image)
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (lambda p: p.render(size=32), "`size` must lie between 64 and 2048"),
+        (lambda p: p.render(yaw=math.nan), "`yaw` must be an angle in degrees"),
+        (lambda p: p.render(neck=(0, 91, 0)), "`neck` takes three angles"),
+        (lambda p: p.views(head=(0, 20)), "`head` takes three angles"),
+        (lambda p: p.views(0), "`count` must be at least 1"),
+        (lambda p: p.render_tensors(torch.zeros(2, 24)), r"`camera_labels` must be \[B, 25\], not \[2, 24\]"),
+        (lambda p: p.render_tensors(camera_label(0.0), torch.zeros(2, 6)), "`body_poses` must hold one pose"),
+    ],
+)
+def test_errors_name_parameters(ball, action, said):
+    with pytest.raises(p3.InputError, match=said) as caught:
+        action(ball)
+    assert caught.value.hint
+
+
+def test_a_camera_is_its_label():
+    label = p3.Camera(yaw=30, pitch=-10, roll=5).label
+    assert label.shape == (25,)
+    torch.testing.assert_close(label, camera_label(*map(math.radians, (30, -10, 5)))[0])
+    assert dataclasses.astuple(p3.Camera()) == (0, 0, 0)

@@ -1,6 +1,8 @@
-"""A portrait without a network, for tests: a ball for the head on a box for the shoulders."""
+"""A scene without a network, for tests: a ball for the head on a box for the shoulders."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -23,8 +25,10 @@ class BallPortrait:
     """Head of skin colour bright at the face (+Z) and dark at the back; a blue box below; grey around."""
 
     resolution = 32
+    own_side = None
 
     def __init__(self, seed: int = 0) -> None:
+        self.scene = SimpleNamespace(w=torch.full((1, 4), float(seed)))
         self.brightness = 1.0 - 0.1 * (seed % 5)
         self.queries = 0
         self.body = load_body()
@@ -64,8 +68,8 @@ class BallPortrait:
         seen = (weights[..., None] * torch.stack(colour)).sum(-2) + (1.0 - opacity) * 0.5
         depth = (weights * distances).sum(-1, keepdim=True)
 
-        def picture(values: Tensor) -> Tensor:
+        def image_of(values: Tensor) -> Tensor:
             return values.transpose(1, 2).reshape(len(camera), -1, side, side)
 
-        image = picture(seen) * 2.0 - 1.0
-        return RenderOutput(image=image, raw=image, mask=picture(opacity), depth=picture(depth))
+        image = image_of(seen) * 2.0 - 1.0
+        return RenderOutput(image=image, raw=image, mask=image_of(opacity), depth=image_of(depth))

@@ -81,7 +81,7 @@ def test_the_command_writes_the_same_weights_with_a_calibration(dataset, network
     names = {"TRAIN.zip": str(dataset), "weights.safetensors": str(weights), "calibrated.safetensors": str(out)}
     tyro.cli(main, args=[names.get(word, word) for word in line[3:]])
     before, after = load_weights(weights), load_weights(out)
-    assert after.info["about"] == {"images": 7}
+    assert after.info.about == {"images": 7}
     assert before.calibration is None
     assert after.calibration is not None
     assert after.calibration.windows == (1.0, 0.6, 0.42)
@@ -116,7 +116,7 @@ def test_training_writes_it_at_its_end(tmp_path, monkeypatch):
     write_fake_dataset(tmp_path / "train.zip", count=8)
     weights = loop.train(tmp_path / "train.zip", "tiny", tmp_path / "run", kimg=0.016, device="cpu", quiet=True)
     written = load_weights(weights)
-    assert asked == [written.info["about"]["images"]] == [16]
+    assert asked == [written.info.about["images"]] == [16]
     assert written.calibration is not None
     assert written.calibration.windows == found.windows
     # told to stop, it does not make anybody wait

@@ -214,7 +214,7 @@ def test_the_command_writes_weights_with_a_calibration(dataset, tmp_path, preset
     short = ["--recipe.steps", "2", "--recipe.images", "4", "--recipe.pose-blocks", "2"]
     tyro.cli(main, args=[names.get(word, word) for word in line[3:]] + short)
     before, after = load_weights(weights), load_weights(out)
-    assert after.info["about"] == {"images": 7, "real_poses": {"steps": 2, "images": 16}}
+    assert after.info.about == {"images": 7, "real_poses": {"steps": 2, "images": 16}}
     assert after.calibration is not None
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["out.safetensors", "w.safetensors"]
     for name, value in before.generator.state_dict().items():

@@ -102,7 +102,7 @@ def test_sigterm_saves_and_resumes(data, unbroken, tmp_path):
 
 def test_run_leaves_weights_log_and_sheets(unbroken):
     weights = load_weights(unbroken / "weights.safetensors")
-    assert weights.info["about"]["images"] == 80
+    assert weights.info.about["images"] == 80
     assert sorted(p.name.split("-")[0] for p in (unbroken / "sheets").iterdir()) == ["poses", "turn"]
     assert any((unbroken / "tensorboard").iterdir())
     assert sorted(losses(unbroken)) == list(range(4, 84, 4))
@@ -203,7 +203,7 @@ def test_a_run_from_weights_with_a_pose_path_keeps_it(data, unbroken, tmp_path):
     start = load_weights(unbroken / "weights.safetensors")
     apart, model = with_pose_path(start.discriminator, start.generator.config, 2)
     given = tmp_path / "apart.safetensors"
-    save_weights(given, model, start.generator, apart, start.info["about"])
+    save_weights(given, model, start.generator, apart, start.info.about)
     train(data, "tiny", tmp_path / "whole", kimg=0.088, init=given, quiet=True)
     train(data, "tiny", tmp_path / "broken", kimg=0.084, init=given, quiet=True)
     train(data, "tiny", tmp_path / "broken", kimg=0.088, resume=True, quiet=True)

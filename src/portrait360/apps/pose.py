@@ -1,6 +1,7 @@
-"""Body poses of given pictures, predicted by the discriminator's pose head (equations 8.7, 8.8, 14.2).
+"""Camera and body pose of people in images; what `portrait360 pose` does.
 
-Photos without a camera are fitted first (`portrait360.photos`): their crop, camera and body pose are the fit's.
+Where an image has a camera, the discriminator's pose head predicts the body pose (equations 8.7, 8.8, 14.2).
+Photos without one are fitted (`portrait360.photos`): crop, camera and body pose are then the fit's.
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from portrait360.apps.pose_report import drawn_pictures, json_text, overlay_sheet, table
+from portrait360.apps.pose_estimate import PoseEstimate
+from portrait360.apps.pose_report import drawn_images, json_text, overlay_sheet, table
 from portrait360.data.labelled_images import FittedCrop, LabelledImage, Pixels, find_images
-from portrait360.geometry.cameras import yaw_pitch
-from portrait360.geometry.rotations import axis_angle_to_matrix, geodesic_angle
 from portrait360.photos.fit import Fit
 from portrait360.photos.reading import read_photo
 from portrait360.photos.records import PhotoError
@@ -29,14 +28,13 @@ from portrait360.poses.calibration import calibrated
 from portrait360.poses.windows import window_poses, windows_with_detail
 from portrait360.runtime.files import atomic_write, check_json_place, write_json
 from portrait360.runtime.progress import show_progress
-from portrait360.runtime.threads import settle_threads
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, InputError
 
 FITTED_SIDE = 512
 """Pixels of the crops that are cut out of photos."""
 _IMAGE_LIMIT = 1.5
 _MASK_SLACK = 0.01
-"""Generated pictures and masks may leave their ranges a little; bytes taken for values leave them by far."""
+"""Generated images and masks may leave their ranges a little; bytes taken for values leave them by far."""
 
 
 def predict_body_pose(
@@ -45,16 +43,16 @@ def predict_body_pose(
     masks: Float[Tensor, "B 1 H H"],
     cameras: Float[Tensor, "B 25"],
 ) -> Float[Tensor, "B 6"]:
-    """The body poses that a model's discriminator sees in real pictures (equations 8.8), calibrated if it can be.
+    """Predict body poses by a model's discriminator (equations 8.8), calibrated where the weights can be.
 
-    Every picture is predicted by itself, so that its pose does not depend on the others: the minibatch deviation
-    (equations 8.4) is then the constant 1e-4, as in the original's scripts, which predict from one picture at a time.
-    Where the weights know what middle parts of pictures tell (`poses.calibration`) and the pictures have the pixels,
-    those are looked at too.
+    Every image is predicted by itself, so that its pose does not depend on the others: the minibatch deviation
+    (equations 8.4) is then the constant 1e-4, as in the original's scripts, which predict from one image at a time.
+    Where the weights hold a calibration of centre crops (`poses.calibration`) and the images have the pixels, those
+    are used too.
 
     Args:
         weights: from `load_weights`, converted ones of the original included.
-        images: pictures in [-1, 1] of any size, background included.
+        images: in [-1, 1] of any size, background included.
         masks: 1 = person, 0 = background, of the same size.
         cameras: camera labels.
 
@@ -75,103 +73,90 @@ def predict_body_pose(
     return poses
 
 
-def estimate_poses(
-    paths: Sequence[Path], *, weights: Path | None = None, out: Path | None = None, progress: bool = True
-) -> dict[str, dict[str, Any]]:
-    """Camera and body pose of pictures; what `portrait360 pose` does.
-
-    With `out`, writes it (JSON) and `NAME.overlay.png` beside it, a sheet with the posed body outlined over the
-    pictures, and prints a table; without, prints the JSON, and the table on standard error.
+def estimate_pose(image: str | Path, *, weights: str | Path | None = None) -> PoseEstimate:
+    """Estimate camera and body pose of the person in an image.
 
     Args:
-        paths: pictures, folders and zips, see `find_images`.
-        weights: a weights file; the packaged one when None.
+        image: a photo, in which the largest person is meant; or an image with a camera and a mask, as `estimate_poses`
+            takes it.
+        weights: a weights file or a run folder; the packaged weights when None.
+
+    Raises:
+        InputError, DatasetError: the image cannot be read, or nobody is in it.
+        CheckpointError: the weights are missing, broken or of another model.
+    """
+    images = find_images([Path(image)], PhotoFitter())
+    return _estimate(load_weights(weights), images[0])
+
+
+def estimate_poses(
+    paths: Sequence[Path], *, weights: str | Path | None = None, out: Path | None = None, progress: bool = True
+) -> list[PoseEstimate]:
+    """Estimate camera and body pose of everybody in some images.
+
+    With `out`, writes it (JSON) and `NAME.overlay.png` beside it, a sheet with the posed body outlined over the
+    images, and prints a table; without, prints the JSON, and the table on standard error.
+
+    Args:
+        paths: images, folders and zips, see `find_images`.
+        weights: a weights file or a run folder; the packaged weights when None.
         out: a .json file.
         progress: show how far the work is.
 
-    Returns:
-        For each picture: `camera` (25 numbers), `yaw_degrees` and `pitch_degrees` of the camera, `body_pose`
-        (6 numbers, radians), `neck_degrees` and `head_degrees` (axis-angle, 3 numbers each), and, where the
-        dataset knows body poses, `labels`: the last three by kind of label (exact, coarse, estimated), with the
-        angle between prediction and label as `neck_error_degrees` and `head_error_degrees`. For a person in a photo
-        without a camera also `crop` (`centre`, right and down, and `side`, pixels), `fit_error` and `confidence`
-        (`photos.fit.Fit`); camera and body pose are then the fit's, and several persons get names with #1, #2, ...
-
     Raises:
-        InputError, DatasetError: a picture, camera or mask is missing or broken, or `out` cannot be written.
+        InputError, DatasetError: an image, camera or mask is missing or broken, or `out` cannot be written.
         CheckpointError: the weights are missing, broken or of another model.
     """
+    # What is read must be there, and must not be written over
     if not paths:
-        raise InputError("something is missing: IMAGE.", "Name a picture, a folder or a zip.")
+        raise InputError("something is missing: `images`.", "Name an image, a folder or a zip.")
     overlay = None if out is None else check_json_place(out, ".overlay.png")
-    settle_threads()
-    pictures = find_images(paths, PhotoFitter())
-    _spare_input(pictures, [path for path in (out, overlay) if path is not None])
+    images = find_images(paths, PhotoFitter())
+    _spare_input(images, [path for path in (out, overlay) if path is not None])
     networks = load_weights(weights)
-    records, poses = {}, []
+
+    # Estimate one image after the other
     visible = progress and sys.stderr.isatty()  # in logs, the table comes soon enough
-    with show_progress("predicting", len(pictures), "pictures", visible=visible) as bar:
-        for picture in pictures:
-            fitted = picture.fitted
-            poses.append(_predict(networks, picture) if fitted is None else fitted.body_pose)
-            records[picture.name] = _record(picture, poses[-1])
+    estimates = []
+    with show_progress("predicting", len(images), "images", visible=visible) as bar:
+        for image in images:
+            estimates.append(_estimate(networks, image))
             bar.advance(1)
+
+    # Print the estimates, or write them
     if out is None or overlay is None:
-        print(json_text(records))
-        print(table(records), file=sys.stderr)
-        return records
-    drawn = len(drawn_pictures(len(pictures)))
+        print(json_text(estimates))
+        print(table(estimates), file=sys.stderr)
+        return estimates
+    drawn = len(drawn_images(len(images)))
     with show_progress("outlining", drawn, "bodies", visible=visible) as bar:
-        sheet = overlay_sheet(pictures, torch.stack(poses), networks.generator.body, bar.advance)
+        sheet = overlay_sheet(images, estimates, networks.generator.body, bar.advance)
     with atomic_write(overlay) as temporary:
         sheet.save(temporary)
-        write_json(out, records)
-    print(table(records))
-    print(f"{out}\n{overlay}  {drawn} of {len(records)}")
-    return records
+        write_json(out, {estimate.name: estimate.as_json() for estimate in estimates})
+    print(table(estimates))
+    print(f"{out}\n{overlay}  {drawn} of {len(estimates)}")
+    return estimates
 
 
-def _predict(networks: Weights, picture: LabelledImage) -> Float[Tensor, " 6"]:
-    image, mask = picture.read()
+def _estimate(networks: Weights, image: LabelledImage) -> PoseEstimate:
+    pose = _predict(networks, image) if image.fitted is None else image.fitted.body_pose
+    return PoseEstimate(image.name, image.camera, pose, image.body_poses, image.fitted)
+
+
+def _predict(networks: Weights, labelled: LabelledImage) -> Float[Tensor, " 6"]:
+    image, mask = labelled.read()
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
     cover = torch.from_numpy(mask.copy())[None, None].float() / 255.0
-    return predict_body_pose(networks, pixels, cover, picture.camera[None])[0]
+    return predict_body_pose(networks, pixels, cover, labelled.camera[None])[0]
 
 
-def _record(picture: LabelledImage, pose: Float[Tensor, " 6"]) -> dict[str, Any]:
-    yaw, pitch = yaw_pitch(picture.camera[None])
-    record = {
-        "camera": picture.camera.tolist(),
-        "yaw_degrees": round(yaw.rad2deg().item(), 4),
-        "pitch_degrees": round(pitch.rad2deg().item(), 4),
-        **_pose_entry(pose),
-    }
-    labels = {kind: _pose_entry(label) | _errors(pose, label) for kind, label in picture.body_poses.items()}
-    if picture.fitted is not None:
-        x, y, side = picture.fitted.crop
-        record["crop"] = {"centre": [round(x, 2), round(y, 2)], "side": round(side, 2)}
-        record |= {name: round(getattr(picture.fitted, name), 4) for name in ("fit_error", "confidence")}
-    return record | ({"labels": labels} if labels else {})
-
-
-def _pose_entry(pose: Float[Tensor, " 6"]) -> dict[str, list[float]]:
-    neck, head = pose.double().rad2deg().round(decimals=4).split(3)
-    return {"body_pose": pose.tolist(), "neck_degrees": neck.tolist(), "head_degrees": head.tolist()}
-
-
-def _errors(pose: Float[Tensor, " 6"], label: Float[Tensor, " 6"]) -> dict[str, float]:
-    """Angle of the rotation between the predicted and the labelled turn of neck and head."""
-    first, second = (axis_angle_to_matrix(p.double().unflatten(0, (2, 3))) for p in (pose, label))
-    neck, head = geodesic_angle(first, second).rad2deg().tolist()
-    return {"neck_error_degrees": round(neck, 4), "head_error_degrees": round(head, 4)}
-
-
-def _spare_input(pictures: Sequence[LabelledImage], written: Sequence[Path]) -> None:
+def _spare_input(images: Sequence[LabelledImage], written: Sequence[Path]) -> None:
     """Refuse to write over what is read: photo.json beside photo.png is where the camera comes from."""
-    read = {file.resolve() for picture in pictures for file in picture.files}
+    read = {file.resolve() for image in images for file in image.files}
     for path in written:
         if path.resolve() in read:
-            raise InputError(f"{path} is one of the files to read, and would be overwritten.", "Give another --out.")
+            raise InputError(f"{path} is one of the files to read, and would be overwritten.", "Give another `out`.")
 
 
 def _check(images: Tensor, masks: Tensor, cameras: Tensor) -> None:
@@ -210,6 +195,7 @@ class PhotoFitter:
         Raises:
             InputError: the photo cannot be read, nobody is in it, or mediapipe is not installed.
         """
+        # Find everybody, and fit a camera and a pose to each
         people = self.worker.fit(self._read(path))
         if not people:
             raise InputError(
@@ -217,6 +203,8 @@ class PhotoFitter:
                 "Take a photo that shows head and shoulders, or, for a portrait that is cropped already, write"
                 f' {{"camera": [25 numbers]}} into {path.with_suffix(".json").name} beside it (docs/conventions.md).',
             )
+
+        # Cut them out of the photo when their pixels are wanted
         found = []
         for number, (_, fit) in enumerate(people, start=1):
             crop = fit.square.numbers
@@ -224,8 +212,8 @@ class PhotoFitter:
             fitted = FittedCrop(crop, fit.body_pose, fit.fit_error, fit.confidence)
 
             def read(fit: Fit = fit) -> Pixels:
-                picture = self.worker.cut(self._read(path), fit)
-                return picture.image, picture.mask
+                cut = self.worker.cut(self._read(path), fit)
+                return cut.image, cut.mask
 
             found.append(LabelledImage(name, fit.camera, read, (path,), fitted=fitted))
         return found

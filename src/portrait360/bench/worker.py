@@ -23,7 +23,7 @@ from portrait360.geometry.deformation import deformation_field
 from portrait360.model.discriminator import Discriminator, Pictures
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
-from portrait360.portrait.portrait import Portrait, find_matter
+from portrait360.portrait.scene import SceneRenderer, find_matter
 from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
 from portrait360.runtime.precision import worth_bf16
 from portrait360.runtime.tensors import from_json
@@ -77,7 +77,7 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 scene = generator.scene(w, gradients=False)
             scene = shape_like_body(generator, scene, load_body())  # the same fit again
-        portrait = Portrait(generator, scene, find_matter(generator, scene), bf16)
+        portrait = SceneRenderer(generator, scene, find_matter(generator, scene), bf16)
 
     # Time with fresh peaks of memory.
     release_freed_memory()
@@ -89,7 +89,7 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     return result | _fast(portrait, z, camera, pose, side, repeats)
 
 
-def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats: int) -> dict[str, Any]:
+def _fast(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: int, repeats: int) -> dict[str, Any]:
     """Seconds of each stage and of whole views, and the peaks of memory without and with the discriminator."""
     generator = portrait.generator
     with torch.no_grad():
@@ -117,7 +117,7 @@ def _fast(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int, repeats
     return {"stages": times, "views": views, "peak_mib": peak, "peak_with_discriminator_mib": peak_megabytes()}
 
 
-def _stages(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int) -> dict[str, Callable[[], Any]]:
+def _stages(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: int) -> dict[str, Callable[[], Any]]:
     """What to run for each stage of a view."""
     # Networks.
     generator, scene = portrait.generator, portrait.scene
@@ -143,17 +143,17 @@ def _stages(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int) -> di
     return stages
 
 
-def _first_view(portrait: Portrait, z: Any, camera: Any, pose: Any, side: int) -> RenderOutput:
+def _first_view(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: int) -> RenderOutput:
     """Everything from the latent to the image. The new scene has no head, but its densities take the same time."""
     generator = portrait.generator
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
         new = generator.scene(generator.map(z, camera, None, 0.7), gradients=False)
     find_matter(generator, new)
     new = dataclasses.replace(new, tri_grid=portrait.scene.tri_grid)
-    return Portrait(generator, new, portrait.occupied, portrait.bf16).render(camera, pose, side)
+    return SceneRenderer(generator, new, portrait.occupied, portrait.bf16).render(camera, pose, side)
 
 
-def _exact(portrait: Portrait, scene: Scene, camera: Any, pose: Any, side: int) -> dict[str, Any]:
+def _exact(portrait: SceneRenderer, scene: Scene, camera: Any, pose: Any, side: int) -> dict[str, Any]:
     """The plain twins: with gradients, layers do not fold."""
     # The plain renderer, and fast images to compare with.
     generator = portrait.generator

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import tyro
 
@@ -16,6 +16,15 @@ from portrait360.cli.train import Train, train_command
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
+
+
+def _settle_process() -> None:
+    """Choose threads and memory for the whole process: libraries may not, but a program of its own may."""
+    from portrait360.runtime.memory import keep_freed_memory
+    from portrait360.runtime.threads import settle_threads
+
+    settle_threads()
+    keep_freed_memory()
 
 
 class Command(Protocol):
@@ -31,10 +40,10 @@ class Command(Protocol):
 
 @dataclass(frozen=True)
 class Generate:
-    """Make portraits in 3D from seeds: eight views, a turntable video, a mesh and a record of each.
+    """Make portraits in 3D from seeds: eight views, a turntable video, a mesh, and what makes each of them again.
 
     Writes DIR/seed0000/ with views.png (eight yaws, 45 degrees apart, from the front), turntable.mp4,
-    portrait.glb and portrait.json. The same seed always gives the same person.
+    portrait.glb, portrait.safetensors and portrait.json. The same seed always gives the same person.
 
     Example: portrait360 generate --seeds 0-3 --out out/demo
     """
@@ -44,7 +53,7 @@ class Generate:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the portraits."""
     weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Weights (.safetensors). Default: those that come with the package."""
+    """Weights (.safetensors), or the folder of a run. Default: those that come with the package."""
     truncation_psi: Annotated[float, tyro.conf.arg(metavar="PSI")] = 0.7
     """0 gives the average person, 1 the full variety with more failures."""
     neck: _Angles = (0.0, 0.0, 0.0)
@@ -63,11 +72,12 @@ class Generate:
     def run(self) -> None:
         from portrait360.apps.generate import generate, parse_seeds
 
+        _settle_process()
         generate(
             parse_seeds(self.seeds),
             self.out,
             weights=self.weights,
-            truncation_psi=self.truncation_psi,
+            truncation=self.truncation_psi,
             neck=self.neck,
             head=self.head,
             size=self.size,
@@ -82,7 +92,7 @@ class Generate:
 
 @dataclass(frozen=True)
 class DatasetSynth:
-    """Draw synthetic portraits with exact camera, body pose and mask each.
+    """Render synthetic portraits with exact camera, body pose and mask each.
 
     The same seed gives the same bytes whatever the number of workers, and a run that was stopped continues
     when the same command is given again. The first run fetches the parts (hair, clothes, skins; 89 MB) with npm.
@@ -93,7 +103,7 @@ class DatasetSynth:
     count: Annotated[int, tyro.conf.arg(metavar="N")]
     """Number of portraits."""
     resolution: Annotated[int, tyro.conf.arg(metavar="R")]
-    """Side of the square pictures in pixels."""
+    """Side of the square images in pixels."""
     seed: Annotated[int, tyro.conf.arg(metavar="S")]
     """Which people, cameras and poses."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
@@ -102,11 +112,11 @@ class DatasetSynth:
     """Also write coarse body poses, as estimators would give them, with noise of so many degrees. Training
     reads these, measuring the exact ones."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Processes that draw. Default: one per core."""
+    """Processes that render. Default: one per core."""
     depth: Annotated[bool, _PLAIN] = False
-    """Also write depth pictures."""
+    """Also write depth images."""
     views: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Pictures of each person, each with a camera, pose, expression and light of its own."""
+    """Images of each person, each with a camera, pose, expression and light of its own."""
 
     def run(self) -> None:
         from functools import partial
@@ -137,13 +147,13 @@ class DatasetPhotos:
     Writes FILE.zip, and FILE.report.json and FILE.report.html with what became of every photo and why. A run that was
     stopped continues when the same command is given again.
 
-    Example: portrait360 dataset photos pictures --resolution 512 --out photos.zip --balance 4
+    Example: portrait360 dataset photos photos --resolution 512 --out photos.zip --balance 4
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """The photos; folders below are looked into as well."""
+    """The photos; folders below are searched as well."""
     resolution: Annotated[int, tyro.conf.arg(metavar="R")]
-    """Side of the square pictures in pixels."""
+    """Side of the square images in pixels."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
     """The dataset to write."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
@@ -158,22 +168,21 @@ class DatasetPhotos:
     """When to reject, for instance {"smallest_side": 200}; docs/photos.md lists all limits. Others keep their
     defaults."""
     quality: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Your quality network (.safetensors or .onnx). Its marks are in the report; they reject nobody unless --limits has
-    a least_quality."""
+    """Your quality network (.safetensors or .onnx). Its scores are in the report; they reject nobody unless --limits
+    has a least_quality."""
     matting: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx", help_behavior_hint="")] = None
     """Your matting network in place of mediapipe's segmentation."""
     body: Annotated[Path | None, tyro.conf.arg(metavar="SMPL.pkl|.npz", help_behavior_hint="")] = None
     """Your SMPL file, read as data: body poses are then turns about its joints. Default: the packaged body."""
 
     def run(self) -> None:
-        from portrait360.photos.gates import read_limits
-        from portrait360.photos.job import process_folder
+        from portrait360.apps.dataset import make_dataset
 
-        report = process_folder(
+        report = make_dataset(
             self.folder,
             self.out,
             resolution=self.resolution,
-            limits=None if self.limits is None else read_limits(self.limits),
+            limits=self.limits,
             workers=self.workers,
             balance=self.balance,
             matting=self.matting,
@@ -182,7 +191,7 @@ class DatasetPhotos:
             engine=self.engine,
             shards=self.shards,
         )
-        print(f"{self.out}  {report.images} pictures: {report.sentence()}")
+        print(f"{self.out}  {report.images} images: {report.sentence()}")
 
     def resume_hint(self) -> str:
         return "the same command continues"
@@ -202,7 +211,7 @@ class DatasetShard:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the shards."""
     per_shard: Annotated[int, tyro.conf.arg(metavar="N")] = 1000
-    """Most pictures in a shard."""
+    """Most images in a shard."""
 
     def run(self) -> None:
         from portrait360.data.shards import write_shards
@@ -215,7 +224,7 @@ class DatasetShard:
 
 @dataclass(frozen=True)
 class DatasetInspect:
-    """Look at a dataset: a contact sheet, histograms of its labels, and bodies outlined over pictures.
+    """Inspect a dataset: a contact sheet, histograms of its labels, and bodies outlined over images.
 
     Writes DIR/sheet.png, the yaw and pose histograms, the body overlay and summary.json.
 
@@ -225,7 +234,7 @@ class DatasetInspect:
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.zip")]
     """The dataset: a zip or a folder."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for the pictures."""
+    """Folder for the images."""
 
     def run(self) -> None:
         from portrait360.data.inspect import inspect_dataset
@@ -240,18 +249,18 @@ class DatasetInspect:
 class Evaluate:
     """Measure a model: fidelity, faces, cameras, body poses, consistency and geometry, beside the data's own.
 
-    Prints a table, writes the numbers and, beside them, a sheet of pictures. docs/evaluation.md explains every number.
-    What the portrait encoder sees in the data is kept in the user's cache, so that the next time is shorter.
+    Prints a table, writes the numbers and, beside them, a sheet of images. docs/evaluation.md explains every number.
+    The portrait encoder's features of the data are kept in the user's cache, so that the next time is shorter.
 
     Example: portrait360 evaluate --data heldout.zip --out metrics.json --quick
     """
 
     data: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
-    """Pictures that training has not seen, with masks; exact body poses if they are to be measured."""
+    """Images that training has not seen, with masks; exact body poses if they are to be measured."""
     out: Annotated[Path, tyro.conf.arg(metavar="metrics.json")]
     """The numbers; the sheet goes to metrics.png."""
     weights: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
-    """Weights (.safetensors). Default: those that come with the package."""
+    """Weights (.safetensors), or the folder of a run. Default: those that come with the package."""
     quick: Annotated[bool, _PLAIN] = False
     """Some minutes instead of the better part of an hour, with 750 generated persons instead of 10,500."""
     inception: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
@@ -263,11 +272,11 @@ class Evaluate:
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
 
     def run(self) -> None:
-        from portrait360.evaluation.evaluate import evaluate
+        from portrait360.apps.evaluate import evaluate
 
         evaluate(
             self.data,
-            self.out,
+            out=self.out,
             weights=self.weights,
             quick=self.quick,
             inception=self.inception,
@@ -281,26 +290,28 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Pose:
-    """Camera and body pose of pictures: of photos, both are fitted to what is seen; of pictures with a camera and a
-    mask, the body pose is predicted by a model's discriminator.
+    """Estimate camera and body pose of people in images. To photos, both are fitted; where an image has a camera and a
+    mask, a model's discriminator predicts the body pose.
 
-    The latter are pictures of a dataset, the original's test data (aligned_images/, mask/, result.json), or any with
+    The latter are images of a dataset, the original's test data (aligned_images/, mask/, result.json), or any with
     {"camera": [25 numbers]} in NAME.json and its mask in NAME.mask.png or its alpha channel. Of a folder or zip all
-    pictures are taken. Writes FILE.json and FILE.overlay.png, the posed body outlined over the pictures.
+    images are taken. Writes FILE.json and FILE.overlay.png, the posed body outlined over the images.
 
     Example: portrait360 pose photo.jpg out/train.zip --out out/poses.json
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")]
-    """Pictures, folders and datasets."""
+    """Images, folders and datasets."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
     """The poses to write. Default: they are printed, and no overlay is drawn."""
     weights: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
     """Weights (.safetensors), converted ones too. Default: those that come with the package."""
+    positional: ClassVar[dict[str, str]] = {"images": "IMAGE"}
 
     def run(self) -> None:
         from portrait360.apps.pose import estimate_poses
 
+        _settle_process()
         estimate_poses(self.images, weights=self.weights, out=self.out)
 
     def resume_hint(self) -> str:
@@ -341,8 +352,8 @@ class Convert:
 class Bench:
     """Time every stage of every preset on this machine, and how much memory it takes.
 
-    Weights are random, with a density shaped like a head. Original presets are also drawn by the exact renderer, as
-    the baseline, and the fast pictures are compared with its own. All presets take some minutes.
+    Weights are random, with a density shaped like a head. Original presets are also rendered by the exact renderer, as
+    the baseline, and the fast images are compared with its own. All presets take some minutes.
 
     Example: portrait360 bench --out bench.json --quick
     """
@@ -388,7 +399,7 @@ def commands(arguments: Sequence[str]) -> Any:
         | Annotated[
             _Dataset,
             tyro.conf.subcommand(
-                "dataset", description="Make a dataset, synthetic or of photos, look at one, or pack it."
+                "dataset", description="Make a dataset, synthetic or of photos, inspect one, or pack it."
             ),
         ]
         | Annotated[Train, tyro.conf.subcommand("train", constructor=train)]

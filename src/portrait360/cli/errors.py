@@ -1,100 +1,39 @@
-"""What is wrong with some arguments, in one sentence: tyro's boxes are for reading at leisure."""
+"""Messages of the library, which name parameters, in the words of the command line, which has flags."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from typing import Any
 
-_BORDERS = "│|"
-_RULES = "─-"
-
-
-class BadArgumentsError(Exception):
-    """The arguments ask for no command. `message` says why, `hint` what to do."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+_PARAMETER = re.compile(r"`([\w.]+)(?:=([^`]*))?`")
+_QUOTES = "'\""
+_SPELLINGS = {"truncation": "truncation_psi"}
+"""Fields that have other names than the parameters that they are given to."""
 
 
-def explain_box(box: str, help_command: str) -> BadArgumentsError:
-    """The box that tyro prints about bad arguments, as a sentence and a hint.
+def with_flags(message: str, command: Any) -> str:
+    """Replace the parameters that a message names in backticks by flags of `command`.
 
-    Args:
-        box: what tyro printed.
-        help_command: the command that prints help on what the user tried.
+    `` `truncation=0.7` `` becomes `--truncation-psi 0.7`, `` `mesh=False` `` becomes `--no-mesh`. What is no
+    parameter of the command stays as it is.
     """
-    parts = _parts(box)
-    wrong = " ".join(parts[0]) if parts else ""
-    hint = f"See `{help_command}`."
-    unknown = next((part[1:] for part in parts if part[0] == "Unrecognized options:"), None)
-    if unknown:
-        return BadArgumentsError(f"there is no {unknown[0]} here.", hint)
-    if match := re.match(r"Error parsing (\S+): (.*)", wrong):
-        return BadArgumentsError(_bad_value(match[1], match[2]), hint)
-    if wrong.startswith("Missing from"):
-        title_end = next(i for i, line in enumerate(parts[0]) if line.endswith(":"))
-        return BadArgumentsError(f"something is missing: {', '.join(parts[0][title_end + 1 :])}.", hint)
-    if match := re.match(r"Missing value for argument '(\S+)'\. Expected (\d+) value", wrong):
-        return BadArgumentsError(f"{match[1]} takes {match[2]} value{'s' * (match[2] != '1')}.", hint)
-    if match := re.match(r"Unrecognized (?:or misplaced )?options: ([^\s,]+)", wrong):
-        similar = _similar(box)
-        here = [option for option, commands in similar if help_command in commands]
-        options = " or ".join(here) or _after(parts, "Available subcommands:")
-        if options:
-            hint += f" Perhaps you meant {options}."
-        elif elsewhere := [c for option, commands in similar if option.split()[0] == match[1] for c in commands]:
-            hint += f" It belongs to `{elsewhere[0].removesuffix(' --help')}`."
-        return BadArgumentsError(f"there is no {match[1]} here.", hint)
-    if match := re.match(r"Expected one of \{(.*)\}", wrong):
-        return BadArgumentsError(f"a command is missing: {match[1].replace(', ', ' or ')}.", hint)
-    return BadArgumentsError(wrong or "these arguments make no sense.", hint)
+    fields = {field.name for field in dataclasses.fields(command)}
+    positional: dict[str, str] = getattr(command, "positional", {})
 
+    def replaced(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        name = _SPELLINGS.get(name, name)
+        # `training.batch` is one of the settings that `train` has a flag for each
+        if name not in fields and not ("." in name and "settings" in fields):
+            return match[0]
+        flag = positional.get(name) or f"--{name.replace('_', '-')}"
+        if value in (None, "True"):
+            return flag
+        if value == "False":
+            return f"--no-{flag.removeprefix('--')}"
+        if value.startswith("("):
+            value = value.strip("()").replace(",", "")
+        return f"{flag} {value.strip(_QUOTES)}"
 
-def _parts(box: str) -> list[list[str]]:
-    """The lines between rules, without the help texts (which are indented twice)."""
-    parts: list[list[str]] = [[]]
-    for line in box.splitlines()[1:-1]:
-        text = line.strip(_BORDERS)
-        if not text.strip(_RULES + " "):
-            parts.append([])
-        elif not text.startswith(" " * 9):
-            if text.strip() == "Unrecognized options:":
-                parts.append([])
-            parts[-1].append(text.strip())
-    return [part for part in parts if part]
-
-
-def _similar(box: str) -> list[tuple[str, list[str]]]:
-    """Options that tyro takes to be meant, each with the commands that print help on it."""
-    found: list[tuple[str, list[str]]] = []
-    text = ""
-    for line in box.partition("Perhaps you meant:")[2].splitlines()[1:]:
-        inner = line.strip(_BORDERS)
-        if not inner.strip(_RULES + " "):
-            break
-        if inner.startswith(" " * 9):
-            text += " " + inner.strip()
-            found[-1][1][:] = re.findall(r"\bin (portrait360(?: [a-z]+)* --help)", text)
-        else:
-            text = ""
-            found.append((inner.strip(), []))
-    return found
-
-
-def _bad_value(flag: str, reason: str) -> str:
-    given = re.findall(r"'([^']*)'", reason)
-    kind = ""
-    if re.search("float", reason, re.IGNORECASE):
-        kind = "a number, "
-    elif re.search(r"\bint\b", reason, re.IGNORECASE):
-        kind = "a whole number, "
-    return f"{flag} takes {kind}not {given[-1] if given else 'this'!r}." if kind else f"{flag}: {reason}."
-
-
-def _after(parts: list[list[str]], title: str) -> str:
-    for part in parts:
-        words = " ".join(part)
-        if words.startswith(title):
-            return words.removeprefix(title).strip().replace(", ", " or ")
-    return ""
+    return _PARAMETER.sub(replaced, message)

@@ -2,66 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import io
-import itertools
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
 import portrait360
 from portrait360.cli.commands import Command, commands
-from portrait360.cli.errors import BadArgumentsError, explain_box
+from portrait360.cli.errors import with_flags
+from portrait360.cli.numbers import NUMBERS
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 _COLLECTIONS = (50_000, 20, 20)
-"""Python's `gc` thresholds. Importing torch makes objects that stay: to look through them as often as by default costs
-a tenth of a first picture's time."""
-_COMMAND_NAMES = frozenset("generate dataset synth photos inspect shard train evaluate pose convert bench".split())
+"""Python's `gc` thresholds. Importing torch makes objects that stay: to scan them as often as by default costs a tenth
+of a first image's time."""
 
 
 def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments ask for.
 
     Raises:
-        BadArgumentsError: an unknown command or flag, a missing flag or a bad value.
-        SystemExit: after printing help.
+        SystemExit: after printing help (status 0), or what is wrong with the arguments (status 2).
     """
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(
-                commands(arguments),
-                prog="portrait360",
-                description="3D portraits, seen from every side, learned from single-view images.",
-                args=list(arguments),
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        names = itertools.takewhile(_COMMAND_NAMES.__contains__, arguments)
-        raise explain_box(box.getvalue(), " ".join(["portrait360", *names, "--help"])) from None
+    parser: Any = commands(arguments)
+    return tyro.cli(
+        parser,
+        prog="portrait360",
+        description="3D portraits, seen from every side, learned from single-view images.",
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+        registry=NUMBERS,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 2 bad input (said in a sentence), 130 interrupted.
 
     Errors that no user can mend keep their traceback: they are bugs.
+
+    Raises:
+        SystemExit: see `parse`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         print(f"portrait360 {portrait360.__version__}")
         return 0
-    try:
-        command = parse(arguments)
-    except BadArgumentsError as error:
-        return _complain(error.message, error.hint)
+    command = parse(arguments)
     try:
         return _run(command)
     except KeyboardInterrupt:
@@ -77,7 +68,8 @@ def _run(command: Command) -> int:
         command.run()
         sys.stdout.flush()
     except Portrait360Error as error:
-        return _complain(error.message, error.hint, *getattr(error, "__notes__", []))
+        said = (error.message, error.hint, *getattr(error, "__notes__", []))
+        return _complain(*(with_flags(text, command) for text in said))
     except BrokenPipeError:  # the reader of our output has enough; Python must not complain while it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
@@ -104,6 +96,6 @@ def entry_point() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.set_threshold(*_COLLECTIONS)
     status = main()
-    if "triton" not in sys.modules:  # it would call what is not looked through leaked, and say so
-        gc.freeze()  # what is left goes with the process: the interpreter need not look through it once more
+    if "triton" not in sys.modules:  # it would report what is not collected as leaked
+        gc.freeze()  # what is left goes with the process, without one more scan
     sys.exit(status)

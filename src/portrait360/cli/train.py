@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,36 +52,23 @@ class Train:
     """Values of the preset to change, by full name; the flags `--training.*` and `--model.*`."""
 
     def run(self) -> None:
-        from portrait360.training.loop import train
-        from portrait360.types import InputError, Portrait360Error
+        from portrait360.apps.train import train
 
-        if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
-            raise InputError(f"--max-minutes must be above 0, not {self.max_minutes:g}.", "Try --max-minutes 60.")
-        try:
-            train(
-                self.data,
-                self.preset,
-                self.out,
-                resume=self.resume,
-                max_minutes=self.max_minutes,
-                kimg=self.kimg,
-                device=self.device,
-                init=self.init,
-                recipe=self.recipe,
-                **self.settings,
-            )
-        except Portrait360Error as error:
-            error.message, error.hint = _with_flags(error.message), _with_flags(error.hint)
-            raise
+        train(
+            self.data,
+            preset=self.preset,
+            out=self.out,
+            resume=self.resume,
+            max_minutes=self.max_minutes,
+            kimg=self.kimg,
+            device=self.device,
+            init=self.init,
+            recipe=self.recipe,
+            **self.settings,
+        )
 
     def resume_hint(self) -> str:
         return "the same command with --resume continues from the last checkpoint"
-
-
-def _with_flags(sentence: str) -> str:
-    """A sentence of the library, which names parameters in backticks, with the flags that set them."""
-    parameters = {one.name for one in dataclasses.fields(Train)} | set(preset_fields())
-    return re.sub(r"`([\w.]+)`", lambda m: f"--{m[1].replace('_', '-')}" if m[1] in parameters else m[0], sentence)
 
 
 # ---- a flag for every value of a preset ----

@@ -46,7 +46,7 @@ def write_shards(path: Path, out: Path, per_shard: int = 1000, *, progress: bool
     # Check the place and open the dataset.
     out = Path(out)
     if per_shard < 1:
-        raise InputError(f"--per-shard must be at least 1, not {per_shard}.", "1000 is a good number.")
+        raise InputError(f"`per_shard` must be at least 1, not {per_shard}.", "1000 is a good number.")
     if (out / INDEX_FILE).exists():
         raise InputError(f"{out} already holds shards.", "Choose another folder.")
     dataset = PortraitDataset(path)

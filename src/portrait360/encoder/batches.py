@@ -63,7 +63,7 @@ class EncoderData:
         data = PortraitDataset(path, labels="exact")
         views = data.meta.get("views_per_subject", 1)
         if not isinstance(views, int) or views < 2 or len(data) % views:
-            raise DatasetError(f"{path} does not show each person several times.", "Make it with --views 4.")
+            raise DatasetError(f"{path} does not show each person several times.", "Make it with `views=4`.")
         with show_progress("loading", len(data), "images") as bar:
             images, masks = data.load_arrays(resolution, progress=lambda done, _: bar.advance(done - bar.done))
         return cls(images, masks, data.cameras, data.body_poses, views)
@@ -76,13 +76,13 @@ class EncoderData:
             DatasetError: as for `load`; or there is none, or they show persons differently often.
         """
         if not paths:
-            raise DatasetError("no dataset is given.", "Name one that was made with --views.")
+            raise DatasetError("no dataset is given.", "Name one that was made with `views`.")
         parts = [cls.load(path, resolution) for path in paths]
         for part, path in zip(parts, paths, strict=True):
             if part.views != parts[0].views:
                 raise DatasetError(
                     f"{path} shows each person {part.views} times, {paths[0]} {parts[0].views} times.",
-                    "Make all with the same --views.",
+                    "Make all with the same `views`.",
                 )
         if len(parts) == 1:  # joining copies all images
             return parts[0]

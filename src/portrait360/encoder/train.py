@@ -326,9 +326,9 @@ def _started(path: Path, config: EncoderConfig) -> PortraitEncoder:
         or any(one < other for one, other in zip(config.depths, given.config.depths, strict=True))
         or given.config.around not in (0, config.around)
     ):
-        raise CheckpointError(f"{path} is an encoder of another size.", "Give its --config.")
+        raise CheckpointError(f"{path} is an encoder of another size.", "Give its `config`.")
     if given.config.sees_covers and not config.sees_covers:
-        raise CheckpointError(f"{path} predicts what is covered.", "Give --config.sees-covers.")
+        raise CheckpointError(f"{path} predicts what is covered.", "Give `config.sees_covers`.")
 
     # Rows and columns that it lacks
     state = given.state_dict()

@@ -24,7 +24,7 @@ from portrait360.evaluation.sampler import GeneratedSamples, generate_samples
 from portrait360.evaluation.samples import SampleSet
 from portrait360.evaluation.setup import FORMAT_VERSION, Setup, prepare
 from portrait360.geometry.cameras import SECTORS
-from portrait360.portrait.portrait import Portrait, find_matter
+from portrait360.portrait.scene import SceneRenderer, find_matter
 from portrait360.runtime.files import atomic_write, check_json_place, write_json
 from portrait360.runtime.memory import keep_freed_memory
 from portrait360.runtime.progress import Progress, show_progress
@@ -38,9 +38,9 @@ _FIRST_REFERENCE_SEED = 900_000_001
 
 def evaluate(
     data: Path,
-    out: Path,
+    out: Path | None,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     quick: bool = False,
     inception: Path | None = None,
     encoder: Path | None = None,
@@ -52,8 +52,8 @@ def evaluate(
 
     Args:
         data: a dataset apart from the training data; exact labels, if it has them, are the truth about body poses.
-        out: a .json file; `NAME.png` beside it shows images.
-        weights: what to measure; the packaged weights when None.
+        out: a .json file; `NAME.png` beside it shows images. Nothing is written or printed when None.
+        weights: what to measure, a file or a run folder; the packaged weights when None.
         quick: minutes instead of the better part of an hour, with fewer images.
         inception: the user's file of the Inception network, for the numbers that papers give.
         encoder: another portrait encoder than the packaged one.
@@ -65,11 +65,10 @@ def evaluate(
         What `out` holds; docs/evaluation.md explains every key.
 
     Raises:
-        InputError, DatasetError, CheckpointError: something given is missing, broken, too small or does not fit, or
-            `out` cannot be written.
+        InputError, DatasetError, CheckpointError: an input is missing, broken or unfit, or `out` cannot be written.
     """
     # Check the place of the results, then measure.
-    image_file = check_json_place(out, ".png")
+    image_file = None if out is None else check_json_place(out, ".png")
     start = time.monotonic()
     settle_threads()
     keep_freed_memory()
@@ -86,6 +85,8 @@ def evaluate(
         "sectors": shown.sectors,
         "missing": setup.missing,
     }
+    if out is None or image_file is None:
+        return result
     with atomic_write(image_file) as temporary:
         sheet(shown.real, shown.generated).save(temporary, "PNG")
         write_json(out, result)
@@ -191,6 +192,6 @@ def _geometry(
     found: list[MeshStatistics] = []
     for _ in range(setup.plan.meshes):
         scene = setup.sampler.portraits(1, draws).scene
-        found.append(portrait_geometry(Portrait(generator, scene, find_matter(generator, scene)), COARSE_STEP))
+        found.append(portrait_geometry(SceneRenderer(generator, scene, find_matter(generator, scene)), COARSE_STEP))
         advance(1)
     return geometry_measures(against_bodies(found))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate
 from portrait360.media.mesh import extract_mesh
-from portrait360.portrait.portrait import MESH_STEP, mesh_box
+from portrait360.portrait.scene import MESH_STEP, mesh_box
 from portrait360.types import BODY_POSE_SIZE, InputError
 
 BODY_STATISTICS = Path(__file__).parents[1] / "assets" / "body_statistics.json"

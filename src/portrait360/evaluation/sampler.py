@@ -14,7 +14,7 @@ from portrait360.geometry.cameras import zoom_camera
 from portrait360.model.discriminator import Pictures
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
-from portrait360.portrait.portrait import find_matter
+from portrait360.portrait.scene import find_matter
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PortraitSampler:
     def portraits(self, count: int, draws: torch.Generator, *, truncation_psi: float = 1.0) -> SampledPortraits:
         """New portraits as training samples them, conditioned on a camera of the data and a pose of the branch.
 
-        The pose belongs to the camera and a latent of its own (official_model 10.15, `G_predict`).
+        The pose belongs to the camera and a latent of its own (equations 10.15, `G_predict`).
         """
         # Camera, latents and pose.
         generator = self.generator

@@ -69,7 +69,7 @@ class Setup:
 
 
 def prepare(
-    data: Path, weights: Path | None, inception: Path | None, encoder_file: Path | None, device: str, plan: Plan
+    data: Path, weights: str | Path | None, inception: Path | None, encoder_file: Path | None, device: str, plan: Plan
 ) -> Setup:
     """Load networks and data, and find out what can be measured.
 
@@ -102,10 +102,11 @@ def prepare(
     further = None if inception is None else _inception(inception, place)
     predictors = Predictors(encoder.to(place), networks.discriminator, further, networks.calibration)
 
+    info = networks.info
+
     # Facts for m.json, and the key of cached features.
     about = {
-        "weights": {k: networks.info[k] for k in ("model", "sha256", "about")}
-        | {"file": "packaged" if weights is None else weights.name},
+        "weights": {"model": info.model, "sha256": info.sha256, "about": info.about, "file": _name(weights)},
         "data": _about_data(data, dataset),
         "encoder": encoder_info["sha256"],
         "pictures": plan.images,
@@ -172,6 +173,10 @@ def _note_missing(missing: dict[str, str], real: RealImages, inception: Path | N
 def _inception(path: Path, device: torch.device) -> Extractor:
     network = load_inception(path).to(device)
     return lambda images: torch.cat([network(some) for some in images.split(16)])
+
+
+def _name(weights: str | Path | None) -> str:
+    return "packaged" if weights is None else Path(weights).name
 
 
 def _about_data(data: Path, dataset: PortraitDataset) -> dict[str, Any]:

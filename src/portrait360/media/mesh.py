@@ -77,7 +77,7 @@ def extract_mesh(
     if not solid.any():
         raise InputError(
             "there is nothing solid in this portrait.",
-            "Train the model for longer, use other weights, or leave the mesh out (--no-mesh).",
+            "Train the model for longer, use other weights, or leave the mesh out (`mesh=False`).",
         )
     opacity = np.where(solid, np.maximum(opacity, 0.5 + 1e-3), np.minimum(opacity, 0.5 - 1e-3))
     opacity[_inner(solid)] = 1.0  # filled cavities have no surface of their own

@@ -39,7 +39,7 @@ def write_video(
     except UnknownCodecError as error:
         raise InputError(
             "this build of PyAV has no H.264 encoder (libx264).",
-            "Reinstall it with `pip install --force-reinstall av`, or use --no-video.",
+            "Reinstall it with `pip install --force-reinstall av`, or leave the video out (`video=False`).",
         ) from error
 
     # Open the file.

@@ -51,7 +51,7 @@ def convert_snapshot(path: Path, out: Path, smpl: Path | None = None) -> ModelCo
     """
     # Read the files.
     if any(given is not None and Path(given).resolve() == Path(out).resolve() for given in (path, smpl)):
-        raise InputError(f"--out {out} is one of the files to read.", "Name another file, which may be new.")
+        raise InputError(f"`out` {out} is one of the files to read.", "Name another file, which may be new.")
     body = None if smpl is None else read_smpl(smpl)
     content = read_snapshot(path)
     g, g_tensors = _network(content, ("G_ema", "G"), path)

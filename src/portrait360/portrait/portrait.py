@@ -1,175 +1,297 @@
-"""One portrait in use: drawn from a seed, rendered from any camera, re-posed, and queried in 3D."""
+"""A portrait for people who use one: images, video, mesh and files, with angles in degrees."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+import io
+import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
-from portrait360.geometry.body import BodyTemplate, bone_transforms
-from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
-from portrait360.media.images import to_bytes
-from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
-from portrait360.model.generator import Generator, RenderDraws, Scene
-from portrait360.model.mapping import latent
-from portrait360.model.rendering import Occupancy
-from portrait360.model.two_pass import can_render_two_pass, cells_for_two_pass
-from portrait360.types import RenderOutput
+from portrait360.config import Vector3
+from portrait360.geometry.cameras import camera_label
+from portrait360.media.sheets import grid, save_png
+from portrait360.portrait.camera import Camera
+from portrait360.portrait.options import AT_REST, body_pose_from_degrees, checked_size
+from portrait360.portrait.record import PortraitRecord, posed_json, read_portrait_file, write_portrait_file
+from portrait360.portrait.scene import MESH_STEP, SceneRenderer, mesh_box, render_bytes
+from portrait360.portrait.weights import load_generator
+from portrait360.runtime.device import choose_device
+from portrait360.runtime.files import atomic_folder, write_json
+from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, CheckpointError, InputError, RenderOutput
 
-RENDER_RESOLUTION = 256
-"""Rays per side of pictures from models without super-resolution: the field is sampled finer than in training."""
-MESH_STEP = 0.0023
-"""World units between the points where the mesh reads the density: about 3 mm."""
-_BATCH = 8
+if TYPE_CHECKING:
+    from portrait360.portrait.solid import PortraitMesh
 
-Vector3 = tuple[float, float, float]
-
-
-def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx"] | None:
-    """The cells where a scene has matter, or None where no compiled renderer can use them."""
-    render = generator.config.render
-    if can_render_two_pass(scene.tri_grid, generator.decoder, render):
-        return cells_for_two_pass(scene.tri_grid, generator.decoder, render)
-    if render.quadrature == "point" and can_fuse(scene.tri_grid, None):
-        return occupied_cells(scene.tri_grid, generator.decoder, render, VIEWING_CELLS)
-    return None
+VIEWS = 8
+"""Views on views.png, one each 45 degrees."""
+VIDEO_FRAMES = 72
+FRAMES_PER_SECOND = 24
+_NOTEBOOK_SIZE, _NOTEBOOK_YAWS = 256, (0.0, 35.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Portrait:
-    """A person: the scene is computed once, then rendered as often as wanted. Deterministic.
+    """A person in 3D, to be seen from every side and re-posed at neck and head.
 
-    Networks and scene may be on a GPU; what goes in and comes out is on the CPU.
+    Made by `PortraitModel.sample`, or loaded from a file. Equal portraits render to equal bytes. In a notebook it shows
+    itself from the front and in three-quarter view.
+
+    Turns of `neck` and `head` (against the neck) are axis-angle vectors in degrees: X nods down, Y turns to the
+    person's left, Z tilts to their right. `size` is the side of an image in pixels; models with super-resolution have
+    one size only.
     """
 
-    generator: Generator
-    scene: Scene
-    occupied: UInt8[Tensor, "1 nz ny nx"] | None = None
-    """Cells that rays visit, None for all of them (and for renderers that do not skip)."""
-    bf16: bool = False
-    """Convolutions in bf16: for original networks on processors where that is faster (`worth_bf16`)."""
+    renderer: SceneRenderer
+    """The scene in tensors."""
+    record: PortraitRecord
+    """Where the portrait comes from."""
+
+    # ---- files ----
 
     @classmethod
-    @torch.no_grad()
-    def from_seed(cls, generator: Generator, seed: int, truncation_psi: float = 0.7, *, bf16: bool = False) -> Portrait:
-        """The person of a seed, mapped under the frontal camera and the canonical pose."""
-        device = next(generator.parameters()).device
-        z = latent(seed, generator.config.z_dim).to(device)
-        w = generator.map(z, camera_label(0.0, device=device), None, truncation_psi)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            scene = generator.scene(w, gradients=False)
-        return cls(generator, scene, find_matter(generator, scene), bf16)
+    def load(cls, path: str | Path, *, weights: str | Path | None = None, device: str = "cpu") -> Portrait:
+        """Load a portrait.safetensors.
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks run."""
-        return self.scene.w.device
+        Args:
+            path: the file.
+            weights: the weights that the portrait was made with, a file or a run folder; the packaged ones when None.
+            device: where the networks run: cpu, cuda, cuda:1, or auto for the GPU if there is one.
 
-    @property
-    def body(self) -> BodyTemplate:
-        """What a body pose moves: the packaged body, or one that came with the weights."""
-        return self.generator.body
+        Raises:
+            CheckpointError: the file is missing, damaged or no portrait, or the weights are others.
+        """
+        w, record = read_portrait_file(Path(path))
+        generator, info = load_generator(weights)
+        if info.sha256 != record.weights_sha256 or w.shape[1] != generator.config.w_dim:
+            raise CheckpointError(
+                f"{path} was made with other weights ({record.model}, SHA-256 {record.weights_sha256[:12]}...)"
+                f" than {info.path}.",
+                "Give the file of those weights as `weights`.",
+            )
+        renderer = SceneRenderer.from_w(generator.to(choose_device(device)), w, bf16=record.convolutions == "bf16")
+        return cls(renderer, record)
 
-    @property
-    def default_resolution(self) -> int:
-        """Side of the rays: the model's own with super-resolution, `RENDER_RESOLUTION` without."""
-        config = self.generator.config
-        return RENDER_RESOLUTION if config.superresolution is None else config.raw_resolution
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        neck: Vector3 = AT_REST,
+        head: Vector3 = AT_REST,
+        size: int | None = None,
+        video: bool = True,
+        mesh: bool = True,
+    ) -> Path:
+        """Write views.png, turntable.mp4, portrait.glb, portrait.safetensors and portrait.json.
 
-    @property
-    def bounds(self) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-        """Lower and upper corner of the canonical box outside of which space is empty."""
-        config = self.generator.config.render
-        centre, half = torch.tensor(config.box_centre), torch.tensor(config.box_half)
-        if config.crop is not None:
-            half = torch.tensor([config.crop, float(half[1]), config.crop])
-        return centre - half, centre + half
+        The files appear together when all of them are done; files of the same names are replaced.
 
-    @torch.no_grad()
+        Args:
+            folder: made when missing.
+            neck, head: turns in degrees. portrait.safetensors holds the person at rest.
+            size: side of each view (default: 512, or the model's own); the video has half of it.
+            video, mesh: whether to write turntable.mp4 and portrait.glb.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: an argument is out of range, or the folder cannot be written.
+        """
+        pose = body_pose_from_degrees(neck, head)
+        side = self._rays(size)
+        folder = Path(folder)
+        with atomic_folder(folder) as temporary:
+            # What people look at: the files that portrait.json lists
+            save_png(temporary / "views.png", self._views(VIEWS, pose, side))
+            files = ["views.png"]
+            if video:
+                self._turn(temporary / "turntable.mp4", pose, None if side is None else side // 2)
+                files.append("turntable.mp4")
+            if mesh:
+                self._mesh(pose).save(temporary / "portrait.glb")
+                files.append("portrait.glb")
+
+            # What makes them again
+            write_portrait_file(temporary / "portrait.safetensors", self.w, self.record)
+            cameras = [
+                {"yaw_degrees": yaw, "camera": label}
+                for yaw, label in zip(range(0, 360, 360 // VIEWS), _around(VIEWS).tolist(), strict=True)
+            ]
+            content = posed_json(self.record, pose) | {"views": cameras, "files": [*files, "portrait.json"]}
+            write_json(temporary / "portrait.json", content)
+        return folder
+
+    # ---- images ----
+
     def render(
         self,
-        camera: Float[Tensor, "B 25"],
-        body_pose: Float[Tensor, "B 6"] | None = None,
-        resolution: int | None = None,
         *,
+        yaw: float = 0.0,
+        pitch: float = 0.0,
+        roll: float = 0.0,
+        neck: Vector3 = AT_REST,
+        head: Vector3 = AT_REST,
+        size: int | None = None,
+    ) -> Image.Image:
+        """Render an image.
+
+        Args:
+            yaw: of the camera, degrees: 0 is the front, positive towards the person's left.
+            pitch: of the camera, degrees: positive is above.
+            roll: of the camera, degrees.
+            neck, head: turns in degrees.
+            size: side in pixels (default: 512, or the model's own).
+
+        Raises:
+            InputError: an argument is out of range.
+        """
+        label = Camera(yaw, pitch, roll).label[None]
+        side, pose = self._rays(size), _at_rest_none(body_pose_from_degrees(neck, head))
+        return Image.fromarray(next(render_bytes(self.renderer, label, pose, side))[0])
+
+    def views(
+        self, count: int = VIEWS, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST, size: int | None = None
+    ) -> Image.Image:
+        """Render a contact sheet: `count` views all around from the front, in rows of at most eight.
+
+        Args:
+            count: at least 1.
+            neck, head: turns in degrees.
+            size: side of each view in pixels (default: 512, or the model's own).
+
+        Raises:
+            InputError: an argument is out of range.
+        """
+        if count < 1:
+            raise InputError(f"`count` must be at least 1, not {count}.", "Try `count=8`.")
+        return Image.fromarray(self._views(count, body_pose_from_degrees(neck, head), self._rays(size)))
+
+    def turntable(
+        self, path: str | Path, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST, size: int | None = None
+    ) -> Path:
+        """Write a video (.mp4, H.264) of one turn, three seconds long.
+
+        Args:
+            path: the file.
+            neck, head: turns in degrees.
+            size: side of the video in pixels (default: 512, or the model's own).
+
+        Raises:
+            InputError: an argument is out of range, or the file cannot be written.
+        """
+        self._turn(Path(path), body_pose_from_degrees(neck, head), self._rays(size))
+        return Path(path)
+
+    def render_tensors(
+        self,
+        camera_labels: Float[Tensor, "B 25"] | Float[Tensor, " 25"],
+        body_poses: Float[Tensor, "B 6"] | Float[Tensor, " 6"] | None = None,
+        *,
+        resolution: int | None = None,
         plain: bool = False,
     ) -> RenderOutput:
-        """Pictures from B cameras; no body pose means the canonical one. `resolution`: side of the rays.
+        """Render images, masks and depths as float32 tensors, NCHW; images in [-1, 1], masks in [0, 1].
 
-        `plain`: the slow exact renderer, with the exact deformation where the model has it.
+        Args:
+            camera_labels: `Camera.label`, one or several.
+            body_poses: neck then head, axis-angle in radians; one for all cameras or one each; at rest when None.
+            resolution: side of the rays; the model's own with super-resolution, 256 without, when None.
+            plain: render by the slow exact renderer.
+
+        Raises:
+            InputError: a tensor has another shape.
         """
-        side = self.default_resolution if resolution is None else resolution
-        # every sample of every ray at once, as GPUs draw them, takes gigabytes per view
-        together = len(camera) if self.device.type == "cpu" else 1
-        parts = []
-        for start in range(0, len(camera), together):
-            some = slice(start, start + together)
-            parts.append(self._render(camera[some], None if body_pose is None else body_pose[some], side, plain))
-        return parts[0] if len(parts) == 1 else joined_outputs(parts)
-
-    def _render(
-        self, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None, side: int, plain: bool
-    ) -> RenderOutput:
-        draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied), gradients=False)
-        pose = None if body_pose is None else body_pose.to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16 and not plain):
-            out = self.generator.render(
-                self.scene, camera.to(self.device), pose, resolution=side, draws=draws, plain=plain
+        cameras = _rows(camera_labels, CAMERA_LABEL_SIZE, "camera_labels")
+        if body_poses is None:
+            return self.renderer.render(cameras, None, resolution, plain=plain)
+        poses = _rows(body_poses, BODY_POSE_SIZE, "body_poses")
+        if len(poses) not in (1, len(cameras)):
+            raise InputError(
+                f"`body_poses` must hold one pose, or one for each of {len(cameras)} cameras, not {len(poses)}.",
+                "Give tensors of equal length.",
             )
-        return out if self.device.type == "cpu" else joined_outputs([out])
+        return self.renderer.render(cameras, poses.expand(len(cameras), -1), resolution, plain=plain)
 
-    @torch.no_grad()
-    def query(
-        self, points: Float[Tensor, "N 3"], body_pose: Float[Tensor, "6"] | None = None
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
-        """Density per world unit and colour in [0, 1] at points of posed space."""
-        pose = None if body_pose is None else body_pose[None].to(self.device)
-        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)
-        return density[0, :, 0].cpu(), colour[0].cpu()
+    # ---- the 3D ----
 
+    def mesh(self, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST) -> PortraitMesh:
+        """Extract the surface as a closed triangle mesh with vertex colours; `mesh().save("person.glb")` writes it.
 
-def joined_outputs(parts: list[RenderOutput]) -> RenderOutput:
-    """Pictures one after the other, on the CPU."""
+        Args:
+            neck, head: turns in degrees.
 
-    def get(name: str) -> Tensor | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else torch.cat([v.cpu() for v in values])
+        Raises:
+            InputError: an argument is out of range, or there is nothing solid.
+        """
+        return self._mesh(body_pose_from_degrees(neck, head))
 
-    return RenderOutput(**{field.name: get(field.name) for field in dataclasses.fields(RenderOutput)})  # pyright: ignore
+    @property
+    def w(self) -> Float[Tensor, "1 S"]:
+        """The style that the scene was synthesized from; `PortraitModel.synthesize` makes a portrait of one."""
+        return self.renderer.scene.w.cpu()
 
+    # ---- how it shows itself ----
 
-def render_bytes(
-    portrait: Portrait, cameras: Tensor, body_pose: Tensor | None, side: int | None = None
-) -> Iterator[np.ndarray]:
-    """Images (b, H, W, 3) in sRGB bytes of cameras (B, 25), a few at a time; `side` of the rays, None: the default."""
-    at_once = _BATCH if side is None else max(1, _BATCH * RENDER_RESOLUTION**2 // side**2)
-    for batch in cameras.split(at_once):
-        poses = None if body_pose is None else body_pose.expand(len(batch), -1)
+    def __repr__(self) -> str:
+        known = {"seed": self.record.seed, "truncation": self.record.truncation_psi, "model": self.record.model}
+        return f"Portrait({', '.join(f'{k}={v!r}' for k, v in known.items() if v is not None)})"
+
+    def _repr_png_(self) -> bytes:
+        """The front and a three-quarter view, for notebooks."""
+        labels = torch.stack([Camera(yaw).label for yaw in _NOTEBOOK_YAWS])
+        side = None if self.renderer.own_side is not None else _NOTEBOOK_SIZE
+        images = np.concatenate(list(render_bytes(self.renderer, labels, None, side)))
+        buffer = io.BytesIO()
+        Image.fromarray(grid(images, len(images))).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    # ---- parts ----
+
+    def _rays(self, size: int | None) -> int | None:
+        return checked_size(size, self.renderer.own_side, self.record.model)
+
+    def _views(self, count: int, pose: Tensor, side: int | None) -> UInt8[np.ndarray, "H W 3"]:
+        parts = render_bytes(self.renderer, _around(count), _at_rest_none(pose), side)
+        return grid(np.concatenate(list(parts)), min(count, VIEWS))
+
+    def _turn(self, path: Path, pose: Tensor, side: int | None) -> None:
+        from portrait360.media.video import write_video  # half a second of imports that images alone do not need
+
+        turn = torch.arange(VIDEO_FRAMES, dtype=torch.float32) * (2.0 * math.pi / VIDEO_FRAMES)
+        parts = render_bytes(self.renderer, camera_label(turn), _at_rest_none(pose), side)
+        write_video(path, (frame for part in parts for frame in part), frames_per_second=FRAMES_PER_SECOND)
+
+    def _mesh(self, pose: Tensor) -> PortraitMesh:
+        from portrait360.media.mesh import extract_mesh
+        from portrait360.portrait.solid import PortraitMesh
+
+        low, high = mesh_box(self.renderer.bounds, pose, self.renderer.body)
+        body_pose = _at_rest_none(pose)
         with torch.inference_mode():
-            yield to_bytes(portrait.render(batch, poses, side).image)
+            surface = extract_mesh(lambda points: self.renderer.query(points, body_pose), low, high, step=MESH_STEP)
+        return PortraitMesh(surface, posed_json(self.record, pose))
 
 
-def mesh_box(bounds: tuple[Tensor, Tensor], pose: Tensor, body: BodyTemplate) -> tuple[Vector3, Vector3]:
-    """The box of the posed portrait, cut at the bottom where no camera that trained the model sees anything.
+def _around(count: int) -> Float[Tensor, "B 25"]:
+    """Cameras all around, the front first."""
+    return camera_label(torch.deg2rad(torch.arange(count, dtype=torch.float32) * (360.0 / count)))
 
-    Args:
-        bounds: lower and upper corner (3,) of the canonical portrait's box.
-        pose: body pose (6,).
-        body: what the pose moves.
-    """
-    low, high = (corner.double().numpy().copy() for corner in bounds)
-    low[1] = max(low[1], LOOK_AT[1] - 0.5 * RADIUS / FOCAL)
-    if pose.any():
-        upper = np.array(np.meshgrid(*zip(np.maximum(low, [-np.inf, 0.0, -np.inf]), high, strict=True))).reshape(3, -1)
-        motions = bone_transforms(body, pose[None])[0].double().numpy()
-        for motion in motions:
-            moved = motion[:, :3] @ upper + motion[:, 3:]
-            low[[0, 2]] = np.minimum(low, moved.min(axis=1))[[0, 2]]  # the cut stays where it is
-            high = np.maximum(high, moved.max(axis=1))
-    box = [(float(x), float(y), float(z)) for x, y, z in (low, high)]
-    return box[0], box[1]
+
+def _at_rest_none(pose: Float[Tensor, " 6"]) -> Tensor | None:
+    """The canonical body is rendered without a deformation."""
+    return pose if pose.any() else None
+
+
+def _rows(values: Any, width: int, name: str) -> Float[Tensor, "B width"]:
+    tensor = torch.as_tensor(values, dtype=torch.float32, device="cpu")
+    rows = tensor[None] if tensor.dim() == 1 else tensor
+    if rows.dim() != 2 or rows.shape[1] != width or not len(rows):
+        raise InputError(f"`{name}` must be [B, {width}], not {list(tensor.shape)}.", "See docs/conventions.md.")
+    return rows

@@ -7,8 +7,9 @@ body (`body/...`).
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from portrait360.geometry.body import BodyTemplate, body_from_tensors, body_tens
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.poses.calibration import PoseCalibration, calibration_from, calibration_tensors
+from portrait360.runtime.files import atomic_write
 from portrait360.runtime.tensors import (
     FORMAT,
     file_sha256,
@@ -35,10 +37,16 @@ from portrait360.runtime.tensors import (
 )
 from portrait360.types import CheckpointError
 
+_GENERATOR, _DISCRIMINATOR = "G_ema", "D"
 _BODY = "body/"
-_CALIBRATION = "pose_calibration"
-"""One map, as files had it that knew only whole pictures; or a folder of `calibration_tensors`."""
+_CALIBRATION = "pose_calibration/"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "assets" / "default.safetensors"
+"""The weights that come with the package."""
+WEIGHTS_NAME = "weights.safetensors"
+"""The weights file of a run folder, and of a folder that `PortraitModel.save_pretrained` wrote."""
+
+
+# ---- writing ----
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -57,17 +65,20 @@ def save_weights(
     body: BodyTemplate | None = None,
     calibration: PoseCalibration | None = None,
 ) -> None:
-    """Generator and discriminator as one file; float16 where a tensor loses nothing that pictures show.
+    """Write generator and discriminator as one file; float16 where a tensor loses nothing that images show.
 
-    `exact` keeps float32 everywhere. `body`: what drives the deformation of these weights instead of the packaged body.
-    `calibration`: of the discriminator's poses of real pictures (`poses.calibration`).
+    Args:
+        path: the .safetensors file.
+        model: what the networks were made of.
+        generator, discriminator: the networks.
+        about: JSON about the training, for `WeightsInfo.about`.
+        exact: keep float32 everywhere.
+        body: what drives the deformation of these weights instead of the packaged body.
+        calibration: of the discriminator's predicted poses (`poses.calibration`).
     """
-    tensors = module_tensors(generator, "G_ema") | module_tensors(discriminator, "D")
+    tensors = module_tensors(generator, _GENERATOR) | module_tensors(discriminator, _DISCRIMINATOR)
     if not exact:
         tensors = _halved(tensors)
-    if calibration is not None:
-        parts = calibration_tensors(calibration)
-        tensors |= {f"{_CALIBRATION}/{name}": value for name, value in parts.items()}
     metadata = {
         "format": FORMAT,
         "kind": "weights",
@@ -75,6 +86,11 @@ def save_weights(
         "model": to_json(model),
         "about": json.dumps(about, sort_keys=True),
     }
+
+    # Parts that only some weights have
+    if calibration is not None:
+        parts = calibration_tensors(calibration)
+        tensors |= {f"{_CALIBRATION}{name}": value for name, value in parts.items()}
     if body is not None:
         parts, info = body_tensors(body)
         tensors |= {f"{_BODY}{name}": part for name, part in parts.items()}
@@ -82,36 +98,112 @@ def save_weights(
     write_tensors(path, tensors, metadata)
 
 
-@dataclasses.dataclass(frozen=True)
+def copy_weights(source: WeightsInfo, generator: Generator, path: Path) -> None:
+    """Write the weights file that `generator` was loaded from anew, with the generator's present tensors.
+
+    Raises:
+        CheckpointError: the source has gone or changed since.
+    """
+    tensors, metadata = read_tensors(source.path)
+    if file_sha256(source.path) != source.sha256:
+        raise CheckpointError(
+            f"{source.path} has changed since these weights were loaded.", "Load it again, then save it."
+        )
+    present = module_tensors(generator, _GENERATOR)
+    present = {name: tensor.to("cpu", tensors[name].dtype) for name, tensor in present.items()}
+    if all(torch.equal(tensor, tensors[name]) for name, tensor in present.items()):
+        with atomic_write(path) as temporary:  # the same bytes: portraits know their weights by the hash
+            shutil.copyfile(source.path, temporary)
+    else:
+        write_tensors(path, tensors | present, metadata)
+
+
+# ---- reading ----
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file says of itself."""
+
+    path: Path
+    sha256: str
+    model: str
+    """Name of the preset."""
+    version: str
+    """Of the package that wrote it."""
+    about: dict[str, Any]
+    """JSON about the training: images shown, data, recipe ..."""
+
+
+@dataclass(frozen=True)
 class Weights:
+    """The networks of a weights file."""
+
     generator: Generator
     discriminator: Discriminator
-    info: dict[str, Any]
-    """`path`, `sha256`, `model` (preset name), `version`, `about`."""
+    info: WeightsInfo
     calibration: PoseCalibration | None = None
-    """What corrects the discriminator's poses of real pictures (`poses.calibration`); None: nothing does."""
+    """What corrects the discriminator's predicted poses (`poses.calibration`); None: nothing does."""
 
 
-def load_weights(path: Path | None = None) -> Weights:
-    """The networks of a weights file (default: the packaged one), in eval mode on the CPU.
+@dataclass(frozen=True)
+class WeightsFile:
+    """The content of a weights file before networks are made of it."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    """In float32, by the names of the file."""
+    model: ModelConfig
+    version: str
+    about: dict[str, Any]
+    body: BodyTemplate | None
+    """What drives the deformation, if not the packaged body."""
+
+    def generator(self) -> Generator:
+        """The generator in eval mode, on the CPU."""
+        return filled(Generator(self.model, self.body), self.tensors, _GENERATOR, self.path)
+
+    def info(self) -> WeightsInfo:
+        """What the file says of itself."""
+        return WeightsInfo(self.path, file_sha256(self.path), self.model.name, self.version, self.about)
+
+
+def find_weights(source: str | Path | None) -> Path:
+    """The weights file that is meant: the packaged one (None), a file, or that of a run folder.
+
+    Raises:
+        CheckpointError: a folder without weights.
+    """
+    if source is None:
+        return DEFAULT_WEIGHTS
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    if not (path / WEIGHTS_NAME).is_file():
+        raise CheckpointError(
+            f"there is no weights file in the folder {path}.", f"A run folder holds {WEIGHTS_NAME}; check the path."
+        )
+    return path / WEIGHTS_NAME
+
+
+def load_weights(source: str | Path | None = None) -> Weights:
+    """Load the networks of a weights file in eval mode on the CPU.
 
     A body that the file holds drives the generator's deformation, else the packaged one.
+
+    Args:
+        source: a file or a run folder; the packaged weights when None.
 
     Raises:
         CheckpointError: see `read_tensors` and `fill_module`.
     """
-    path = DEFAULT_WEIGHTS if path is None else Path(path)
-    tensors, info, body = read_weights_file(path)
-    generator = filled(Generator(info["model"], body), tensors, "G_ema", path)
-    discriminator = filled(Discriminator(info["model"]), tensors, "D", path)
-    return Weights(generator, discriminator, _described(info, path), _calibration(tensors, path))
+    file = read_weights_file(find_weights(source))
+    discriminator = filled(Discriminator(file.model), file.tensors, _DISCRIMINATOR, file.path)
+    return Weights(file.generator(), discriminator, file.info(), _calibration(file.tensors, file.path))
 
 
 def _calibration(tensors: dict[str, Tensor], path: Path) -> PoseCalibration | None:
-    prefix = f"{_CALIBRATION}/"
-    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    if _CALIBRATION in tensors:
-        found |= {"windows": torch.ones(1), "0": tensors[_CALIBRATION]}
+    found = {k.removeprefix(_CALIBRATION): v for k, v in tensors.items() if k.startswith(_CALIBRATION)}
     if not found:
         return None
     try:
@@ -122,37 +214,36 @@ def _calibration(tensors: dict[str, Tensor], path: Path) -> PoseCalibration | No
         ) from error
 
 
-def load_generator(path: Path | None = None) -> tuple[Generator, dict[str, Any]]:
-    """The generator of a weights file alone, and the file's `info`, as `load_weights` gives them.
+def load_generator(source: str | Path | None = None) -> tuple[Generator, WeightsInfo]:
+    """Load the generator of a weights file alone, and what the file says of itself.
 
     The discriminator, as large again in the original's weights, is not made.
+
+    Args:
+        source: a file or a run folder; the packaged weights when None.
 
     Raises:
         CheckpointError: missing, damaged, or not this project's weights.
     """
-    path = DEFAULT_WEIGHTS if path is None else Path(path)
-    tensors, info, body = read_weights_file(path)
-    return filled(Generator(info["model"], body), tensors, "G_ema", path), _described(info, path)
+    file = read_weights_file(find_weights(source))
+    return file.generator(), file.info()
 
 
-def _described(info: dict[str, Any], path: Path) -> dict[str, Any]:
-    return info | {"path": str(path), "sha256": file_sha256(path), "model": info["model"].name}
-
-
-def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], BodyTemplate | None]:
-    """The networks' tensors of a weights file in float32; its `model` (config), `version` and `about`; its body if any.
+def read_weights_file(path: Path) -> WeightsFile:
+    """Read the tensors and the metadata of a weights file.
 
     Raises:
-        CheckpointError: see `read_tensors`; also a training checkpoint, or metadata or a body that cannot be read.
+        CheckpointError: see `read_tensors`; also a training checkpoint or a portrait, or metadata or a body that
+            cannot be read.
     """
     tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != "weights":
-        raise CheckpointError(f"{path} is a training checkpoint, not weights.", "Use weights.safetensors beside it.")
-    info = {
-        "model": from_json(ModelConfig, metadata.get("model", "")),
-        "version": metadata.get("version", ""),
-        "about": metadata_json(metadata, "about", path),
-    }
+    kind = metadata.get("kind")
+    if kind == "portrait":
+        raise CheckpointError(f"{path} is a portrait, not weights.", "Load it with `Portrait.load`.")
+    if kind != "weights":
+        raise CheckpointError(f"{path} is a training checkpoint, not weights.", f"Use {WEIGHTS_NAME} beside it.")
+    model = from_json(ModelConfig, metadata.get("model", ""))
+    about = metadata_json(metadata, "about", path)
     parts = {k.removeprefix(_BODY): tensors.pop(k) for k in list(tensors) if k.startswith(_BODY)}
     body = None
     if parts or "body" in metadata:
@@ -160,4 +251,4 @@ def read_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Bo
             body = body_from_tensors(parts, metadata_json(metadata, "body", path))
         except ValueError as error:
             raise CheckpointError(f"{path} holds a damaged body: {error}.", "Convert the original again.") from error
-    return in_float32(tensors), info, body
+    return WeightsFile(path, in_float32(tensors), model, metadata.get("version", ""), about, body)

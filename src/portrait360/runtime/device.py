@@ -40,5 +40,5 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"networks do not run on {name!r} here.", "Use cpu, cuda or cuda:0.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("this machine has no usable CUDA GPU.", "Use --device cpu.")
+        raise InputError("this machine has no usable CUDA GPU.", "Try `device=cpu`.")
     return device

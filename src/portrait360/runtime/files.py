@@ -115,7 +115,7 @@ def check_json_place(out: Path, ending: str) -> Path:
     """
     if out.suffix.lower() != ".json":
         better = out.with_suffix(".json") if out.name else out / "out.json"
-        raise InputError(f"--out must be a .json file, not {out}.", f"Try --out {better}.")
+        raise InputError(f"`out` must be a .json file, not {out}.", f"Try `out={better}`.")
     beside = out.with_suffix(ending)
     for path in (out, beside):
         check_place(path)

@@ -48,12 +48,10 @@ def coarse_body_poses(
     if not (np.isfinite(noise_degrees) and noise_degrees >= 0):
         raise InputError(
             f"the label noise must be a number of degrees of at least 0, not {noise_degrees}.",
-            "Give for instance --label-noise 4, or leave it out for exact labels.",
+            "Give for instance `label_noise=4`, or leave it out for exact labels.",
         )
     if seed < 0:
-        raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance --seed 1.")
-
-    # Shrink, bias, and noise of a seed of its own per row.
+        raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance `seed=1`.")
     coarse = shrink * exact.astype(np.float64)
     coarse[:, [NECK_NOD, HEAD_NOD]] += np.deg2rad(bias_nod_degrees)
     for index, row in enumerate(coarse):

@@ -109,7 +109,7 @@ def main(
     if found is None:
         raise DatasetError(f"{data} holds too few images.", f"It takes {LEAST_IMAGES}.")
     networks = given.generator, given.discriminator
-    save_weights(out, model, *networks, given.info["about"], calibration=found)
+    save_weights(out, model, *networks, given.info.about, calibration=found)
 
 
 if __name__ == "__main__":

@@ -329,7 +329,7 @@ def main(
     finetuned = finetune(discriminator, model, datasets, recipe, checkpoint, device=target, bf16=bf16).cpu()
     found = calibrate(finetuned, model, datasets[0].data)
     images = sum(len(one.rows) for one in datasets)
-    about = loaded.info["about"] | {"real_poses": {"steps": recipe.steps, "images": images}}
+    about = loaded.info.about | {"real_poses": {"steps": recipe.steps, "images": images}}
     save_weights(out, model, loaded.generator, finetuned, about, calibration=found)
     checkpoint.unlink()
 

@@ -68,19 +68,19 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
     Raises:
         CheckpointError: not a weights file, damaged, of another model than `model`, or with a body of its own.
     """
-    tensors, info, body = read_weights_file(path)
-    if body is not None:
+    file = read_weights_file(path)
+    if file.body is not None:
         raise CheckpointError(
-            f"{path} deforms with a body of its own ({body.name}), but training uses the packaged one.",
-            "Convert the original weights once more, without --body.",
+            f"{path} deforms with a body of its own ({file.body.name}), but training uses the packaged one.",
+            "Convert the original weights once more, without `body`.",
         )
-    if not grows_into(info["model"], model):
+    if not grows_into(file.model, model):
         raise CheckpointError(
-            f"{path} belongs to {info['model'].name}, not {model.name} as it is set here.",
+            f"{path} belongs to {file.model.name}, not {model.name} as it is set here.",
             "Give its `preset` and the values of `model` that it was trained with.",
         )
-    images = info["about"].get("images", 0)
-    return StartingWeights(Path(path), info["model"], tensors, images if isinstance(images, int) else 0)
+    images = file.about.get("images", 0)
+    return StartingWeights(Path(path), file.model, file.tensors, images if isinstance(images, int) else 0)
 
 
 def with_pose_path_of(origin: ModelConfig, preset: Preset) -> Preset:

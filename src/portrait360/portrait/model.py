@@ -1,0 +1,107 @@
+"""A generator of portraits, ready to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from portrait360.model.generator import Generator
+from portrait360.portrait.options import check_truncation
+from portrait360.portrait.portrait import Portrait
+from portrait360.portrait.record import PortraitRecord
+from portrait360.portrait.scene import SceneRenderer
+from portrait360.portrait.weights import WEIGHTS_NAME, WeightsInfo, copy_weights, load_generator
+from portrait360.runtime.device import choose_device
+from portrait360.runtime.precision import worth_bf16
+from portrait360.types import InputError
+
+LARGEST_SEED = 2**32 - 1
+
+
+class PortraitModel:
+    """A trained model that makes portraits.
+
+    Attributes:
+        generator: the network, in eval mode.
+        info: what the weights file says of itself.
+    """
+
+    def __init__(self, generator: Generator, info: WeightsInfo) -> None:
+        self.generator = generator
+        self.info = info
+        self._bf16 = next(generator.parameters()).device.type == "cpu" and worth_bf16(generator.config)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path | None = None, *, device: str = "cpu") -> PortraitModel:
+        """Load a model.
+
+        Args:
+            source: a weights file, a run folder, or a folder that `save_pretrained` wrote; the weights that come with
+                the package when None.
+            device: where the networks run: cpu, cuda, cuda:1, or auto for the GPU if there is one.
+
+        Raises:
+            CheckpointError: the weights are missing, broken or of another model.
+            InputError: no such device.
+        """
+        place = choose_device(device)
+        generator, info = load_generator(source)
+        return cls(generator.to(place), info)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model into a folder, for `from_pretrained`.
+
+        Returns:
+            The weights file, which also holds the discriminator.
+
+        Raises:
+            CheckpointError: the file that this model was loaded from has gone or changed.
+            InputError: the folder cannot be written.
+        """
+        path = Path(folder) / WEIGHTS_NAME
+        copy_weights(self.info, self.generator, path)
+        return path
+
+    def sample(self, seed: int, *, truncation: float = 0.7) -> Portrait:
+        """Make the person of a seed: the same weights and seed always give the same person.
+
+        Args:
+            seed: 0 to 2**32 - 1.
+            truncation: 0 (the average person) to 1 (the full variety, with more failures).
+
+        Raises:
+            InputError: an argument is out of range.
+        """
+        if not 0 <= seed <= LARGEST_SEED:
+            raise InputError(f"`seed` must lie between 0 and {LARGEST_SEED}, not be {seed}.", "Try `seed=7`.")
+        check_truncation(truncation)
+        renderer = SceneRenderer.from_seed(self.generator, seed, truncation, bf16=self._bf16)
+        return Portrait(renderer, self._record(seed, truncation))
+
+    def synthesize(self, w: Float[Tensor, "1 S"]) -> Portrait:
+        """Make the person of a style, for instance one between two `Portrait.w`.
+
+        Args:
+            w: a style; `average_w` is that of the average person.
+
+        Raises:
+            InputError: the style has another shape.
+        """
+        width = self.generator.config.w_dim
+        if tuple(w.shape) != (1, width):
+            raise InputError(f"`w` must be [1, {width}], not {list(w.shape)}.", "Take it from `Portrait.w`.")
+        return Portrait(SceneRenderer.from_w(self.generator, w, bf16=self._bf16), self._record(None, None))
+
+    @property
+    def average_w(self) -> Float[Tensor, "1 S"]:
+        """The style of the average person, which truncation draws towards."""
+        return self.generator.backbone.mapping.w_avg[None].cpu()
+
+    def _record(self, seed: int | None, truncation: float | None) -> PortraitRecord:
+        convolutions = "bf16" if self._bf16 else "float32"
+        return PortraitRecord(self.info.sha256, self.info.model, convolutions, seed, truncation)
+
+    def __repr__(self) -> str:
+        return f"PortraitModel({self.info.model!r}, {str(self.info.path)!r})"
