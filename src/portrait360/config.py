@@ -71,6 +71,21 @@ class SuperResolutionConfig:
 
 
 @dataclass(frozen=True)
+class WarpConfig:
+    """The grid of an identity warp (`model.warp`): displacements of canonical positions around the head."""
+
+    low: Vector3 = (-0.115, -0.10, -0.12)
+    high: Vector3 = (0.115, 0.18, 0.125)
+    """Corners of the grid's box, which are its outermost nodes."""
+    shape: tuple[int, int, int] = (18, 20, 18)
+    """Nodes along z, y and x."""
+    scale: float = 0.01
+    """Displacement in world units of a unit output."""
+    field_shape: tuple[int, int, int] = (36, 42, 30)
+    """Nodes along z, y and x of the deformation field that carries the warp."""
+
+
+@dataclass(frozen=True)
 class DiscriminatorConfig:
     """Conditional residual discriminator with a pose head (official_model 8)."""
 
@@ -134,6 +149,8 @@ class ModelConfig:
     pose_hidden: tuple[int, ...] = (128, 32)
     deformation: Literal["field", "exact"] = "field"
     thickness: float = 0.25
+    warp: WarpConfig | None = None
+    """What a style moves in canonical space; None: nothing, as in the original. Needs the deformation `field`."""
     plain_background: float = 0.0
     """Grey level in [-1, 1] behind the portrait where there is no background network."""
     original_bugs: OriginalBugs = OriginalBugs()

@@ -134,8 +134,7 @@ def deformation_field_reference(
     """The plain twin of `deformation_field`, in torch, on any device."""
     deltas = bone_deltas(body, pose)
     volume = weight_volume(body).to(pose)
-    z, y, x = torch.meshgrid(*reversed(field_axes(shape)), indexing="ij")
-    nodes = torch.stack([x, y, z], dim=-1).to(pose)
+    nodes = field_nodes(shape).to(pose)
     shift = torch.zeros(len(pose), *nodes.shape, dtype=pose.dtype, device=pose.device)
     unfinished = torch.ones_like(shift[..., :1], dtype=torch.bool)
     with torch.no_grad():
@@ -174,6 +173,12 @@ def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
     return [
         torch.linspace(low, high, count) for low, high, count in zip(FIELD_MIN, FIELD_MAX, reversed(shape), strict=True)
     ]
+
+
+def field_nodes(shape: tuple[int, int, int] = FIELD_SHAPE) -> Float[Tensor, "nz ny nx 3"]:
+    """Positions of the field's nodes in posed space."""
+    z, y, x = torch.meshgrid(*reversed(field_axes(shape)), indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
 
 
 def bone_deltas(body: BodyTemplate, pose: Tensor) -> Tensor:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from portrait360.config import ModelConfig
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import is_left, mirror_body_pose, mirror_camera, rays
-from portrait360.geometry.deformation import apply_field, deform_exact, deformation_field, deformation_field_reference
+from portrait360.geometry.deformation import (
+    FIELD_SHAPE,
+    apply_field,
+    deform_exact,
+    deformation_field,
+    deformation_field_reference,
+    field_nodes,
+)
 from portrait360.model.fused import can_fuse, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
@@ -21,6 +28,7 @@ from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
 from portrait360.model.trigrid import Decoder, split_planes, symmetrize
 from portrait360.model.two_pass import can_render_midpoints, render_midpoints
+from portrait360.model.warp import IdentityWarp
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, RenderOutput
 
 
@@ -67,6 +75,8 @@ class Scene:
     background: Float[Tensor, "L F R R"] | None
     w_background: Float[Tensor, "L S"] | None = None
     """The background's style if it is another one than w."""
+    warp: Float[Tensor, "L nz ny nx 3"] | None = None
+    """Displacements of canonical positions that make each person's shape (`model.warp`)."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,8 @@ class Generator(nn.Module):
             self.superresolution = SuperResolution(config.superresolution, config.features, config.w_dim)
         if config.background is not None:
             self.bcg_synthesis = SynthesisNetwork(config.background, config.w_dim, config.features)
+        if config.warp is not None:
+            self.warp = IdentityWarp(config.warp, config.w_dim)
         self.pose_branch = GeneratorPoseBranch(config.z_dim, config.pose_hidden)
 
     # ---- from latent to scene ----
@@ -122,7 +134,8 @@ class Generator(nn.Module):
             wb = w if w_background is None else w_background
             background = self.bcg_synthesis(wb[:, None].expand(-1, self.bcg_synthesis.num_ws, -1), noise_mode)
         tri_grid = symmetrize(split_planes(planes, self.config.plane_depth), self.config.symmetric_features)
-        return Scene(w, tri_grid, background, w_background)
+        warp = None if self.config.warp is None else self.warp(w)
+        return Scene(w, tri_grid, background, w_background, warp)
 
     # ---- from scene to pictures ----
 
@@ -139,10 +152,8 @@ class Generator(nn.Module):
         config = self.config.render
         origins, directions = rays(camera, side)
         bounded = bound_rays(origins, directions, config)
-        field = deform = None
-        if body_pose is not None and self.config.deformation == "field":
-            field = (deformation_field_reference if plain else deformation_field)(self.body, body_pose)
-        elif body_pose is not None:
+        field, deform = self.field(scene, body_pose, len(camera), plain=plain), None
+        if body_pose is not None and self.config.deformation == "exact":
             deform = partial(
                 deform_exact,
                 body=self.body,
@@ -178,6 +189,28 @@ class Generator(nn.Module):
         if can_fuse(scene.tri_grid, deform) and not plain:
             return render_fused(scene.tri_grid, self.decoder, bounded, config, **options)
         return render_plain(scene.tri_grid, self.decoder, bounded, config, deform=deform, **options)
+
+    def field(
+        self, scene: Scene, body_pose: Float[Tensor, "B 6"] | None, views: int, *, plain: bool = False
+    ) -> Float[Tensor, "B nz ny nx 3"] | None:
+        """Displacements from posed to canonical space, less what the style displaces there; None: nothing moves.
+
+        B views, latent-major. `plain` forces the readable field.
+        """
+        if self.config.deformation == "exact":
+            return None
+        warp = self.config.warp
+        shape = FIELD_SHAPE if warp is None else warp.field_shape
+        if body_pose is None:
+            field = None if warp is None else scene.w.new_zeros(views, *shape, 3)
+        else:
+            field = (deformation_field_reference if plain else deformation_field)(self.body, body_pose, shape)
+        if scene.warp is None or field is None:
+            return field
+
+        # a node's canonical position, displaced by the style's warp there
+        warps = scene.warp.repeat_interleave(views // len(scene.warp), dim=0)
+        return field + self.warp.displace(warps, field_nodes(shape).to(field) + field)
 
     def _is_inference(self, scene: Scene, draws: RenderDraws) -> bool:
         """Whether the compiled two-pass renderer, which has no gradients and draws nothing, can be used."""
@@ -240,8 +273,9 @@ class Generator(nn.Module):
 
     def query(self, scene: Scene, points: Float[Tensor, "L N 3"], body_pose: Float[Tensor, "L 6"] | None = None):
         """Density per world unit [L, N, 1] and colour in [0, 1] [L, N, 3] at posed points."""
-        if body_pose is not None:
-            points = apply_field(deformation_field(self.body, body_pose), points)
+        field = self.field(scene, body_pose, len(points))
+        if field is not None:
+            points = apply_field(field, points)
         config = self.config.render
         raw, features = query(scene.tri_grid, self.decoder, points, config)
         density = torch.nn.functional.softplus(raw + config.density_shift) * config.density_scale
