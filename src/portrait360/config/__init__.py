@@ -15,6 +15,7 @@ from portrait360.config.model import (
     SuperResolutionConfig,
     SynthesisConfig,
     Vector3,
+    WarpConfig,
     check_model,
 )
 from portrait360.config.presets import PRESETS, named_preset, register_preset, stylegan_channels
@@ -34,6 +35,7 @@ __all__ = [
     "SynthesisConfig",
     "TrainingConfig",
     "Vector3",
+    "WarpConfig",
     "check_model",
     "named_preset",
     "original_recipe",

@@ -82,6 +82,22 @@ class SuperResolutionConfig:
 
 
 @dataclass(frozen=True)
+class WarpConfig:
+    """The grid of an identity warp (`model.warp`): displacements of canonical positions around the head."""
+
+    low: Vector3 = (-0.115, -0.10, -0.12)
+    """Lower corner of the grid's box; the outermost nodes lie on its faces."""
+    high: Vector3 = (0.115, 0.18, 0.125)
+    """Upper corner of the grid's box."""
+    shape: tuple[int, int, int] = (18, 20, 18)
+    """Nodes along z, y and x."""
+    scale: float = 0.01
+    """Displacement in world units of a unit output."""
+    field_shape: tuple[int, int, int] = (36, 42, 30)
+    """Nodes along z, y and x of the deformation field that carries the warp."""
+
+
+@dataclass(frozen=True)
 class DiscriminatorConfig:
     """Conditional residual discriminator with a pose head (equations 8)."""
 
@@ -164,6 +180,8 @@ class ModelConfig:
     """field: the inverse deformation from a grid; exact: from the nearest triangle of the body, as published."""
     thickness: float = 0.25
     """Distance from the body within which the exact deformation moves points, world units."""
+    warp: WarpConfig | None = None
+    """What a style displaces in canonical space; None: nothing, as in the original. For the deformation `field`."""
     plain_background: float = 0.0
     """Grey level in [-1, 1] behind the portrait where there is no background network."""
     original_bugs: OriginalBugs = OriginalBugs()
@@ -215,6 +233,16 @@ def check_model(model: ModelConfig) -> None:
         raise _mistake(
             "model.render.near", f"above 0 and below `model.render.far`, {model.render.far}", model.render.near
         )
+
+    # An identity warp
+    if model.warp is not None:
+        if model.deformation != "field":
+            raise _mistake("model.deformation", "`field` where there is a `model.warp`", model.deformation)
+        for name in ("shape", "field_shape"):
+            if min(getattr(model.warp, name)) < 2:
+                raise _mistake(f"model.warp.{name}", "at least 2 each", getattr(model.warp, name))
+        if any(low >= high for low, high in zip(model.warp.low, model.warp.high, strict=True)):
+            raise _mistake("model.warp.low", f"below `model.warp.high`, {model.warp.high}", model.warp.low)
 
 
 _MAY_BE_ZERO = {"importance_samples", "pose_blocks", "symmetric_features"}

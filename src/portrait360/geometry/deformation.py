@@ -124,6 +124,12 @@ def field_axes(shape: tuple[int, int, int] = FIELD_SHAPE) -> list[Tensor]:
     ]
 
 
+def field_nodes(shape: tuple[int, int, int] = FIELD_SHAPE) -> Float[Tensor, "nz ny nx 3"]:
+    """Positions of the field's nodes in posed space."""
+    z, y, x = torch.meshgrid(*reversed(field_axes(shape)), indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
+
+
 def apply_field(field: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
     """Points plus the trilinear displacement; beyond the box the value on its border is used."""
     low, high = constant(FIELD_MIN, points), constant(FIELD_MAX, points)

@@ -18,6 +18,7 @@ from portrait360.geometry.deformation import (
     deform_exact,
     deformation_field,
     deformation_field_reference,
+    field_nodes,
 )
 from portrait360.model.fused import can_fuse, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
@@ -37,6 +38,7 @@ from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
 from portrait360.model.trigrid import Decoder, split_planes, symmetrize
 from portrait360.model.two_pass import can_render_two_pass, render_two_pass
+from portrait360.model.warp import IdentityWarp
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, RenderOutput
 
 
@@ -83,6 +85,8 @@ class Scene:
     background: Float[Tensor, "L F R R"] | None
     w_background: Float[Tensor, "L S"] | None = None
     """The background's style if it is another one than w."""
+    warp: Float[Tensor, "L nz ny nx 3"] | None = None
+    """Displacements of canonical positions that make each person's shape (`model.warp`)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.body = load_body() if body is None else body
-        self.field_shape = FIELD_SHAPE
+        self.field_shape = FIELD_SHAPE if config.warp is None else config.warp.field_shape
         """Nodes of the deformation field along z, y and x."""
         self.backbone = Backbone(config)
         self.decoder = Decoder(config.plane_features, config.decoder_hidden, config.features, config.decoder_activation)
@@ -115,6 +119,8 @@ class Generator(nn.Module):
             self.superresolution = SuperResolution(config.superresolution, config.features, config.w_dim)
         if config.background is not None:
             self.bcg_synthesis = SynthesisNetwork(config.background, config.w_dim, config.features)
+        if config.warp is not None:
+            self.warp = IdentityWarp(config.warp, config.w_dim)
         self.pose_branch = GeneratorPoseBranch(config.z_dim, config.pose_hidden)
 
     # ---- from latent to scene ----
@@ -147,7 +153,8 @@ class Generator(nn.Module):
             ws = wb[:, None].expand(-1, self.bcg_synthesis.num_ws, -1)
             background = self.bcg_synthesis(ws, noise_mode, gradients=gradients)
         tri_grid = symmetrize(split_planes(planes, self.config.plane_depth), self.config.symmetric_features)
-        return Scene(w, tri_grid, background, w_background)
+        warp = None if self.config.warp is None else self.warp(w)
+        return Scene(w, tri_grid, background, w_background, warp)
 
     # ---- from scene to images ----
 
@@ -166,12 +173,26 @@ class Generator(nn.Module):
             return self._cast_two_pass(scene, bounded, body_pose, draws, plain)
         return self._cast_one_pass(scene, bounded, body_pose, draws, plain)
 
-    def _field(self, body_pose: Tensor | None, plain: bool) -> Float[Tensor, "B nz ny nx 3"] | None:
-        """The deformation field of models that have one."""
-        if body_pose is None or self.config.deformation != "field":
+    def field(
+        self, scene: Scene, body_pose: Float[Tensor, "B 6"] | None, views: int, *, plain: bool = False
+    ) -> Float[Tensor, "B nz ny nx 3"] | None:
+        """Displacements from posed space to where the tri-grid is read, by pose and style; None: nothing moves.
+
+        `views`: B, latent-major. `plain` forces the readable field.
+        """
+        if body_pose is not None:
+            make = deformation_field_reference if plain else deformation_field
+            field = make(self.body, body_pose, self.field_shape)
+        elif scene.warp is not None:
+            field = scene.w.new_zeros(views, *self.field_shape, 3)
+        else:
             return None
-        make = deformation_field_reference if plain else deformation_field
-        return make(self.body, body_pose, self.field_shape)
+        if scene.warp is None:
+            return field
+
+        # The style displaces the canonical position that the pose gives
+        warps = scene.warp.repeat_interleave(views // len(scene.warp), dim=0)
+        return field + self.warp.displace(warps, field_nodes(self.field_shape).to(field) + field)
 
     def _exact(self, body_pose: Tensor | None) -> Deform | None:
         """The transfer through triangles of models that have it."""
@@ -191,11 +212,12 @@ class Generator(nn.Module):
         """The published renderer, or its fast twin where nothing is random and no gradients are wanted."""
         config = self.config.render
         if draws.occupancy is not None and not plain and self._is_inference(scene, draws):
-            field = None if body_pose is None else deformation_field(self.body, body_pose, self.field_shape)
+            field = self.field(scene, body_pose, len(bounded.near))
             occupied = draws.occupancy.occupied
             return render_two_pass(scene.tri_grid, self.decoder, bounded, config, occupied, field=field)
 
-        field, deform = self._field(body_pose, plain), self._exact(body_pose)
+        deform = self._exact(body_pose)
+        field = None if deform is not None else self.field(scene, body_pose, len(bounded.near), plain=plain)
         if field is not None:
             deform = partial(apply_field, field)
         n, m = bounded.near.shape
@@ -211,7 +233,8 @@ class Generator(nn.Module):
     ) -> Rendered:
         """This project's renderer, fused where that is possible."""
         config = self.config.render
-        field, deform = self._field(body_pose, plain), self._exact(body_pose)
+        deform = self._exact(body_pose)
+        field = None if deform is not None else self.field(scene, body_pose, len(bounded.near), plain=plain)
 
         # Training jitters and may add noise; inference takes the middles of the intervals.
         training = draws.jitter is not None
@@ -294,8 +317,9 @@ class Generator(nn.Module):
 
     def query(self, scene: Scene, points: Float[Tensor, "L N 3"], body_pose: Float[Tensor, "L 6"] | None = None):
         """Density per world unit [L, N, 1] and colour in [0, 1] [L, N, 3] at posed points."""
-        if body_pose is not None:
-            points = apply_field(deformation_field(self.body, body_pose, self.field_shape), points)
+        field = self.field(scene, body_pose, len(points))
+        if field is not None:
+            points = apply_field(field, points)
         config = self.config.render
         raw, features = query(scene.tri_grid, self.decoder, points, config)
         density = torch.nn.functional.softplus(raw + config.density_shift) * config.density_scale
