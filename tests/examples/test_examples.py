@@ -15,7 +15,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = {
     "01_seed_to_glb.py": ("--size 64", {"views.png", "person.glb"}),
-    "03_train_tiny.py": ("--people 4 --kimg 0.016", {"data", "run", "views.png"}),
+    "03_train_tiny.py": ("--people 2 --kimg 0.008", {"data", "run", "views.png"}),
     "04_estimate_pose.py": ("", {"person.png", "person.json", "person.mask.png", "pose.json", "compare.png"}),
     "05_contact_sheet.py": ("--seeds 3 --columns 2 --size 64", {"sheet.png"}),
     "06_interpolate.py": ("--steps 2 --size 64", {"interpolation.png"}),

@@ -35,6 +35,18 @@ def test_weights_round_trip(tmp_path):
     assert not any(p.requires_grad for p in weights.generator.parameters())
 
 
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    metadata = {"format": "portrait360", **{f"entry {i}": "ü" * i for i in range(9)}}
+    tensors = {"a": torch.arange(5.0), "b": torch.ones(2, 3).half()}
+    for name in "xy":
+        write_tensors(tmp_path / name, tensors, metadata)
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    found, read = read_tensors(tmp_path / "x")
+    assert read == metadata
+    assert torch.equal(found["a"], tensors["a"])
+    assert torch.equal(found["b"], tensors["b"])
+
+
 def test_a_pose_calibration_comes_back_exactly_or_is_refused(tmp_path, tiny_weights):
     weights = load_weights(tiny_weights)
     assert weights.calibration is None

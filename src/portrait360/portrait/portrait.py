@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,8 +192,8 @@ class Portrait:
 
     def render_tensors(
         self,
-        camera_labels: Float[Tensor, "B 25"] | Float[Tensor, " 25"],
-        body_poses: Float[Tensor, "B 6"] | Float[Tensor, " 6"] | None = None,
+        camera_labels: Tensor | Sequence[float] | Sequence[Sequence[float]],
+        body_poses: Tensor | Sequence[float] | Sequence[Sequence[float]] | None = None,
         *,
         resolution: int | None = None,
         plain: bool = False,
@@ -200,8 +201,9 @@ class Portrait:
         """Render images, masks and depths as float32 tensors, NCHW; images in [-1, 1], masks in [0, 1].
 
         Args:
-            camera_labels: `Camera.label`, one or several.
-            body_poses: neck then head, axis-angle in radians; one for all cameras or one each; at rest when None.
+            camera_labels: `Camera.label`, one [25] or several [B, 25].
+            body_poses: neck then head, axis-angle in radians; one [6] for all cameras or one each [B, 6]; at rest when
+                None.
             resolution: side of the rays; the model's own with super-resolution, 256 without, when None.
             plain: render by the slow exact renderer.
 
