@@ -148,7 +148,7 @@ def train_arm(name: str, setting: Setting) -> dict[str, Any]:
     clock = time.process_time if device.type == "cpu" else time.monotonic
     start = clock()
     options: dict[str, Any] = {"device": setting.device, "seed": about["seed"], "clock": clock}
-    train(setting.data, preset, folder, max_minutes=setting.minutes, **options)
+    train(setting.data, preset=preset, out=folder, max_minutes=setting.minutes, **options)
     if clock() - start < setting.minutes * 60.0:
         raise Portrait360Error(f"the arm {name!r} was stopped.", "The same command begins it anew.")
     write_json(done, about)

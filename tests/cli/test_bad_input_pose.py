@@ -46,7 +46,7 @@ def refuse(capfd, folder: Path, sentence: str, *words: object, weights: Path) ->
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda d: (d / "photo.png").unlink(), "there is no picture, folder or zip at .*photo.png"),
+        (lambda d: (d / "photo.png").unlink(), "there is no image, folder or zip at .*photo.png"),
         (lambda d: (d / "photo.png").write_text("hello"), "photo.png is not a readable image"),
         (lambda d: (d / "photo.png").write_bytes(b""), "photo.png is not a readable image"),
         (lambda d: (d / "photo.png").write_bytes((d / "photo.png").read_bytes()[:300]), "photo.png is not a readable"),

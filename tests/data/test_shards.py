@@ -155,7 +155,7 @@ def test_broken_shards_are_refused(packed, tmp_path, damage, said):
 
 
 def test_what_cannot_be_packed(packed, tmp_path):
-    with pytest.raises(InputError, match="per-shard"):
+    with pytest.raises(InputError, match="per_shard"):
         write_shards(packed[0], tmp_path / "s", per_shard=0)
     with pytest.raises(InputError, match="already holds shards"):
         write_shards(packed[0], packed[1])

@@ -161,7 +161,6 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, tiny_
     ("arguments", "message"),
     [
         ("--data nothing.zip --out m.json", "no dataset"),
-        ("--data nothing.zip", "something is missing: --out"),
         ("--data {data} --out m.json --weights nothing.safetensors", "no weights file"),
         ("--data {data} --out m.json --encoder nothing.safetensors", "no weights file"),
         ("--data {data} --out m.json --inception nothing.pth", "nothing.pth"),
@@ -178,3 +177,10 @@ def test_bad_input_gets_a_sentence(data, tmp_path, tiny_encoder, capsys, monkeyp
     assert message in error
     assert "hint: " in error
     assert not list(tmp_path.glob("m.*"))
+
+
+def test_a_missing_flag_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--data", "nothing.zip"])
+    assert stop.value.code == 2
+    assert "--out" in capsys.readouterr().err

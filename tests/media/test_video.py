@@ -70,4 +70,4 @@ def test_a_missing_encoder_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "Codec", missing)
     with pytest.raises(InputError, match=r"no H\.264 encoder") as caught:
         write_video(tmp_path / "a.mp4", ramp(1, 8, 8))
-    assert "--no-video" in caught.value.hint
+    assert "`video=False`" in caught.value.hint

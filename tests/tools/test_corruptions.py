@@ -164,7 +164,7 @@ def test_other_data_are_refused(tmp_path, tiny_weights, tiny_encoder, monkeypatc
     write_fake_dataset(tmp_path / "d.zip", count=40)
     monkeypatch.setattr(module, "load_weights", lambda: load_weights(tiny_weights))
     monkeypatch.setattr(module, "load_encoder", lambda: load_encoder(tiny_encoder))
-    with pytest.raises(DatasetError, match="which persons"):
+    with pytest.raises(DatasetError, match="does not record its subjects"):
         measure_corruptions(tmp_path / "d.zip")
 
 

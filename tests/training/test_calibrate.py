@@ -112,7 +112,7 @@ def test_training_writes_it_at_its_end(tmp_path, monkeypatch):
         asked.append(state.images)
         return found
 
-    monkeypatch.setattr(loop, "_calibration", calibration)
+    monkeypatch.setattr(loop, "final_calibration", calibration)
     write_fake_dataset(tmp_path / "train.zip", count=8)
     weights = loop.train(tmp_path / "train.zip", "tiny", tmp_path / "run", kimg=0.016, device="cpu", quiet=True)
     written = load_weights(weights)

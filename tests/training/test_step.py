@@ -233,9 +233,10 @@ def test_published_phases_follow_each_other(monkeypatch):
     batch = random_batch(preset.model, 4)
     seen, steps = [], []
 
-    def watched_generate(state, labels):
+    def watched_generate(state, labels, *, gradients=True):
         seen.append((labels, torch.is_grad_enabled(), parameters_of(state)))
-        return generate(state, labels)
+        assert gradients == torch.is_grad_enabled()
+        return generate(state, labels, gradients=gradients)
 
     def watched_step(optimizer, original=torch.optim.Adam.step):
         kind = "G" if optimizer is state.g_optimizer else "D"
