@@ -55,7 +55,7 @@ def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
     write_fake_dataset(data, count=44, coarse=True)
     (out / "one-view").mkdir(parents=True)
     (out / "one-view" / "log.jsonl").write_text("of a run that was stopped")
-    main(data, data, out, minutes=0.02, arms=("one-view", "recipe"))
+    main(data, held_out=data, out=out, minutes=0.02, arms=("one-view", "recipe"))
     collected = json.loads((out / "ablations.json").read_text())["arms"]
     assert [arm["arm"] for arm in collected] == ["recipe", "one-view"]
     for arm in collected:
@@ -76,11 +76,11 @@ def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
 def test_arms_may_be_measured_later(small, tmp_path, monkeypatch):
     data, out = tmp_path / "d.zip", tmp_path / "runs"
     write_fake_dataset(data, count=44, coarse=True)
-    main(data, data, out, minutes=0.02, arms=("recipe",), train_only=True)
+    main(data, held_out=data, out=out, minutes=0.02, arms=("recipe",), train_only=True)
     assert json.loads((out / "ablations.json").read_text()) == {"arms": []}
     weights = (out / "recipe" / "weights.safetensors").read_bytes()
     monkeypatch.setattr(ablations, "train", None)  # nothing is trained again
-    main(data, data, out, minutes=0.02, arms=("recipe",))
+    main(data, held_out=data, out=out, minutes=0.02, arms=("recipe",))
     (arm,) = json.loads((out / "ablations.json").read_text())["arms"]
     assert (arm["arm"], arm["minutes"], arm["side"]) == ("recipe", 0.02, 32)
     assert (out / "recipe" / "weights.safetensors").read_bytes() == weights
@@ -97,7 +97,7 @@ def test_arms_of_64_pixels_are_those_of_the_default_model():
     assert base(64).model == PRESETS["cpu-64"].model
     assert base(32).model.resolution == 32
     with pytest.raises(InputError, match="32 or 64, not 48"):
-        main(Path("d.zip"), Path("d.zip"), Path("runs"), side=48)
+        main(Path("d.zip"), held_out=Path("d.zip"), out=Path("runs"), side=48)
 
 
 def test_learning_rates_grow_with_the_root_of_the_batch():
@@ -106,12 +106,12 @@ def test_learning_rates_grow_with_the_root_of_the_batch():
     assert base(batch=16) == base()
     for batch in (0, -4, 6):
         with pytest.raises(InputError, match=f"multiples of 4, not {batch}"):
-            main(Path("d.zip"), Path("d.zip"), Path("runs"), batch=batch)
+            main(Path("d.zip"), held_out=Path("d.zip"), out=Path("runs"), batch=batch)
 
 
 def test_unknown_arms_are_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(InputError, match="no arm 'nothing'"):
-        main(tmp_path / "d.zip", tmp_path / "d.zip", tmp_path / "runs", arms=("recipe", "nothing"))
+        main(tmp_path / "d.zip", held_out=tmp_path / "d.zip", out=tmp_path / "runs", arms=("recipe", "nothing"))
     assert not (tmp_path / "runs").exists()
 
 
