@@ -80,7 +80,7 @@ def test_ctrl_c_during_synth_keeps_what_is_done(tmp_path):
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "pictures are kept" in errors
+    assert "images are kept" in errors
     assert "the same command" in errors
     assert not out.exists()
 

@@ -126,7 +126,7 @@ def test_mean_pools_leave_the_padding_out(network, name, width, side):
 
 
 def test_the_last_block_pools_by_the_maximum(network):
-    x = -torch.rand(1, 2048, 8, 8)
+    x = -0.1 - torch.rand(1, 2048, 8, 8)
     assert torch.equal(pooled_input(network.Mixed_7c, x), F.max_pool2d(x, 3, stride=1, padding=1))
     assert pooled_input(network.Mixed_7c, x).max() < 0  # the padding is not a 0
 

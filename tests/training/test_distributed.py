@@ -145,7 +145,7 @@ def test_a_process_that_is_killed_comes_back_from_the_last_checkpoint(tmp_path):
     launch(tmp_path, DIES_ONCE, data, tmp_path / "broken", "dies", restarts=1)
     ends = [load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken")]
     assert [end.images for end in ends] == [24, 24]
-    assert all(torch.equal(ends[0][1][k], ends[1][1][k]) for k in ends[0][1])
+    assert all(torch.equal(ends[0].tensors[k], ends[1].tensors[k]) for k in ends[0].tensors)
 
 
 @pytest.mark.parametrize("recipe", ["preset", "original"])
