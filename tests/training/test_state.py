@@ -15,16 +15,9 @@ from portrait360.portrait.weights import save_weights
 from portrait360.poses.memory import CAPACITY
 from portrait360.runtime.distributed import Ranks
 from portrait360.training import schedules
+from portrait360.training.adapt import can_start_from, read_weights, start_from, with_pose_path_of
 from portrait360.training.checkpoints import Checkpoint, RunRecord, load_checkpoint, save_checkpoint
-from portrait360.training.state import (
-    fill_state,
-    grows_into,
-    new_state,
-    read_weights,
-    start_from,
-    state_tensors,
-    with_pose_path_of,
-)
+from portrait360.training.state import fill_state, new_state, state_tensors
 from portrait360.training.step import TILT_INTERVAL, training_step
 from portrait360.types import CheckpointError
 from support.presets import TINY
@@ -98,11 +91,11 @@ def test_a_discriminator_of_larger_images_starts_as_the_smaller_one_of_their_mea
 
 def test_portrait_128_grows_from_cpu_64():
     small, large = PRESETS["cpu-64"].model, PRESETS["portrait-128"].model
-    assert grows_into(small, large)
-    assert not grows_into(large, small)
-    assert not grows_into(small, PRESETS["portrait-256"].model)
+    assert can_start_from(small, large)
+    assert can_start_from(large, small)
+    assert not can_start_from(small, PRESETS["portrait-256"].model)
     wider = dataclasses.replace(large.discriminator, channels=(48, *small.discriminator.channels))
-    assert not grows_into(small, dataclasses.replace(large, discriminator=wider))
+    assert not can_start_from(small, dataclasses.replace(large, discriminator=wider))
 
 
 def test_a_run_that_refines_poses_resumes_exactly(tmp_path):
@@ -152,7 +145,8 @@ def test_weights_with_a_body_of_their_own_are_refused(tmp_path):
 def test_weights_of_another_shape_are_refused(tmp_path):
     path, _ = weights_file(tmp_path, with_blocks(4))
     wider = dataclasses.replace(with_blocks(5).model, w_dim=64)
-    for model in (with_blocks(3).model, wider):
+    narrow = dataclasses.replace(with_blocks(4).model.synthesis, channels=(16, 16, 16, 8))
+    for model in (dataclasses.replace(wider, w_dim=32, synthesis=narrow), wider):
         with pytest.raises(CheckpointError, match="belongs to tiny"):
             read_weights(path, model)
 

@@ -26,9 +26,10 @@ from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, restar
 from portrait360.runtime.precision import choose_bf16
 from portrait360.runtime.tensors import from_json
 from portrait360.runtime.threads import denormals_flushed, settle_threads
+from portrait360.training.adapt import StartingWeights, read_weights, start_from, with_pose_path_of
 from portrait360.training.graphs import WARM_UP, record_steps
 from portrait360.training.passes import Batch, Labels, TrainingState
-from portrait360.training.state import StartingWeights, new_state, read_weights, start_from, with_pose_path_of
+from portrait360.training.state import new_state
 from portrait360.training.step import training_step
 from portrait360.types import CheckpointError
 

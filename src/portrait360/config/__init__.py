@@ -19,7 +19,7 @@ from portrait360.config.model import (
     check_model,
 )
 from portrait360.config.presets import PRESETS, named_preset, register_preset, stylegan_channels
-from portrait360.config.training import Preset, RawRamp, TrainingConfig, original_recipe
+from portrait360.config.training import Preset, RawRamp, ReconstructionConfig, TrainingConfig, original_recipe
 
 __all__ = [
     "PRESETS",
@@ -29,6 +29,7 @@ __all__ = [
     "OriginalBugs",
     "Preset",
     "RawRamp",
+    "ReconstructionConfig",
     "RenderConfig",
     "Resample",
     "SuperResolutionConfig",

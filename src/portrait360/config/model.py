@@ -160,6 +160,8 @@ class ModelConfig:
     """Layers of the mapping network from z to w."""
     mapping_lr_multiplier: float = 0.01
     """Factor on the mapping network's learning rate."""
+    mapping_output: bool = False
+    """End the mapping network with a linear layer, so that styles can follow any distribution (not in the original)."""
     conditioning_scale: float = 1.0
     """Factor on camera and body pose before the mapping network; 0 makes the person independent of both."""
     plane_features: int = 32

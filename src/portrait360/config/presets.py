@@ -11,8 +11,9 @@ from portrait360.config.model import (
     RenderConfig,
     SuperResolutionConfig,
     SynthesisConfig,
+    WarpConfig,
 )
-from portrait360.config.training import Preset, TrainingConfig, original_recipe
+from portrait360.config.training import Preset, ReconstructionConfig, TrainingConfig, original_recipe
 
 
 def stylegan_channels(base: int, maximum: int, resolution: int) -> tuple[int, ...]:
@@ -160,6 +161,30 @@ def _portrait_128() -> Preset:
     return Preset(model, training)
 
 
+def _portrait_identity() -> Preset:
+    """`cpu-64` with a wider last block, a warp for each person's shape, and an auto-decoder; it starts from weights."""
+    base = _cpu_64()
+    synthesis = base.model.synthesis
+    model = dataclasses.replace(
+        base.model,
+        name="portrait-identity",
+        mapping_output=True,
+        synthesis=dataclasses.replace(synthesis, channels=(*synthesis.channels[:-1], 64)),
+        warp=WarpConfig(scale=0.05),
+    )
+    training = dataclasses.replace(
+        base.training,
+        total_kimg=5000.0,
+        batch=4,
+        views_per_latent=4,
+        g_lr=0.002,
+        ema_kimg=1.0,
+        lr_decay_kimg=0.0,
+        reconstruction=ReconstructionConfig(),
+    )
+    return Preset(model, training)
+
+
 _SR_512 = SuperResolutionConfig(128, (256, 128), up_first=True)
 _SR_256 = SuperResolutionConfig(128, (128, 64), resize="smaller", filter_buffer=True)
 _SR_128 = SuperResolutionConfig(64, (128, 64), filter_buffer=True)
@@ -172,6 +197,7 @@ PRESETS: dict[str, Preset] = {
         _original(128, 64, _SR_128),
         _portrait_256(),
         _portrait_128(),
+        _portrait_identity(),
         _cpu_64(),
     )
 }

@@ -22,6 +22,57 @@ class RawRamp:
 
 
 @dataclass(frozen=True)
+class ReconstructionConfig:
+    """Images that show faces are also reconstructed, each from a style of its own (training/reconstruction.py)."""
+
+    images: int = 8
+    """Images reconstructed in a step, over all processes, besides the random portraits of `batch`."""
+    people: int = 100000
+    """How many images get a style at most: the dataset's first ones within `yaw`."""
+    yaw: float = 75.0
+    """Degrees to either side of the front within which images are reconstructed."""
+    window: tuple[float, float] = (0.3, 0.42)
+    """Smallest and largest side of the face crops that are reconstructed, in units of the image's."""
+    wide_window: tuple[float, float] = (0.6, 1.0)
+    """The same of further crops, at half of the model's side: hair, neck and shoulders."""
+    style_lr: float = 0.3
+    """Learning rate of the styles, whose numbers have a deviation of about 1."""
+    bandwidth: float = 0.5
+    """Random portraits are drawn from a kernel density estimate of the styles; deviation of its kernel in units of
+    theirs."""
+    pixel_weight: float = 16.0
+    """Weight of the difference of face crops over a pyramid."""
+    feature_weight: float = 3.0
+    """Weight of the distance in the discriminator's features."""
+    mask_weight: float = 4.0
+    """Weight of the difference of masks."""
+    wide_weight: float = 6.0
+    """Weight of the difference of the wide crops."""
+    adversarial_weight: float = 0.5
+    """Weight of the adversarial loss of reconstructions; random portraits have 1."""
+
+    def __post_init__(self) -> None:
+        # Every number by itself
+        for name, value in vars(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(math.isfinite(number) and number >= 0 for number in numbers):
+                raise _mistake(f"reconstruction.{name}", "a number of at least 0", value)
+
+        # Counts, crops and the kernel
+        for name in ("images", "people"):
+            if getattr(self, name) < 1:
+                raise _mistake(f"reconstruction.{name}", "at least 1", getattr(self, name))
+        for name in ("window", "wide_window"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise _mistake(
+                    f"reconstruction.{name}", "two numbers above 0 and up to 1, the smaller first", (low, high)
+                )
+        if self.bandwidth > 1:
+            raise _mistake("reconstruction.bandwidth", "between 0 and 1", self.bandwidth)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """One training recipe. Lengths are in thousands of images shown to the discriminator (kimg)."""
 
@@ -106,6 +157,8 @@ class TrainingConfig:
     image does; the rest is zoomed by the others."""
     zoom_windows: tuple[float, ...] = (0.6, 0.42, 0.27)
     """Sides of the centre crops in units of the image's: the head with its hair, the face, its eyes and mouth."""
+    reconstruction: ReconstructionConfig | None = None
+    """An auto-decoder beside the adversarial training, from the weights of a first one; None = the original."""
     plain_renderer: bool = False
     """Render by the readable twin of the fused CPU renderer (to compare speeds)."""
     occupancy: bool = False
@@ -165,6 +218,8 @@ def _check(recipe: TrainingConfig) -> None:
         raise _mistake("batch", f"a multiple of `training.views_per_latent`, {recipe.views_per_latent}", recipe.batch)
     if recipe.separate_phases and (recipe.loss != "nonsaturating" or recipe.zoom_probability > 0):
         raise _mistake("separate_phases", "off, or separate phases with the non-saturating loss and whole images", True)
+    if recipe.separate_phases and recipe.reconstruction is not None:
+        raise _mistake("separate_phases", "off where there is a `training.reconstruction`", True)
 
 
 def _mistake(name: str, expected: str, value: object) -> Exception:

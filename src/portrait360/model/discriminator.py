@@ -170,6 +170,10 @@ class Discriminator(nn.Module):
 
     def early(self, pictures: Pictures) -> Float[Tensor, "B C S S"]:
         """Features after the blocks that logits and poses share."""
+        return _through(self, self.sides[: self.shared], self.layers(pictures))
+
+    def layers(self, pictures: Pictures) -> Float[Tensor, "B _I H H"]:
+        """What the first block gets: image, raw image and mask at the image's side."""
         mask = resize(pictures.mask, self.resolution) * 2.0 - 1.0
         layers = [pictures.image]
         if pictures.raw is not None:
@@ -177,7 +181,7 @@ class Discriminator(nn.Module):
         x = torch.cat([*layers, mask], dim=1)
         if self.config.resample == "box":
             x = x.contiguous(memory_format=torch.channels_last)
-        return _through(self, self.sides[: self.shared], x)
+        return x
 
     def _for_logits(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
         return self.b4.flatten(_through(self, self.sides[self.shared :], x), parts)
@@ -208,11 +212,30 @@ class Discriminator(nn.Module):
             predicted = self.predict_pose(pictures, camera, parts)
             condition = self.mapping(None, camera, predicted.detach() if body_pose is None else body_pose)
             return self.b4.score(self.trunk(pictures, parts), condition), predicted
+        return self.from_maps(self.maps(pictures, camera), camera, body_pose, parts)
+
+    def maps(self, pictures: Pictures, camera: Float[Tensor, "B 25"]) -> list[Float[Tensor, "B _C _S _S"]]:
+        """Features after each residual block, left views mirrored (models with `mirror_once`)."""
+        left = is_left(camera)
+        x = self.layers(pictures.map(lambda t: select(left, t.flip(3), t)))
+        maps = []
+        for side in self.sides:
+            x = self.get_submodule(f"b{side}")(x)
+            maps.append(x)
+        return maps
+
+    def from_maps(
+        self,
+        maps: list[Float[Tensor, "B _C _S _S"]],
+        camera: Float[Tensor, "B 25"],
+        body_pose: Float[Tensor, "B 6"] | None = None,
+        parts: int = 1,
+    ):
+        """What `forward` returns, from the features of `maps`."""
         left = is_left(camera)
         seen = select(left, mirror_camera(camera), camera)
-        early = self.early(pictures.map(lambda t: select(left, t.flip(3), t)))
-        flat = self._for_logits(early, parts)
-        read = flat if self.pose_path is None else self.pose_path(early, parts)
+        flat = self.b4.flatten(maps[-1], parts)
+        read = flat if self.pose_path is None else self.pose_path(maps[self.shared - 1], parts)
         pose = self.pose_branch(read, self._branch_camera(camera, left))
         given = pose.detach() if body_pose is None else select(left, mirror_body_pose(body_pose), body_pose)
         logits = self.b4.score(flat, self.mapping(None, seen, given))

@@ -60,6 +60,7 @@ class Backbone(nn.Module):
             config.mapping_layers,
             conditioning_scale=config.conditioning_scale,
             lr_multiplier=config.mapping_lr_multiplier,
+            output=config.mapping_output,
         )
 
 

@@ -21,7 +21,8 @@ class MappingNetwork(nn.Module):
 
     With `conditioning_scale` 0 there is no embedding of the labels and w depends on z alone. (Feeding zeros instead
     would take two thirds of the variance that z gives to w, and the portraits lose their variety.)
-    `average` keeps the running mean `w_avg` that truncation pulls towards.
+    `average` keeps the running mean `w_avg` that truncation pulls towards. `output`: a linear layer at the end, which
+    passes on what it gets at first.
     """
 
     w_avg: Tensor
@@ -35,6 +36,7 @@ class MappingNetwork(nn.Module):
         conditioning_scale: float = 1.0,
         lr_multiplier: float = 0.01,
         average: bool = True,
+        output: bool = False,
     ) -> None:
         super().__init__()
         self.z_dim, self.num_layers, self.conditioning_scale = z_dim, num_layers, conditioning_scale
@@ -45,6 +47,9 @@ class MappingNetwork(nn.Module):
         for i in range(num_layers):
             width = z_dim + embedded if i == 0 else w_dim
             self.add_module(f"fc{i}", FullyConnected(width, w_dim, lr_multiplier, "lrelu"))
+        self.output = FullyConnected(w_dim, w_dim) if output else None
+        if self.output is not None:
+            self.set_output(torch.eye(w_dim), torch.zeros(w_dim))
         if average:
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -66,7 +71,14 @@ class MappingNetwork(nn.Module):
         h = torch.cat(inputs, dim=1)
         for i in range(self.num_layers):
             h = self.get_submodule(f"fc{i}")(h)
-        return h
+        return h if self.output is None else self.output(h)
+
+    @torch.no_grad()
+    def set_output(self, weight: Float[Tensor, "S S"], bias: Float[Tensor, " S"]) -> None:
+        """Let the linear layer at the end compute `weight @ h + bias`."""
+        assert self.output is not None
+        self.output.weight.copy_(weight / self.output.weight_gain)
+        self.output.bias.copy_(bias / self.output.bias_gain)
 
     @torch.no_grad()
     def update_average(self, w: Float[Tensor, "B S"], decay: float) -> None:

@@ -65,9 +65,7 @@ def predicted_poses(
     """Predicted body poses of some of the images and of their centre crops, on the CPU."""
     device, on_grey, predicted = next(discriminator.parameters()).device, model.background is None, []
     for some in rows.split(_AT_ONCE):
-        there = some.to(data.images.device)
-        image = data.images[there].to(device).float() / 127.5 - 1.0
-        mask, cameras = data.masks[there].to(device).float() / 255.0, data.cameras[some].to(device)
+        image, mask, cameras = data.kept(some, device)
         poses = window_poses(discriminator, model, image, mask, cameras, windows, on_grey=on_grey)
         predicted.append(poses.cpu())
     return torch.cat(predicted)

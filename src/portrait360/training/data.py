@@ -235,6 +235,8 @@ class TrainingData:
 
         # Labels and order
         self.cameras, self.body_poses = dataset.cameras, dataset.body_poses
+        self.shown_poses = self.body_poses
+        """Poses that come with batches: the labels, or those that take their place."""
         self.label_kind = str(dataset.meta.get("label_kind", "unknown"))
         self.sampler = self.framing.sampler(self.cameras, seed)
         self.fingerprint = fingerprint(self.cameras, self.body_poses)
@@ -247,8 +249,16 @@ class TrainingData:
         i, mirror, zoom = (torch.from_numpy(v) for v in self.sampler.take(images + ranks.rank * size, size))
         there = i.to(self.images.device)
         return self.framing.batch(
-            self.images[there], self.masks[there], self.cameras[i], self.body_poses[i], mirror, zoom, device
+            self.images[there], self.masks[there], self.cameras[i], self.shown_poses[i], mirror, zoom, device
         )
+
+    def kept(
+        self, rows: Int[Tensor, " B"], device: torch.device
+    ) -> tuple[Float[Tensor, "B 3 R R"], Float[Tensor, "B 1 R R"], Float[Tensor, "B 25"]]:
+        """Images in [-1, 1], masks and cameras at the side at which they are kept."""
+        there = rows.to(self.images.device)
+        image, mask = self.images[there].to(device).float() / 127.5 - 1.0, self.masks[there].to(device).float() / 255.0
+        return image, mask, self.cameras[rows].to(device)
 
     def labels(self, size: int, device: torch.device) -> Labels:
         """See `random_labels`."""

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from portrait360.config import Preset
 from portrait360.data.shards import is_shards
+from portrait360.portrait.weights import load_weights
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.memory import shared_turns
 from portrait360.runtime.device import choose_device
@@ -19,15 +21,18 @@ from portrait360.runtime.memory import keep_freed_memory
 from portrait360.runtime.precision import choose_bf16, processor_name
 from portrait360.runtime.progress import show_progress
 from portrait360.runtime.threads import denormals_flushed
+from portrait360.training.adapt import StartingWeights, start_from
 from portrait360.training.calibrate import calibrate
 from portrait360.training.checkpoints import Checkpoint, RunRecord
 from portrait360.training.data import TrainingData
+from portrait360.training.first_people import first_people
 from portrait360.training.graphs import record_steps
 from portrait360.training.passes import Batch, TrainingState
+from portrait360.training.people import People, Targets, order
 from portrait360.training.run_folder import RunFolder
 from portrait360.training.settings import full_names
 from portrait360.training.start import Origin, asked_settings, base_preset, starting_point
-from portrait360.training.state import fill_state, new_state, start_from
+from portrait360.training.state import fill_state, new_state
 from portrait360.training.step import training_step
 from portrait360.training.streaming import StreamingData
 from portrait360.training.watch import Every, Report, StopRequests, Timer, Watchdog
@@ -66,8 +71,8 @@ def train(
         kimg: train on so many thousand images in all. Default: as the preset says.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if there is one.
         seed: of the first weights and of the order of images.
-        init: a weights file to start from, of the same preset or of a smaller one that it can grow from
-            (`training.state.read_weights`); its images count as shown, and its pose path is kept.
+        init: a weights file to start from, of the same preset or of one that it can start from
+            (`training.adapt.can_start_from`); its images count as shown, and its pose path is kept.
         recipe: `preset`, or `original` for the published training.
         quiet: whether to show no progress.
         clock: returns seconds, in which `max_minutes` and the log's speeds are counted.
@@ -139,9 +144,12 @@ def _first_state(
             print(f"note: {origin.path.name} was trained on other data; training goes on with the data given now.")
     elif origin is not None:
         start_from(state, origin)
+        state.people = _new_people(state, origin, images)
     if origin is not None:
         origin.tensors.clear()  # as large as the networks
     state.memory.shared = shared_turns(images.body_poses)
+    if state.people is not None and isinstance(images, TrainingData):
+        images.shown_poses = state.people.body_poses
 
     # How steps are computed on this machine: all processes alike
     choice = choose_bf16(preset.training.bf16, device, measured)
@@ -150,6 +158,14 @@ def _first_state(
     record_steps(state, device)
     folder.open(ranks, state.images, dataclasses.replace(run, bf16=bf16, processor=processor_name()))
     return state
+
+
+def _new_people(state: TrainingState, origin: StartingWeights, images: TrainingData | StreamingData) -> People | None:
+    """Styles of the images that are to be reconstructed, if some are, by the weights that the run starts from."""
+    config = state.config.reconstruction
+    if config is None or isinstance(images, StreamingData):
+        return None
+    return first_people(state, load_weights(origin.path), images, config)
 
 
 def _take_steps(
@@ -203,11 +219,25 @@ def _take_steps(
 
 def _next_batch(state: TrainingState, images: TrainingData | StreamingData, ranks: Ranks) -> Batch:
     """This process's share of the next images, on the device of the networks."""
-    share, device = ranks.share(state.config.batch), next(state.generator.parameters()).device
+    config, device = state.config, next(state.generator.parameters()).device
+    share = ranks.share(config.batch)
     batch = images.batch(state.images, share, ranks, device)
+    if state.people is not None and isinstance(images, TrainingData):
+        return dataclasses.replace(batch, targets=_targets(state, state.people, images, ranks, device))
     if state.config.separate_phases:
         return dataclasses.replace(batch, drawn=(images.labels(share, device), images.labels(share, device)))
     return batch
+
+
+def _targets(state: TrainingState, people: People, images: TrainingData, ranks: Ranks, device: torch.device) -> Targets:
+    """This process's share of the next images to reconstruct."""
+    config = state.config.reconstruction
+    assert config is not None
+    count, place = ranks.share(config.images), state.step * ranks.size + ranks.rank
+    rows = order(len(people.table), images.sampler.seed, place * count, count)
+    kept = images.kept(people.rows[rows], device)
+    random = np.random.default_rng([images.sampler.seed, 2, place])
+    return people.targets(rows, kept, config, state.model.resolution, random)
 
 
 def final_calibration(state: TrainingState, images: TrainingData | StreamingData) -> PoseCalibration | None:
@@ -216,6 +246,8 @@ def final_calibration(state: TrainingState, images: TrainingData | StreamingData
     It takes as long as training on some hundred images, so weights get it at the end; until then they have that of
     whole images, from what was shown last.
     """
-    if state.memory.calibration() is None or isinstance(images, StreamingData) or not images.framing.zooms:
+    if isinstance(images, StreamingData) or not images.framing.zooms:
+        return None
+    if state.people is None and state.memory.calibration() is None:
         return None
     return calibrate(state.average_discriminator, state.model, images)

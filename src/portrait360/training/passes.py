@@ -27,6 +27,7 @@ from portrait360.poses.memory import PoseMemory, mismatch
 from portrait360.training import schedules
 from portrait360.training.augment import swap_some
 from portrait360.training.losses import discriminator_loss, generator_loss, gradient_penalties, pose_loss
+from portrait360.training.people import People, Targets
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Batch:
     coarse_pose: Float[Tensor, "B 6"]
     drawn: tuple[Labels, Labels] | None = None
     """Labels for the generator's and the discriminator's phase instead, where they are separate."""
+    targets: Targets | None = None
+    """Images to reconstruct, where some are."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class TrainingState:
     step: int = 0
     memory: PoseMemory = field(default_factory=PoseMemory)
     alignment: CanonicalTilt | None = None
+    people: People | None = None
+    """Styles of images, where some are reconstructed."""
     recorded: Callable[[TrainingState, Batch, StepInputs], StepOutputs] | None = None
     """Takes the place of `compute`: recordings of it (training/graphs.py)."""
 
@@ -170,7 +175,7 @@ def generate(
     side = inputs.schedule.raw_resolution
     with autocast(config, device):
         scene = generator.scene(w, w_background, noise_mode="random", gradients=gradients)
-        occupancy = _occupancy(state, scene, inputs.seed)
+        occupancy = render_occupancy(state, scene, inputs.seed)
         draws = RenderDraws(
             torch.rand(n, side * side, device=device), inputs.schedule.density_noise, occupancy, gradients
         )
@@ -179,7 +184,7 @@ def generate(
     return Generated(Pictures(out.image, raw, out.mask), pose + inputs.tilt, regularisation)
 
 
-def _occupancy(state: TrainingState, scene: Scene, seed: Int[Tensor, ""]) -> Occupancy | None:
+def render_occupancy(state: TrainingState, scene: Scene, seed: Int[Tensor, ""]) -> Occupancy | None:
     """Cells of the tri-grid that rays visit, where the recipe skips the others."""
     if not state.config.occupancy or state.config.plain_renderer or not can_fuse(scene.tri_grid, None):
         return None
@@ -203,13 +208,13 @@ def blurred(images: Pictures, sigma: float, *, raw: bool) -> Pictures:
     )
 
 
-def _leaf(images: Pictures) -> Pictures:
+def leaf_of(images: Pictures) -> Pictures:
     return images.map(lambda t: t.detach().requires_grad_(True))
 
 
 def regularise(state: TrainingState, real: Pictures, camera: Tensor) -> dict[str, Tensor]:
     """Lazy R1 on image, raw image and mask; gradients are added to the discriminator's (equations 10.9)."""
-    config, leaf = state.config, _leaf(real)
+    config, leaf = state.config, leaf_of(real)
     with autocast(config, camera.device):
         logits, _ = state.discriminator(leaf, camera)
     tensors = leaf.tensors()
@@ -273,7 +278,7 @@ def compute(state: TrainingState, batch: Batch, inputs: StepInputs) -> StepOutpu
     generated = generate(state, batch, inputs)
     real = blurred(real_images(state, batch), sigma, raw=True)
     shown = blurred(generated.images, sigma, raw=False)
-    leaf = _leaf(shown)
+    leaf = leaf_of(shown)
     with autocast(config, batch.camera.device):
         # Two calls: the generator's gradient then never passes through the real half.
         real_logits, real_poses = state.discriminator(real, batch.camera)

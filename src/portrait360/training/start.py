@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from portrait360.config import Preset, check_model, named_preset, original_recipe
+from portrait360.config import ModelConfig, Preset, check_model, named_preset, original_recipe
+from portrait360.portrait.weights import find_weights
 from portrait360.runtime.distributed import relaunched
+from portrait360.training.adapt import StartingWeights, read_weights, with_pose_path_of
 from portrait360.training.checkpoints import Checkpoint, RunRecord, checkpoints, newest_checkpoint
+from portrait360.training.people import can_reconstruct
 from portrait360.training.settings import LENGTH, resumed_preset, with_settings
-from portrait360.training.state import StartingWeights, read_weights, with_pose_path_of
 from portrait360.types import CheckpointError, InputError
 
 RECIPES = ("preset", "original")
@@ -78,9 +80,26 @@ def starting_point(
     # Start a run, from given weights or from random ones
     trained = with_settings(base, settings)
     check_model(trained.model)
+    if trained.training.reconstruction is not None:
+        _check_reconstruction(trained.model, init)
     if init is None:
         return trained, None
-    return _from_weights(read_weights(Path(init), trained.model), trained, settings)
+    return _from_weights(read_weights(find_weights(init), trained.model), trained, settings)
+
+
+def _check_reconstruction(model: ModelConfig, init: str | Path | None) -> None:
+    """Refuse what reconstructions cannot do without."""
+    if init is None:
+        raise InputError(
+            f"{model.name} learns styles of images from the weights of a first training.",
+            "Train `cpu-64` first and give its run with `init`.",
+        )
+    if not can_reconstruct(model):
+        raise InputError(
+            f"{model.name} cannot learn by reconstruction: `training.reconstruction` is for models without background"
+            " network and super-resolution, with `model.mapping_output` and `model.discriminator.mirror_once`.",
+            "Leave `training.reconstruction` out, or use `portrait-identity`.",
+        )
 
 
 def _check_same_run(checkpoint: Checkpoint, run: RunRecord) -> None:

@@ -28,6 +28,7 @@ from portrait360.training.passes import (
     shared_gradients,
     step_metrics,
 )
+from portrait360.training.reconstruction import reconstruct
 
 TILT_INTERVAL = 100
 """Steps between two measurements of the canonical heads' tilt; each counts half."""
@@ -74,7 +75,10 @@ def joint_update(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, 
     """Both networks from one pass. Nothing is updated when a loss is not finite."""
     for optimizer in (state.g_optimizer, state.d_optimizer):
         optimizer.zero_grad(set_to_none=True)
-    metrics = ranks.average(shared_gradients(state, batch))
+    if state.config.reconstruction is None:
+        metrics = ranks.average(shared_gradients(state, batch))
+    else:
+        metrics = reconstruct(state, batch, ranks)
     if _finite(metrics):
         ranks.average_gradients((state.generator, state.discriminator))
         ranks.average_(state.generator.backbone.mapping.w_avg)

@@ -4,14 +4,12 @@ The generator and the styles are fitted together so that each image is reconstru
 2018, "Optimizing the latent space of generative networks"; Park et al. 2019, "DeepSDF", section 4.2). An adversarial
 loss alone need not give each image a style; this does, and so keeps people apart.
 
-Styles are kept whitened: w = mean + v @ root.T, where mean and root describe the mapping network's styles at the start
-of the run, so that one learning rate suits all directions.
+One learning rate suits all numbers of a style, as the run begins by whitening the space of styles (`whitening`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -21,43 +19,16 @@ FIRST_DECAY, SECOND_DECAY = 0.5, 0.9
 """Decays of the moments of a row's gradients per visit of that row."""
 SHARED = 0.2
 """Part of the second moment that all numbers of a row share: steadies numbers whose gradients happen to be small."""
-LEAST_VARIANCE = 1e-3
-"""Directions of w with less than this part of the largest variance count as having it."""
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """The affine map between styles w and whitened ones."""
-
-    mean: Float[Tensor, " S"]
-    root: Float[Tensor, "S S"]
-
-    def styles(self, whitened: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-        """w of whitened styles."""
-        return self.mean + whitened @ self.root.T
-
-    def whitened(self, styles: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-        """The inverse of `styles`."""
-        return torch.linalg.solve(self.root, (styles - self.mean).T).T
-
-
-def fit_whitening(styles: Float[Tensor, "N S"]) -> Whitening:
-    """The map under which these styles have mean 0 and, in all but flat directions, variance 1."""
-    mean = styles.mean(dim=0)
-    variances, directions = torch.linalg.eigh(torch.cov((styles - mean).T))
-    variances = variances.clamp_min(float(variances.max()) * LEAST_VARIANCE)
-    return Whitening(mean, directions * variances.sqrt())
 
 
 class StyleTable:
-    """Whitened styles of N images with the state of their optimiser.
+    """Styles of N images with the state of their optimiser.
 
     Rows are updated when their image is shown. Adam's bias corrections count a row's own visits, so that a row that is
     visited once in a thousand steps moves as far per visit as one that is visited in each.
     """
 
-    def __init__(self, whitening: Whitening, values: Float[Tensor, "N S"]) -> None:
-        self.whitening = whitening
+    def __init__(self, values: Float[Tensor, "N S"]) -> None:
         self.values = values.clone()
         self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
         self.visits = torch.zeros(len(values), dtype=torch.int64)
@@ -66,18 +37,18 @@ class StyleTable:
         return len(self.values)
 
     def take(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B S"]:
-        """Whitened styles of images, as a leaf that gathers their gradients."""
+        """Styles of images, as a leaf that gathers their gradients."""
         return self.values[rows].clone().requires_grad_(True)
 
     @torch.no_grad()
     def step(self, rows: Int[Tensor, " B"], gradients: Float[Tensor, "B S"], rate: float) -> None:
-        """Move the styles of different images against their gradients; gradients that are not finite count as 0.
+        """Move the styles of images against their gradients; gradients that are not finite count as 0.
 
-        Raises:
-            ValueError: a row comes twice.
+        A row that comes twice is moved once, by its first gradient.
         """
-        if len(rows.unique()) != len(rows):
-            raise ValueError("the rows of one step must differ")
+        seen: set[int] = set()
+        first = [i for i, row in enumerate(rows.tolist()) if not (row in seen or seen.add(row))]
+        rows, gradients = rows[first], gradients[first]
         gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
         self.visits[rows] += 1
         visits = self.visits[rows, None].to(gradients.dtype)
@@ -93,7 +64,7 @@ class StyleTable:
         self.values[rows] -= rate * first / (second.sqrt() + 1e-12)
 
     def sample(self, count: int, bandwidth: float) -> Float[Tensor, "B S"]:
-        """Whitened styles of new people: a kernel density estimate of the table with the table's mean and variance.
+        """Styles of new people: a kernel density estimate of the table with the table's mean and variance.
 
         `bandwidth`: deviation of the kernel in units of the table's; 0 repeats people of the table. Uses torch's random
         state.
@@ -112,8 +83,6 @@ class StyleTable:
             "styles/first": self.first,
             "styles/second": self.second,
             "styles/visits": self.visits,
-            "styles/mean": self.whitening.mean,
-            "styles/root": self.whitening.root,
         }
 
     @classmethod
@@ -124,7 +93,7 @@ class StyleTable:
             KeyError: the checkpoint has none.
             ValueError: its parts do not fit together.
         """
-        table = cls(Whitening(tensors["styles/mean"], tensors["styles/root"]), tensors["styles/values"])
+        table = cls(tensors["styles/values"])
         first, second, visits = (tensors[f"styles/{name}"] for name in ("first", "second", "visits"))
         shapes = {"first": first.shape, "second": second.shape}
         if set(shapes.values()) != {table.values.shape} or visits.shape != table.visits.shape:

@@ -1,0 +1,185 @@
+"""A training step with reconstructions: an auto-decoder beside the adversarial training.
+
+Images that show faces own a style each. Styles and generator are fitted together so that a style's portrait, rendered
+from its image's camera in its image's pose, is that image. Random portraits, whose styles are drawn like those of the
+images, are judged by the discriminator alone, as crops and as whole images from all sides; so are reconstructions, with
+a smaller weight. The mapping network learns to draw such styles from latents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from portrait360.model.discriminator import Pictures, concatenate
+from portrait360.model.generator import RenderDraws, Scene
+from portrait360.poses.memory import energy_distance
+from portrait360.runtime.distributed import Ranks
+from portrait360.training import schedules
+from portrait360.training.losses import discriminator_loss, feature_distance, generator_loss, pose_loss, pyramid_l1
+from portrait360.training.passes import Batch, TrainingState, autocast, leaf_of, regularise, render_occupancy
+from portrait360.training.people import Crops, Targets
+
+MAPPED = 256
+"""Latents whose styles are compared with as many of the table in a step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """What the generator makes in a step."""
+
+    face: Pictures
+    """Reconstructed face crops."""
+    wide: Pictures
+    """Reconstructed wide crops."""
+    random: Pictures
+    """Random portraits under the batch's cameras."""
+
+
+def reconstruct(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, Tensor]:
+    """Gradients of both networks and of the images' styles, which move at once. The parameters have none before.
+
+    Returns:
+        the step's metrics, means over all processes.
+    """
+    assert state.people is not None
+    assert state.config.reconstruction is not None
+    assert batch.targets is not None
+    table, rows = state.people.table, batch.targets.rows
+    device = batch.camera.device
+
+    # All portraits of the step, and the gradients that the discriminator gives and gets
+    styles = table.take(rows.cpu())
+    rendering = _render(state, batch, styles.to(device))
+    metrics, at_images = _discriminate(state, batch, rendering)
+
+    # Losses without the discriminator
+    losses = reconstruction_losses(rendering, batch.targets)
+    recipe = state.config.reconstruction
+    direct = (
+        recipe.pixel_weight * losses["pixel_loss"]
+        + recipe.mask_weight * losses["mask_loss"]
+        + recipe.wide_weight * losses["wide_loss"]
+    )
+    mapped = _mapping_loss(state, device)
+    fakes = concatenate(rendering.face, rendering.random)
+    torch.autograd.backward([*fakes.tensors(), direct, mapped], [*at_images, None, None])
+    metrics |= {name: value.detach() for name, value in losses.items()} | {"mapping_loss": mapped.detach()}
+    metrics = ranks.average(metrics)
+
+    # Styles of all processes' images, the same step in each
+    assert styles.grad is not None
+    if bool(torch.isfinite(metrics["g_loss"])):
+        factor = schedules.learning_rate_factor(state.images, state.config)
+        table.step(ranks.gather(rows.cpu()), ranks.gather(styles.grad), recipe.style_lr * factor)
+    return metrics
+
+
+def _render(state: TrainingState, batch: Batch, styles: Float[Tensor, "R S"]) -> Rendering:
+    """Reconstructions of the targets and random portraits, from one pass of the synthesis network."""
+    assert state.people is not None
+    assert state.config.reconstruction is not None
+    assert batch.targets is not None
+    config, recipe, targets, count = state.config, state.config.reconstruction, batch.targets, len(styles)
+    drawn = len(batch.camera) // config.views_per_latent
+    random = state.people.table.sample(drawn, recipe.bandwidth).to(styles)
+    with autocast(config, styles.device):
+        scene = state.generator.scene(torch.cat([styles, random]), noise_mode="random")
+        own, new = part_of(scene, 0, count), part_of(scene, count, count + drawn)
+        return Rendering(
+            _views(state, own, targets.face.camera, targets.body_pose, targets.face.images.image.shape[-1]),
+            _views(state, own, targets.wide.camera, targets.body_pose, targets.wide.images.image.shape[-1]),
+            _views(state, new, batch.camera, batch.coarse_pose, state.model.raw_resolution),
+        )
+
+
+def part_of(scene: Scene, first: int, last: int) -> Scene:
+    """The scenes of some of the styles; for models without background network."""
+    warp = None if scene.warp is None else scene.warp[first:last]
+    return Scene(scene.w[first:last], scene.tri_grid[first:last], None, None, warp)
+
+
+def _views(
+    state: TrainingState, scene: Scene, camera: Float[Tensor, "B 25"], pose: Float[Tensor, "B 6"], side: int
+) -> Pictures:
+    seed = torch.full((), state.step, dtype=torch.int32, device=camera.device)
+    jitter = torch.rand(len(camera), side * side, device=camera.device)
+    draws = RenderDraws(jitter, 0.0, render_occupancy(state, scene, seed))
+    plain = state.config.plain_renderer
+    out = state.generator.render(scene, camera, pose, resolution=side, draws=draws, plain=plain)
+    return Pictures(out.image, None, out.mask)
+
+
+def _discriminate(state: TrainingState, batch: Batch, rendering: Rendering) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The discriminator's gradients, metrics, and the gradients at the generated images."""
+    assert state.config.reconstruction is not None
+    assert batch.targets is not None
+    config, recipe, targets = state.config, state.config.reconstruction, batch.targets
+    count = len(targets.rows)
+
+    # Reconstructions beside their own images, random portraits beside random images
+    real = concatenate(targets.face.images, Pictures(batch.image, None, batch.mask))
+    leaf = leaf_of(concatenate(rendering.face, rendering.random))
+    camera = torch.cat([targets.face.camera, batch.camera])
+    tilt = state.memory.tilt.to(camera)
+    poses = torch.cat([targets.body_pose, batch.coarse_pose]) + tilt
+    discriminator = state.discriminator
+    with autocast(config, camera.device):
+        real_maps, fake_maps = discriminator.maps(real, camera), discriminator.maps(leaf, camera)
+        real_logits, real_poses = discriminator.from_maps(real_maps, camera)
+        fake_logits, fake_poses = discriminator.from_maps(fake_maps, camera)
+
+    # The generator's losses, as gradients at its images
+    own = generator_loss(config.loss, real_logits[:count], fake_logits[:count])
+    random = generator_loss(config.loss, real_logits[count:], fake_logits[count:])
+    features = feature_distance([m[:count] for m in fake_maps], [m[:count].detach() for m in real_maps])
+    g_loss = random + recipe.adversarial_weight * own + recipe.feature_weight * features
+    at_images = torch.autograd.grad(g_loss, leaf.tensors(), retain_graph=True)
+
+    # The discriminator's own
+    d_loss = discriminator_loss(config.loss, real_logits, fake_logits)
+    d_pose = pose_loss(fake_poses, poses)
+    (d_loss + config.pose_loss_weight * d_pose).backward(inputs=list(discriminator.parameters()))
+    right = (real_logits > fake_logits).float()
+    metrics = {
+        "g_loss": g_loss.detach(),
+        "d_loss": d_loss.detach(),
+        "pose_loss": d_pose.detach(),
+        "feature_loss": features.detach(),
+        "accuracy": right[count:].mean(),
+        "accuracy_own": right[:count].mean(),
+        "real_mask": real.mask[count:].mean(),
+        "fake_mask": rendering.random.mask.detach().mean(),
+        "real_pose_error": (real_poses.detach() - poses).square().sum(dim=1).mean().sqrt(),
+    }
+    if state.step % config.r1_interval == 0:
+        metrics |= regularise(state, real, camera)
+    return metrics, list(at_images)
+
+
+def reconstruction_losses(rendering: Rendering, targets: Targets) -> dict[str, Float[Tensor, ""]]:
+    """Differences between reconstructions and their images, inside the images' masks; and of the masks."""
+
+    def masks(shown: Pictures, target: Crops) -> Tensor:
+        return (shown.mask - target.images.mask).abs().mean()
+
+    face, wide = targets.face.images, targets.wide.images
+    return {
+        "pixel_loss": pyramid_l1(rendering.face.image, face.image, face.mask),
+        "wide_loss": pyramid_l1(rendering.wide.image, wide.image, wide.mask, levels=3),
+        "mask_loss": masks(rendering.face, targets.face) + masks(rendering.wide, targets.wide),
+    }
+
+
+def _mapping_loss(state: TrainingState, device: torch.device) -> Float[Tensor, ""]:
+    """Energy distance between the mapping's styles and random ones of the table; updates the mean style."""
+    assert state.people is not None
+    assert state.config.reconstruction is not None
+    mapping = state.generator.backbone.mapping
+    z = torch.randn(MAPPED, state.model.z_dim, device=device)
+    mapped = mapping(z, z.new_zeros(MAPPED, 25))
+    mapping.update_average(mapped, state.config.style_average_decay)
+    return energy_distance(mapped, state.people.table.sample(MAPPED, state.config.reconstruction.bandwidth).to(mapped))

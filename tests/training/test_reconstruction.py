@@ -1,0 +1,184 @@
+"""Training with reconstructions: whole runs, whitening, crops, and what weights such runs can start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from portrait360.config import PRESETS, Preset
+from portrait360.geometry.cameras import camera_label, rays, yaw_pitch
+from portrait360.model.generator import Generator
+from portrait360.portrait.weights import load_generator, load_weights
+from portrait360.training import first_people, loop
+from portrait360.training.adapt import can_start_from, read_weights, start_from, widened
+from portrait360.training.checkpoints import checkpoints, load_checkpoint
+from portrait360.training.first_people import ridge_regression
+from portrait360.training.people import crops, order
+from portrait360.training.state import new_state
+from portrait360.training.whitening import fit_whitening, whiten
+from portrait360.types import InputError
+from support.fake_portraits import write_fake_dataset
+from support.shrunken import shrunken
+
+
+def small(name: str) -> Preset:
+    """A preset in small, with its own warp and blocks enough to differ from `cpu-64`'s."""
+    preset = shrunken(PRESETS[name])
+    channels = (8, 8, 16) if name == "portrait-identity" else (8, 8, 8)
+    model = dataclasses.replace(
+        preset.model, synthesis=dataclasses.replace(preset.model.synthesis, channels=channels), symmetric_features=4
+    )
+    training = dataclasses.replace(preset.training, sheet_kimg=1000.0, checkpoint_kimg=0.008)
+    if training.reconstruction is not None:
+        recipe = dataclasses.replace(training.reconstruction, images=2, yaw=180.0)
+        training = dataclasses.replace(training, reconstruction=recipe, keep_checkpoints=100, total_kimg=0.04)
+    return Preset(model, training)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "d.zip"
+    write_fake_dataset(path, coarse=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that others start from."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    loop.train(data, small("cpu-64"), out, kimg=0.008, quiet=True)
+    return out
+
+
+@pytest.fixture
+def few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_people, "EXAMPLES", 10)
+    monkeypatch.setattr(first_people, "WHITENED", 256)
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoints(run)[-1]).tensors
+
+
+@pytest.mark.usefixtures("few_examples")
+def test_a_run_resumes_exactly_and_its_styles_move(data: Path, first: Path, tmp_path: Path) -> None:
+    preset, options = small("portrait-identity"), {"init": first, "quiet": True}
+    loop.train(data, preset, tmp_path / "whole", kimg=0.024, **options)
+    loop.train(data, preset, tmp_path / "parts", kimg=0.016, **options)
+    early = tensors(tmp_path / "parts")
+    loop.train(data, preset, tmp_path / "parts", kimg=0.024, resume=True, quiet=True)
+
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    moved = (whole["styles/values"] != early["styles/values"]).any(dim=1)
+    assert 0 < moved.sum() <= 4  # two steps of two images
+    assert whole["G/warp.weight"].abs().max() > 0
+    assert whole["styles/visits"].sum() == 8
+
+    # The weights make portraits
+    generator, _ = load_generator(tmp_path / "whole")
+    assert generator.config == preset.model
+    assert load_weights(tmp_path / "whole").generator.backbone.mapping.w_avg.abs().max() > 0
+
+
+@pytest.mark.usefixtures("few_examples")
+def test_reconstructions_approach_their_images(data: Path, first: Path, tmp_path: Path) -> None:
+    """The pixel loss of the same few people falls when styles and generator are fitted to them."""
+    preset = small("portrait-identity")
+    recipe = dataclasses.replace(preset.training.reconstruction, people=2)
+    loop.REPORT_STEPS, before = 10, loop.REPORT_STEPS
+    try:
+        training = dataclasses.replace(preset.training, reconstruction=recipe, checkpoint_kimg=1.0)
+        loop.train(data, Preset(preset.model, training), tmp_path / "run", kimg=0.328, init=first, quiet=True)
+    finally:
+        loop.REPORT_STEPS = before
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["pixel_loss"] < 0.75 * lines[0]["pixel_loss"]
+
+
+def test_it_wants_weights_to_start_from(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="weights of a first training"):
+        loop.train(data, small("portrait-identity"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_refuses_models_that_it_cannot_train(data: Path, first: Path, tmp_path: Path) -> None:
+    preset = small("portrait-identity")
+    plain = Preset(dataclasses.replace(preset.model, mapping_output=False), preset.training)
+    with pytest.raises(InputError, match="cannot learn by reconstruction"):
+        loop.train(data, plain, tmp_path / "run", init=first, quiet=True)
+
+
+def test_whitened_generators_make_the_same_portraits() -> None:
+    torch.manual_seed(3)
+    model = small("portrait-identity").model
+    generator = Generator(model).eval()
+    torch.nn.init.normal_(generator.warp.weight)
+    generator.backbone.mapping.w_avg.normal_()
+    z, camera = torch.randn(64, model.z_dim), camera_label(torch.zeros(64))
+    before = generator.map(z, camera, None, 0.7)
+    scene = generator.scene(before[:2])
+
+    whiten(generator, fit_whitening(generator.map(z, camera).detach()))
+    after = generator.map(z, camera, None, 0.7)
+    assert not torch.allclose(before, after, atol=0.1)
+    again = generator.scene(after[:2])
+    assert scene.warp is not None
+    assert again.warp is not None
+    torch.testing.assert_close(again.tri_grid, scene.tri_grid, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(again.warp, scene.warp, atol=1e-6, rtol=1e-3)
+
+
+def test_rows_come_all_before_one_comes_again_and_positions_name_them() -> None:
+    together = order(7, 1, 0, 21)
+    assert all(sorted(together[i : i + 7].tolist()) == list(range(7)) for i in (0, 7, 14))
+    assert torch.equal(order(7, 1, 5, 6), together[5:11])
+    assert not torch.equal(order(7, 2, 0, 21), together)
+
+
+def test_crops_show_what_their_cameras_see() -> None:
+    """An image whose colour is the direction of its pixels' rays, cropped, is that of the crop's camera."""
+    camera = torch.cat([camera_label(torch.tensor([0.3])), camera_label(torch.tensor([-1.0]))])
+    directions = rays(camera, 128)[1].transpose(1, 2).reshape(2, 3, 128, 128)
+    found = crops(directions, torch.ones(2, 1, 128, 128), camera, torch.tensor([0.35, 0.8]), 32)
+    expected = rays(found.camera, 32)[1].transpose(1, 2).reshape(2, 3, 32, 32)
+    torch.testing.assert_close(found.images.image, expected, atol=2e-3, rtol=0)
+    assert torch.allclose(yaw_pitch(found.camera)[0], yaw_pitch(camera)[0])
+
+
+def test_ridge_regression_finds_a_linear_map() -> None:
+    torch.manual_seed(0)
+    matrix, known, asked = torch.randn(40, 5), torch.randn(200, 40), torch.randn(30, 40)
+    found = ridge_regression(known, known @ matrix + 3.0, asked)
+    assert (found - asked @ matrix - 3.0).abs().mean() < 0.02 * (asked @ matrix).abs().mean()
+
+
+def test_portrait_identity_starts_from_cpu_64_and_portrait_128() -> None:
+    model = PRESETS["portrait-identity"].model
+    assert can_start_from(PRESETS["cpu-64"].model, model)
+    assert can_start_from(PRESETS["portrait-128"].model, model)
+    assert not can_start_from(PRESETS["portrait-256"].model, model)
+    assert not can_start_from(model, PRESETS["cpu-64"].model)
+
+
+def test_known_channels_do_not_see_new_ones() -> None:
+    fresh, known = torch.randn(6, 8, 3, 3), torch.randn(4, 2, 3, 3)
+    wide = widened(fresh, known)
+    assert torch.equal(wide[:4, :2], known * 2.0)  # equalised: 1 / sqrt(8) instead of 1 / sqrt(2)
+    assert wide[:4, 2:].abs().max() == 0
+    assert torch.equal(wide[4:], fresh[4:])
+
+
+def test_wider_generators_start_as_the_narrow_ones(first: Path) -> None:
+    preset = small("portrait-identity")
+    state = new_state(preset, 5, torch.device("cpu"))
+    start_from(state, read_weights(first / "weights.safetensors", preset.model))
+    narrow, _ = load_generator(first)
+    z, camera = torch.randn(3, 16), camera_label(torch.zeros(3))
+    w = narrow.map(z, camera)
+    torch.testing.assert_close(state.generator.map(z, camera), w)
+    torch.testing.assert_close(state.generator.scene(w).tri_grid, narrow.scene(w).tri_grid, atol=1e-4, rtol=1e-3)
