@@ -27,7 +27,7 @@ from portrait360.training.checkpoints import Checkpoint, RunRecord
 from portrait360.training.data import TrainingData
 from portrait360.training.first_people import first_people
 from portrait360.training.graphs import record_steps
-from portrait360.training.passes import Batch, TrainingState
+from portrait360.training.passes import Batch, TrainingState, autocast
 from portrait360.training.people import People, Targets, order
 from portrait360.training.run_folder import RunFolder
 from portrait360.training.settings import full_names
@@ -131,15 +131,19 @@ def _first_state(
     folder: RunFolder, origin: Origin, images: TrainingData | StreamingData, device: torch.device, ranks: Ranks
 ) -> TrainingState:
     """The networks as the run finds them, its random state, and its folder, opened."""
-    # Networks and random state: of the checkpoint, of the given weights, or fresh
+    # Fresh networks, and how steps are computed on this machine: all processes alike
     preset, run = folder.preset, folder.run
     ranks.share(preset.training.batch)
     state = new_state(preset, run.seed, device)
     torch.manual_seed(run.seed * ranks.size + ranks.rank)
-    measured: dict[str, object] = {}
+    measured = dataclasses.asdict(origin.run) if isinstance(origin, Checkpoint) else {}
+    choice = choose_bf16(preset.training.bf16, device, measured)
+    bf16 = bool(ranks.average({"bf16": torch.tensor(float(choice))})["bf16"] > 0.5)
+    state.config = dataclasses.replace(preset.training, bf16=bf16)
+
+    # Networks and random state of the checkpoint, or networks of the given weights
     if isinstance(origin, Checkpoint):
         fill_state(state, origin, ranks)
-        measured = dataclasses.asdict(origin.run)
         if ranks.first and origin.run.data != run.data:
             print(f"note: {origin.path.name} was trained on other data; training goes on with the data given now.")
     elif origin is not None:
@@ -151,10 +155,7 @@ def _first_state(
     if state.people is not None and isinstance(images, TrainingData):
         images.shown_poses = state.people.body_poses
 
-    # How steps are computed on this machine: all processes alike
-    choice = choose_bf16(preset.training.bf16, device, measured)
-    bf16 = bool(ranks.average({"bf16": torch.tensor(float(choice))})["bf16"] > 0.5)
-    state.config = dataclasses.replace(preset.training, bf16=bf16)
+    # The folder
     record_steps(state, device)
     folder.open(ranks, state.images, dataclasses.replace(run, bf16=bf16, processor=processor_name()))
     return state
@@ -165,7 +166,8 @@ def _new_people(state: TrainingState, origin: StartingWeights, images: TrainingD
     config = state.config.reconstruction
     if config is None or isinstance(images, StreamingData):
         return None
-    return first_people(state, load_weights(origin.path), images, config)
+    with autocast(state.config, next(state.generator.parameters()).device):
+        return first_people(state, load_weights(origin.path), images, config)
 
 
 def _take_steps(
