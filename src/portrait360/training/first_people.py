@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from portrait360.config import ReconstructionConfig
+from portrait360.config import ReconstructionConfig, TrainingConfig
 from portrait360.geometry.cameras import camera_label, yaw_pitch, zoom_camera
 from portrait360.model.discriminator import Discriminator, Pictures
-from portrait360.model.generator import Generator, RenderDraws
+from portrait360.model.generator import RenderDraws
 from portrait360.portrait.weights import Weights
 from portrait360.poses.alignment import CanonicalTilt
 from portrait360.poses.calibration import calibrated
 from portrait360.poses.windows import network_images, window_poses
 from portrait360.runtime.progress import show_progress
 from portrait360.training.data import TrainingData
-from portrait360.training.passes import TrainingState
+from portrait360.training.passes import TrainingState, autocast
 from portrait360.training.people import People, people_rows
 from portrait360.training.styles import StyleTable
 from portrait360.training.whitening import fit_whitening, whiten
@@ -54,7 +54,7 @@ def first_people(state: TrainingState, first: Weights, images: TrainingData, con
 
     # Poses as the first discriminator predicts them; they are rendered with canonical heads that lean
     state.memory.tilt = CanonicalTilt(first.generator.body).measure(first.generator)
-    poses = _predicted_poses(first, images) - state.memory.tilt
+    poses = _predicted_poses(first, images, state.config) - state.memory.tilt
 
     # Styles of unit variance
     random = torch.Generator().manual_seed(1)
@@ -65,11 +65,11 @@ def first_people(state: TrainingState, first: Weights, images: TrainingData, con
 
     # A regression of styles on features, from generated portraits to real ones
     rows = people_rows(images.cameras, config)
-    styles = _guessed_styles(state.average, first, images, poses, rows)
+    styles = _guessed_styles(state, first, images, poses, rows)
     return People(StyleTable(styles), rows, poses)
 
 
-def _predicted_poses(first: Weights, images: TrainingData) -> Float[Tensor, "M 6"]:
+def _predicted_poses(first: Weights, images: TrainingData, training: TrainingConfig) -> Float[Tensor, "M 6"]:
     """Calibrated predictions for all images, on the CPU."""
     model, calibration = first.generator.config, first.calibration
     windows = (1.0,) if calibration is None else calibration.windows
@@ -78,17 +78,19 @@ def _predicted_poses(first: Weights, images: TrainingData) -> Float[Tensor, "M 6
         for rows in torch.arange(len(images)).split(_AT_ONCE):
             image, mask, camera = images.kept(rows, device)
             on_grey = model.background is None
-            poses = window_poses(first.discriminator, model, image, mask, camera, windows, on_grey=on_grey)
+            with autocast(training, device):
+                poses = window_poses(first.discriminator, model, image, mask, camera, windows, on_grey=on_grey)
             found.append(calibrated(poses, calibration).cpu())
             bar.advance(len(rows))
     return torch.cat(found)
 
 
 def _guessed_styles(
-    generator: Generator, first: Weights, images: TrainingData, poses: Float[Tensor, "M 6"], rows: Int[Tensor, " N"]
+    state: TrainingState, first: Weights, images: TrainingData, poses: Float[Tensor, "M 6"], rows: Int[Tensor, " N"]
 ) -> Float[Tensor, "N S"]:
     """Styles of images by kernel ridge regression on the first discriminator's features, on the CPU."""
-    device, model = next(generator.parameters()).device, first.generator.config
+    generator, model = state.average, first.generator.config
+    device = next(generator.parameters()).device
     random, found = torch.Generator().manual_seed(2), []
     z = torch.randn(EXAMPLES, model.z_dim, generator=random).to(device)
     like = rows[torch.randint(len(rows), (EXAMPLES,), generator=random)]
@@ -97,17 +99,19 @@ def _guessed_styles(
         # Generated portraits under some images' cameras and poses, the crop alone
         for some in torch.arange(EXAMPLES).split(4):
             camera, pose = images.cameras[like[some]].to(device), poses[like[some]].to(device)
-            camera, scene = zoom_camera(camera, 1.0 / WINDOW), generator.scene(styles[some], gradients=False)
-            draws = RenderDraws(gradients=False)
-            out = generator.render(scene, camera, pose, resolution=model.resolution, draws=draws)
-            found.append(_features(first.discriminator, Pictures(out.image, None, out.mask), camera))
+            camera, draws = zoom_camera(camera, 1.0 / WINDOW), RenderDraws(gradients=False)
+            with autocast(state.config, device):
+                scene = generator.scene(styles[some], gradients=False)
+                out = generator.render(scene, camera, pose, resolution=model.resolution, draws=draws)
+                found.append(_features(first.discriminator, Pictures(out.image, None, out.mask), camera))
             bar.advance(len(some))
 
         # The same crop of the images themselves
         for some in rows.split(_AT_ONCE):
             image, mask, camera = images.kept(some, device)
             shown = network_images(model, image, mask, WINDOW, on_grey=model.background is None)
-            found.append(_features(first.discriminator, shown, zoom_camera(camera, 1.0 / WINDOW)))
+            with autocast(state.config, device):
+                found.append(_features(first.discriminator, shown, zoom_camera(camera, 1.0 / WINDOW)))
             bar.advance(len(some))
     features = torch.cat(found)
     return ridge_regression(features[:EXAMPLES], styles.cpu(), features[EXAMPLES:])
@@ -116,7 +120,7 @@ def _guessed_styles(
 def _features(discriminator: Discriminator, shown: Pictures, camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B F"]:
     """The last features of the discriminator and the direction of the camera, on the CPU."""
     last, yaw = discriminator.maps(shown, camera)[-1], yaw_pitch(camera)[0]
-    return torch.cat([last.flatten(1), yaw.sin()[:, None], yaw.cos()[:, None]], dim=1).cpu()
+    return torch.cat([last.float().flatten(1), yaw.sin()[:, None], yaw.cos()[:, None]], dim=1).cpu()
 
 
 def ridge_regression(

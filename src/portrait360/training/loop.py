@@ -27,7 +27,7 @@ from portrait360.training.checkpoints import Checkpoint, RunRecord
 from portrait360.training.data import TrainingData
 from portrait360.training.first_people import first_people
 from portrait360.training.graphs import record_steps
-from portrait360.training.passes import Batch, TrainingState, autocast
+from portrait360.training.passes import Batch, TrainingState
 from portrait360.training.people import People, Targets, order
 from portrait360.training.run_folder import RunFolder
 from portrait360.training.settings import full_names
@@ -166,8 +166,7 @@ def _new_people(state: TrainingState, origin: StartingWeights, images: TrainingD
     config = state.config.reconstruction
     if config is None or isinstance(images, StreamingData):
         return None
-    with autocast(state.config, next(state.generator.parameters()).device):
-        return first_people(state, load_weights(origin.path), images, config)
+    return first_people(state, load_weights(origin.path), images, config)
 
 
 def _take_steps(
