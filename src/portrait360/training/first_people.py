@@ -18,7 +18,7 @@ from portrait360.poses.calibration import calibrated
 from portrait360.poses.windows import network_images, window_poses
 from portrait360.runtime.progress import show_progress
 from portrait360.training.data import TrainingData
-from portrait360.training.passes import TrainingState, autocast
+from portrait360.training.passes import TrainingState, autocast, render_occupancy
 from portrait360.training.people import People, people_rows
 from portrait360.training.styles import StyleTable
 from portrait360.training.whitening import fit_whitening, whiten
@@ -99,9 +99,11 @@ def _guessed_styles(
         # Generated portraits under some images' cameras and poses, the crop alone
         for some in torch.arange(EXAMPLES).split(4):
             camera, pose = images.cameras[like[some]].to(device), poses[like[some]].to(device)
-            camera, draws = zoom_camera(camera, 1.0 / WINDOW), RenderDraws(gradients=False)
+            camera, middle = zoom_camera(camera, 1.0 / WINDOW), torch.full((len(some), model.resolution**2), 0.5)
             with autocast(state.config, device):
                 scene = generator.scene(styles[some], gradients=False)
+                occupancy = render_occupancy(state, scene, torch.zeros((), dtype=torch.int32, device=device))
+                draws = RenderDraws(middle.to(device), 0.0, occupancy, gradients=False)
                 out = generator.render(scene, camera, pose, resolution=model.resolution, draws=draws)
                 found.append(_features(first.discriminator, Pictures(out.image, None, out.mask), camera))
             bar.advance(len(some))
