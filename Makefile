@@ -32,7 +32,7 @@ test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-check: $(VENV)/.installed-demo
 	$(BIN)/python -m tools.docs_check

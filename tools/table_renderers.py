@@ -183,6 +183,27 @@ def evaluation_headlines(content: Any) -> list[str]:
     return table(["measure", "model", "held-out synthetic portraits"], rows)
 
 
+FIRST_LOOK = ("frechet_random", "frechet_head_random", "recall_random", "back_faces")
+"""The headlines of `evaluation_first_look`."""
+
+
+def evaluation_first_look(content: Any) -> list[str]:
+    """What `portrait360 evaluate` wrote, for the README: few of `HEADLINES`, and body poses in two rows."""
+    lines = evaluation_headlines(content)
+    rows = dict(zip(HEADLINES, lines[2:], strict=True))
+    found = content["measures"]
+    pose = "body pose error, neck / head: mean, degrees"
+    poses = [
+        [f"predicted {pose}", _neck_and_head(found, "d"), None],
+        ["noisy labels that it was trained on: the same", None, _neck_and_head(found, "coarse")],
+    ]
+    return [*lines[:2], *(rows[name] for name in FIRST_LOOK), *table(["", "", ""], poses)[2:]]
+
+
+def _neck_and_head(found: Any, kind: str) -> str:
+    return " / ".join(rounded(found[f"{kind}_{part}_error_real"]["value"]) for part in ("neck", "head"))
+
+
 def _once(rows: list[list[str]]) -> list[list[str]]:
     """Groups are named in their first row only."""
     return [[("" if k and rows[k - 1][0] == row[0] else row[0]), *row[1:]] for k, row in enumerate(rows)]
@@ -349,6 +370,7 @@ RENDERERS: dict[str, Renderer] = {
     "plain": plain,
     "evaluation": evaluation,
     "evaluation-headlines": evaluation_headlines,
+    "evaluation-first-look": evaluation_first_look,
     "evaluation-sectors": evaluation_sectors,
     "corruptions-pictures": corruption("pictures"),
     "corruptions-faces": corruption("faces"),
