@@ -212,7 +212,8 @@ The last two columns are about the truth: posed vertices should return to their 
 {rows}
 
 The largest distances between the two lie where chin, jaw and collar come close.
-There the exact transfer switches between head and chest from one point to the next, and the field blends them over the gap.
+There the exact transfer switches between head and chest from one point to the next.
+The field blends them over the gap.
 
 Near the skin nothing folds at ±20° about single axes.
 At ±40° at most {folded[0]:.2%} of the points do, and {folded[1]:.2%} when neck and head both nod by 45°.

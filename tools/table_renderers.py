@@ -195,9 +195,26 @@ def evaluation_first_look(content: Any) -> list[str]:
     pose = "body pose error, neck / head: mean, degrees"
     poses = [
         [f"predicted {pose}", _neck_and_head(found, "d"), None],
-        ["noisy labels that it was trained on: the same", None, _neck_and_head(found, "coarse")],
+        ["noisy labels, as for training: the same", None, _neck_and_head(found, "coarse")],
     ]
     return [*lines[:2], *(rows[name] for name in FIRST_LOOK), *table(["", "", ""], poses)[2:]]
+
+
+def evaluation_poses(content: Any) -> list[str]:
+    """What `portrait360 evaluate` wrote: errors of body poses on held-out portraits, as predicted and by labels."""
+    found = content["measures"]
+    rows = []
+    for kind, words in _POSES.items():
+        records = [found[f"{kind}_{part}_error_real"] for part in ("neck", "head")]
+        rows.append([words, *(f"{with_spread(record['value'], record['spread'])}°" for record in records)])
+    return table(["body pose of held-out synthetic portraits", "neck", "head"], rows)
+
+
+_POSES = {
+    "d": "predicted by the discriminator, calibrated",
+    "coarse": "noisy labels of these portraits, as for training",
+    "mean": "always the mean of the exact poses",
+}
 
 
 def _neck_and_head(found: Any, kind: str) -> str:
@@ -371,6 +388,7 @@ RENDERERS: dict[str, Renderer] = {
     "evaluation": evaluation,
     "evaluation-headlines": evaluation_headlines,
     "evaluation-first-look": evaluation_first_look,
+    "evaluation-poses": evaluation_poses,
     "evaluation-sectors": evaluation_sectors,
     "corruptions-pictures": corruption("pictures"),
     "corruptions-faces": corruption("faces"),
