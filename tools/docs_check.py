@@ -27,10 +27,10 @@ from tools.docs_prose import Page, Problem, long_lines, long_readme, several_sen
 from tools.tables import update
 
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "tools/README.md", "examples/README.md", "docs/**/*.md")
-_SITE = (
-    "index quickstart portraits photos training model conventions evaluation results original equations api lab/index"
-)
-REQUIRED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in _SITE.split()))
+_GUIDES = "index quickstart portraits photos training evaluation original examples results"
+_REFERENCE = "api model conventions equations lab/index"
+_SITE = tuple(f"docs/{name}.md" for name in f"{_GUIDES} {_REFERENCE}".split())
+REQUIRED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", *_SITE)
 CODE = ("src", "tests", "tools", "examples")
 
 
