@@ -11,12 +11,14 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
 	then echo $$python; break; fi; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test results clean
+.PHONY: help demo test docs docs-check results clean
 
 help:
 	@echo "make demo     install into $(VENV), then make four portraits in out/demo"
 	@echo "make test     install into $(VENV), then run every check"
-	@echo "make results  rewrite the tables of docs/results.md and README.md from docs/measurements"
+	@echo "make docs     build the site in out/site"
+	@echo "make docs-check  check prose, tables, links and commands of the documents"
+	@echo "make results  rewrite the tables of README.md and docs from docs/measurements"
 	@echo "make clean    remove $(VENV) and out"
 
 demo: $(VENV)/.installed-demo
@@ -29,9 +31,14 @@ test: $(VENV)/.installed-test
 	$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-check: $(VENV)/.installed-demo
+	$(BIN)/python -m tools.docs_check
+
 results: $(VENV)/.installed-demo
 	$(BIN)/python -m tools.tables
-	$(BIN)/python -m tools.tables --document README.md
 
 clean:
 	rm -rf $(VENV) out
@@ -47,3 +54,7 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[train,photos,faces,onnx,ray,dev]"
 	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[docs]"
+	@touch $@

@@ -44,8 +44,6 @@ def test_stub_and_module_have_the_same_names():
 
 @pytest.mark.parametrize("name", portrait360.__all__)
 def test_every_name_is_documented(name):
-    page = (ROOT / "docs" / "api.md").read_text()
-    assert re.search(rf"\b{name}\b", page)
     if name != "__version__":
         assert inspect.getdoc(getattr(portrait360, name))
 

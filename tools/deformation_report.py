@@ -1,6 +1,6 @@
 """Agreement of the deformation field with the exact transfer and with the body's own skinning.
 
-python -m tools.deformation_report --out docs/deformation.md
+python -m tools.deformation_report --out docs/lab/DATE-deformation.md
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def folded_share(body: BodyTemplate, poses: Float[Tensor, "B 6"], points: int = 
 
 
 def report(body: BodyTemplate) -> str:
-    """The page docs/deformation.md."""
+    """The page, a note for docs/lab."""
     # Distances for sets of poses.
     sets = {
         "random poses": random_poses(48),
@@ -188,15 +188,12 @@ def report(body: BodyTemplate) -> str:
     )
 
 
-_PAGE = """# Deformation: the fast field against the exact transfer
+_PAGE = """# The deformation field against the exact transfer
 
-Written by `python -m tools.deformation_report --out docs/deformation.md`;
-`tests/geometry/test_deformation.py` holds the bounds.
+Question: how far is the fast deformation field from the exact transfer through triangles?
 
-Two ways lead from a posed point to its canonical place. `deform_exact` carries it with the rigid frame of
-the nearest triangle of the posed body, if that is nearer than a thickness, switching hard where the nearest
-triangle changes. `deformation_field` solves the body's own skinning, with weights continued smoothly into
-the space around it, at the nodes of a grid; `apply_field` interpolates between the nodes.
+Written by `python -m tools.deformation_report --out FILE.md`; `tests/geometry/test_deformation.py` holds the bounds.
+The method is in [model](../model.md#deformation).
 
 - Field: {nodes} nodes (x, y, z) over {low} to {high}.
 - Weights: a grid of {spacing} units, computed when a body is first used, in {build:.1f} s.
@@ -204,22 +201,23 @@ the space around it, at the nodes of a grid; `apply_field` interpolates between 
 
 ## Accuracy
 
-Distances in world units: 1 unit is about {metres:.1f} m, the image is 0.41 units wide, a pixel at 256²
-0.0016. Points lie within {near} of the skin, evenly over it, in the region that portraits show; "moved" are
-those that the exact transfer moves by more than {moved}. Random poses are normal with standard deviations
-{spread} degrees (neck nod, turn, tilt, head nod, turn, tilt). The last two columns are about the truth:
-posed vertices should return to their canonical places.
+Distances are in world units: the image is 0.41 units wide, a pixel at 256² 0.0016.
+Points lie within {near} of the skin, evenly over it, in the region that portraits show.
+"Moved" are those that the exact transfer moves by more than {moved}; 1 unit is about {metres:.1f} m.
+Random poses are normal with standard deviations of {spread} degrees (neck nod, turn, tilt, head nod, turn, tilt).
+The last two columns are about the truth: posed vertices should return to their canonical places.
 
 | mean / 99th % / maximum | field to exact | field to exact, moved | field to truth | exact to truth |
 |---|---|---|---|---|
 {rows}
 
-The largest distances between the two lie where chin, jaw and collar come close: there the exact transfer
-switches between head and chest from one point to the next, and the field blends them over the gap.
+The largest distances between the two lie where chin, jaw and collar come close.
+There the exact transfer switches between head and chest from one point to the next.
+The field blends them over the gap.
 
-Near the skin nothing folds at ±20° about single axes. At ±40° at most {folded[0]:.2%} of the points do, and
-{folded[1]:.2%} when neck and head both nod by 45°: there the field stays finite and bounded, but is no longer
-one-to-one.
+Near the skin nothing folds at ±20° about single axes.
+At ±40° at most {folded[0]:.2%} of the points do, and {folded[1]:.2%} when neck and head both nod by 45°.
+There the field stays finite and bounded, but is no longer one-to-one.
 """
 
 

@@ -28,7 +28,7 @@ from portrait360.official.pickle_data import Name, Thing
 from portrait360.types import InputError
 
 Part = tuple[slice, ...]
-_HINT = "See docs/results.md for the files of golden numbers that can be compared."
+_HINT = "docs/lab/2026-11-26-parity.md names the files of golden numbers."
 _LEFT_OUT = ("renderer.", "dataset_label_std")
 _POSE_BRANCH = "pose_branch."
 _KEY = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md and README.md: a renderer makes lines of Markdown from a parsed JSON file.
+"""The tables of README.md and docs: a renderer makes lines of Markdown from a parsed JSON file.
 
 To add one, write a function from the parsed JSON to lines (`table` draws them) and name it in `RENDERERS`. It need not
 check its input: what it raises when something is missing or of another type becomes a sentence (`tables.render`).
@@ -149,19 +149,19 @@ def _scientific(value: float) -> str:
 
 
 def evaluation(content: Any) -> list[str]:
-    """What `portrait360 evaluate` wrote: every measure of the model beside those of held-out images."""
+    """What `portrait360 evaluate` wrote: every measure of the model beside those of held-out portraits."""
     rows: list[list[str]] = []
     for name, record in content["measures"].items():
         about = MEASURES[name]
         floor = "" if record["floor"] is None else with_spread(record["floor"], record["floor_spread"])
         model = with_spread(record["value"], record["spread"])
         rows.append([about.group, f"{about.title} (`{name}`)", model, floor, about.unit, about.better])
-    return table(["", "measure", "model", "held-out images", "unit", "better"], _once(rows))
+    return table(["", "measure", "model", "held-out portraits", "unit", "better"], _once(rows))
 
 
 HEADLINES = {
-    "frechet_random": "Fréchet distance of images (lower is better)",
-    "frechet_head_random": "Fréchet distance of heads (lower is better)",
+    "frechet_random": "Fréchet distance in our encoder's features, images (lower is better)",
+    "frechet_head_random": "Fréchet distance in our encoder's features, heads (lower is better)",
     "recall_random": "recall (improved precision/recall, k = 3)",
     "yaw_error": "predicted against rendered yaw: median error, degrees",
     "back_faces": "back-face rate, share of the images from behind",
@@ -180,7 +180,45 @@ def evaluation_headlines(content: Any) -> list[str]:
     for name, words in HEADLINES.items():
         record = content["measures"][name]
         rows.append([words, rounded(record["value"]), "" if record["floor"] is None else rounded(record["floor"])])
-    return table(["measure", "model", "held-out images"], rows)
+    return table(["measure", "model", "held-out synthetic portraits"], rows)
+
+
+FIRST_LOOK = ("frechet_random", "frechet_head_random", "recall_random", "back_faces")
+"""The headlines of `evaluation_first_look`."""
+
+
+def evaluation_first_look(content: Any) -> list[str]:
+    """What `portrait360 evaluate` wrote, for the README: few of `HEADLINES`, and body poses in two rows."""
+    lines = evaluation_headlines(content)
+    rows = dict(zip(HEADLINES, lines[2:], strict=True))
+    found = content["measures"]
+    pose = "body pose error, neck / head: mean, degrees"
+    poses = [
+        [f"predicted {pose}", _neck_and_head(found, "d"), None],
+        ["noisy labels, as for training: the same", None, _neck_and_head(found, "coarse")],
+    ]
+    return [*lines[:2], *(rows[name] for name in FIRST_LOOK), *table(["", "", ""], poses)[2:]]
+
+
+def evaluation_poses(content: Any) -> list[str]:
+    """What `portrait360 evaluate` wrote: errors of body poses on held-out portraits, as predicted and by labels."""
+    found = content["measures"]
+    rows = []
+    for kind, words in _POSES.items():
+        records = [found[f"{kind}_{part}_error_real"] for part in ("neck", "head")]
+        rows.append([words, *(f"{with_spread(record['value'], record['spread'])}°" for record in records)])
+    return table(["body pose of held-out synthetic portraits", "neck", "head"], rows)
+
+
+_POSES = {
+    "d": "predicted by the discriminator, calibrated",
+    "coarse": "noisy labels of these portraits, as for training",
+    "mean": "always the mean of the exact poses",
+}
+
+
+def _neck_and_head(found: Any, kind: str) -> str:
+    return " / ".join(rounded(found[f"{kind}_{part}_error_real"]["value"]) for part in ("neck", "head"))
 
 
 def _once(rows: list[list[str]]) -> list[list[str]]:
@@ -249,6 +287,23 @@ def encoder(kind: str) -> Renderer:
     return render
 
 
+def encoder_summary(content: Any) -> list[str]:
+    """What `tools.encoder_accuracy` wrote, medians over all cameras: a row per kind of image."""
+    rows = []
+    for kind, words in _ENCODED.items():
+        row = content[kind]["sectors"]["all"]
+        angles = [_degrees(row[key]) for key in ("yaw", "pitch", "roll", "neck", "head")]
+        rows.append([words, *angles, f"{row['overlap']:.3f}", f"{100 * content[kind]['retrieval']:.1f} %"])
+    return table(["images", "yaw", "pitch", "roll", "neck", "head", "mask overlap", "found again"], rows)
+
+
+_ENCODED = {
+    "plain": "held-out synthetic portraits",
+    "both_ways": "the same, each with its mirror image",
+    "photo_like": "the same, changed to look like photos",
+}
+
+
 def encoder_photos(content: Any) -> list[str]:
     """What `tools.encoder_accuracy` wrote about photos."""
     rows = []
@@ -267,6 +322,12 @@ def photo_labels(content: Any) -> list[str]:
         rows.append([name, str(row["photos"]), f"{100 * row['accepted']:.0f} %", *angles, *shares])
     columns = ["camera", "photos", "accepted", "yaw", "pitch", "neck", "head", "neck joint", "side", "mask overlap"]
     return table(columns, rows)
+
+
+def photo_summary(content: Any) -> list[str]:
+    """What `tools.photo_accuracy` wrote, in short: the rows of `photo_labels` for the front half and for all."""
+    lines = photo_labels(content)
+    return [*lines[:2], *(line for line in lines[2:] if line.startswith(("| front half ", "| all ")))]
 
 
 ABLATED = {
@@ -293,6 +354,23 @@ def ablations(content: Any) -> list[str]:
     return table(["trained", "kimg", *ABLATED.values()], rows)
 
 
+IN_SHORT = ("no-r2", "nonsaturating", "one-view", "conditioned", "published")
+"""The arms of `ablation_summary`, the recipe first."""
+
+
+def ablation_summary(content: Any) -> list[str]:
+    """What `tools.ablations` wrote, in five rows: the first run of each arm of `IN_SHORT`, without marks."""
+    arms: dict[str, Any] = {}
+    for arm in content["arms"]:
+        arms.setdefault(arm["arm"], arm)
+    rows = []
+    for name in IN_SHORT:
+        cells = [rounded(arms[name]["measures"][measure]["value"]) for measure in ABLATED]
+        words = "the recipe" if name == IN_SHORT[0] else arms[name]["about"]
+        rows.append([f"{words} (`{name}`)", f"{arms[name]['images'] / 1000:.1f}", *cells])
+    return table(["trained", "kimg", *ABLATED.values()], rows)
+
+
 def _against(bases: list[Any], value: Any, better: str) -> str:
     if value is None:
         return ""
@@ -305,9 +383,12 @@ def _against(bases: list[Any], value: Any, better: str) -> str:
 
 RENDERERS: dict[str, Renderer] = {
     "ablations": ablations,
+    "ablation-summary": ablation_summary,
     "plain": plain,
     "evaluation": evaluation,
     "evaluation-headlines": evaluation_headlines,
+    "evaluation-first-look": evaluation_first_look,
+    "evaluation-poses": evaluation_poses,
     "evaluation-sectors": evaluation_sectors,
     "corruptions-pictures": corruption("pictures"),
     "corruptions-faces": corruption("faces"),
@@ -316,8 +397,10 @@ RENDERERS: dict[str, Renderer] = {
     "encoder-plain": encoder("plain"),
     "encoder-both-ways": encoder("both_ways"),
     "encoder-photo-like": encoder("photo_like"),
+    "encoder-summary": encoder_summary,
     "encoder-photos": encoder_photos,
     "photo-labels": photo_labels,
+    "photo-summary": photo_summary,
     "bench-views": bench_views,
     "bench-stages": bench_stages,
     "bench-training": bench_training,

@@ -1,6 +1,8 @@
-"""The tables of docs/results.md (or of README.md), rewritten from the measurements that are stored in docs.
+"""The tables of README.md and docs, rewritten from the measurements that are stored in docs.
 
-    python -m tools.tables [--check] [--document docs/results.md] [--measurements docs/measurements]
+    python -m tools.tables [--check] [--document FILE.md] [--measurements docs/measurements]
+
+Without `--document`: README.md and every page below docs that has tables.
 
 Between the lines `<!-- table: NAME.json#RENDERER -->` and `<!-- end -->` of the document stands what the renderer makes
 of that file (see `table_renderers`; without `#RENDERER`: `plain`). All other text is written by hand and stays byte for
@@ -114,37 +116,51 @@ def _read(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
 
 
+def documents(root: Path) -> list[Path]:
+    """README.md and every page below docs in a checkout."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     # Arguments.
     parser = argparse.ArgumentParser(
         prog="python -m tools.tables",
-        description="Rewrite the tables of a document (.md) from stored measurements.",
+        description="Rewrite the tables of documents (.md) from stored measurements.",
     )
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a table is stale")
-    parser.add_argument("--document", type=Path, default=Path("docs/results.md"), help="what has the tables")
+    parser.add_argument("--document", type=Path, help="what has the tables (default: README.md and all of docs)")
     parser.add_argument("--measurements", type=Path, default=Path("docs/measurements"), help="folder of JSON files")
     options = parser.parse_args(arguments)
 
-    # Rewrite the document, unless it is only checked.
+    # Rewrite or check one document after the other.
+    chosen = documents(Path()) if options.document is None else [options.document]
     try:
-        old = _read(options.document)
-        new = update(old, options.measurements)
-        if new.text != old and not options.check:
-            with atomic_write(options.document) as temporary:
-                temporary.write_bytes(new.text.encode("utf-8"))
+        return max(_settle(document, options.measurements, options.check) for document in chosen)
     except Portrait360Error as error:
         print(f"error: {error.message}", file=sys.stderr)
         print(f"hint: {error.hint}", file=sys.stderr)
         return 2
 
-    # Report.
-    if options.check and new.stale:
-        print(f"error: stale in {options.document}: {', '.join(new.stale)}.", file=sys.stderr)
+
+def _settle(document: Path, measurements: Path, check: bool) -> int:
+    """Rewrite a document, or check it, and report; returns the exit status.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    old = _read(document)
+    new = update(old, measurements)
+    if new.text != old and not check:
+        with atomic_write(document) as temporary:
+            temporary.write_bytes(new.text.encode("utf-8"))
+    if check and new.stale:
+        print(f"error: stale in {document}: {', '.join(new.stale)}.", file=sys.stderr)
         print("hint: Run `make results`.", file=sys.stderr)
         return 1
-    changed = f"rewritten: {', '.join(new.stale)}" if new.stale else "all up to date"
-    print(f"{options.document}: {len(new.tables)} tables, {changed}")
+    if new.tables:
+        changed = f"rewritten: {', '.join(new.stale)}" if new.stale else "all up to date"
+        print(f"{document}: {len(new.tables)} tables, {changed}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md are what the stored measurements give, and only they are rewritten."""
+"""The tables of documents become what the measurements give, and only they are rewritten."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tools.table_renderers import RENDERERS, bench_stages, bench_views, parity, table
-from tools.tables import main, render, update
-
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-DOCUMENT, MEASUREMENTS = ROOT / "docs" / "results.md", ROOT / "docs" / "measurements"
+from tools.tables import main
 
 ABOUT = {"machine": "an abacus", "command": "make count", "date": "2026-01-02"}
 SPEED = {"about": ABOUT, "columns": ["what", "time"], "rows": [["one", "2 s"], ["two", 3.5], ["none", None]]}
@@ -41,31 +37,6 @@ def read(place: Path) -> str:
 
 def run(place: Path, *flags: str) -> int:
     return main(["--document", str(place / "results.md"), "--measurements", str(place), *flags])
-
-
-# ---- the repository's own document ----
-
-
-@pytest.mark.parametrize("document", [DOCUMENT, README])
-def test_the_tables_of_the_repository_are_up_to_date(capsys, document):
-    status = main(["--check", "--document", str(document), "--measurements", str(MEASUREMENTS)])
-    assert status == 0, capsys.readouterr().err
-
-
-@pytest.mark.parametrize("document", [DOCUMENT, README])
-def test_every_table_of_the_repository_is_generated(document):
-    text = document.read_text(encoding="utf-8")
-    by_hand = re.sub(r"<!-- table: .*? -->\n.*?<!-- end -->\n", "", text, flags=re.DOTALL)
-    assert not [line for line in by_hand.splitlines() if line.startswith("|")]
-
-
-def test_every_table_of_the_repository_is_one_in_markdown():
-    text = DOCUMENT.read_text(encoding="utf-8")
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    tables = update(text, MEASUREMENTS).tables
-    assert sum(token.type == "table_open" for token in tokens) == len(tables)
-    rows = sum(token.type == "tr_open" for token in tokens)
-    assert rows == sum(len(render(name, MEASUREMENTS)) - 1 for name in tables)
 
 
 # ---- rewriting ----
@@ -114,6 +85,21 @@ def test_a_document_without_tables_stays(place):
     before = read(place)
     assert run(place) == 0
     assert read(place) == before
+
+
+def test_without_a_document_all_are_rewritten(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "docs" / "lab").mkdir(parents=True)
+    texts = {"README.md": "no table\n", "docs/results.md": f"{EMPTY}\n", "docs/lab/note.md": f"{EMPTY}\n"}
+    for name, text in texts.items():
+        (place / name).write_text(text)
+    assert main(["--measurements", ".", "--check"]) == 1
+    assert main(["--measurements", "."]) == 0
+    assert main(["--measurements", ".", "--check"]) == 0
+    filled = "\n".join(["<!-- table: speed.json -->", *SPEED_ROWS, "<!-- end -->", ""])
+    assert {name: (place / name).read_text() for name in texts} == dict.fromkeys(texts, filled) | {
+        "README.md": "no table\n"
+    }
 
 
 # ---- errors ----

@@ -2,7 +2,7 @@
 
 The exact form follows the original model: every point moves rigidly with the frame of its nearest triangle,
 within a thickness. The field solves the body's own skinning for the canonical position of each node of a
-posed-space grid; training and rendering use it. docs/deformation.md compares the two.
+posed-space grid; training and rendering use it. docs/model.md compares the two.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ class PhotoLimits:
         sentence="things in front hide {value:.1%} of the person; at most {limit:.1%} may be hidden.",
     )
     """Largest share of the person that things in front hide, as the portrait encoder predicts it; 1 rejects nobody.
-    Of synthetic persons 0.08 rejects those with much hidden (docs/results.md), of real ones everybody in a suit, which
-    the encoder was not trained on."""
+    Of synthetic persons 0.08 rejects those with much hidden, of real ones everybody in a suit, which the encoder was
+    not trained on (docs/lab/2026-11-27-photos.md)."""
     most_dark: float = _limit(
         0.6,
         measure="dark",

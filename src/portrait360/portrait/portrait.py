@@ -95,9 +95,11 @@ class Portrait:
 
         Args:
             folder: made when missing.
-            neck, head: turns in degrees. portrait.safetensors holds the person at rest.
+            neck: turn in degrees. portrait.safetensors holds the person at rest.
+            head: turn against the neck, in the same way.
             size: side of each view (default: 512, or the model's own); the video has half of it.
-            video, mesh: whether to write turntable.mp4 and portrait.glb.
+            video: whether to write turntable.mp4.
+            mesh: whether to write portrait.glb.
 
         Returns:
             The folder.
@@ -147,7 +149,8 @@ class Portrait:
             yaw: of the camera, degrees: 0 is the front, positive towards the person's left.
             pitch: of the camera, degrees: positive is above.
             roll: of the camera, degrees.
-            neck, head: turns in degrees.
+            neck: turn in degrees.
+            head: turn against the neck, in the same way.
             size: side in pixels (default: 512, or the model's own).
 
         Raises:
@@ -164,7 +167,8 @@ class Portrait:
 
         Args:
             count: at least 1.
-            neck, head: turns in degrees.
+            neck: turn in degrees.
+            head: turn against the neck, in the same way.
             size: side of each view in pixels (default: 512, or the model's own).
 
         Raises:
@@ -181,7 +185,8 @@ class Portrait:
 
         Args:
             path: the file.
-            neck, head: turns in degrees.
+            neck: turn in degrees.
+            head: turn against the neck, in the same way.
             size: side of the video in pixels (default: 512, or the model's own).
 
         Raises:
@@ -227,7 +232,8 @@ class Portrait:
         """Extract the surface as a closed triangle mesh with vertex colours; `mesh().save("person.glb")` writes it.
 
         Args:
-            neck, head: turns in degrees.
+            neck: turn in degrees.
+            head: turn against the neck, in the same way.
 
         Raises:
             InputError: an argument is out of range, or there is nothing solid.

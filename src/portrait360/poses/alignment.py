@@ -3,7 +3,7 @@
 Images cannot distinguish a head that nods in every body pose from poses that all nod: labels with a wrong mean leave
 their error in the canonical space, where the head then leans the other way. The body template can. Its faces and
 throats, nodding by many angles, are compared with the mean density of generated portraits; the best fitting nod is
-the correction of the poses of generated images (docs/self_learning.md).
+the correction of the poses of generated images (docs/training.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A correction of the discriminator's poses of real images, fitted to noisy pose labels (docs/self_learning.md).
+"""A correction of the discriminator's poses of real images, fitted to noisy pose labels (docs/training.md).
 
 The pose head is trained on generated images. There it can infer how neck and head share a turn; real images hardly show
 it, yet predictions come as if they did. Errors of noisy labels, in contrast, do not depend on what an image looks like.

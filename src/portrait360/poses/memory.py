@@ -3,7 +3,7 @@
 Its pose head is trained on generated images, whose poses are known exactly, so predictions for real images do not carry
 the errors of the dataset's labels. They are conditional means, which vary less than poses do; the error on a generated
 image from the same side is added back. In a linear Gaussian model the poses drawn here have the
-data's distribution exactly where the generated ones have it: it is the fixed point (docs/self_learning.md).
+data's distribution exactly where the generated ones have it: it is the fixed point (docs/training.md).
 """
 
 from __future__ import annotations

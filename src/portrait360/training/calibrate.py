@@ -27,7 +27,7 @@ from portrait360.types import CheckpointError, DatasetError, InputError
 IMAGES, LEAST_IMAGES = 2048, 512
 """Images that a calibration is fitted to, and how many it takes at least."""
 CLOSEST = 0.4
-"""Smaller windows show the face alone; predictions from them add nothing (docs/results.md)."""
+"""Smaller windows show the face alone; predictions from them add nothing (docs/lab/2026-11-27-learning-poses.md)."""
 _AT_ONCE = 32
 
 
