@@ -12,9 +12,9 @@ import torch
 from portrait360.config import PRESETS, Preset
 from portrait360.geometry.cameras import camera_label, rays, yaw_pitch
 from portrait360.model.generator import Generator
-from portrait360.portrait.weights import load_generator, load_weights
+from portrait360.portrait.weights import load_generator, load_weights, save_weights
 from portrait360.training import first_people, loop
-from portrait360.training.adapt import can_start_from, read_weights, start_from, widened
+from portrait360.training.adapt import can_start_from, read_weights, start_from, widened, with_pose_path_of
 from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.training.first_people import ridge_regression
 from portrait360.training.people import crops, order
@@ -182,3 +182,24 @@ def test_wider_generators_start_as_the_narrow_ones(first: Path) -> None:
     w = narrow.map(z, camera)
     torch.testing.assert_close(state.generator.map(z, camera), w)
     torch.testing.assert_close(state.generator.scene(w).tri_grid, narrow.scene(w).tri_grid, atol=1e-4, rtol=1e-3)
+
+
+def test_a_discriminator_for_smaller_images_keeps_the_blocks_that_it_has(tmp_path: Path) -> None:
+    """The first layer is new; a pose path, which wants more blocks, is left out."""
+    large, model = small("cpu-64"), small("portrait-identity").model
+    state = new_state(Preset(large.model.with_pose_blocks(2), large.training), 5, torch.device("cpu"))
+    path = tmp_path / "w.safetensors"
+    save_weights(path, state.model, state.average, state.discriminator, {}, exact=True)
+    cut = dataclasses.replace(model.discriminator, channels=model.discriminator.channels[1:])
+    cut = dataclasses.replace(model, resolution=16, raw_resolution=16, discriminator=cut)
+    weights = read_weights(path, cut)
+    preset = with_pose_path_of(weights.model, Preset(cut))
+    assert preset.model.discriminator.pose_blocks == 0
+
+    after = new_state(preset, 6, torch.device("cpu"))
+    start_from(after, weights)
+    x = torch.randn(2, 8, 8, 8)
+    old, new = (network.get_submodule("b8") for network in (state.discriminator, after.discriminator))
+    torch.testing.assert_close(new(x), old(x))
+    assert not hasattr(after.discriminator.get_submodule("b8"), "fromrgb")
+    assert hasattr(after.discriminator.get_submodule("b16"), "fromrgb")

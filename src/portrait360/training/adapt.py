@@ -51,8 +51,13 @@ def read_weights(path: Path, model: ModelConfig) -> StartingWeights:
 
 
 def with_pose_path_of(origin: ModelConfig, preset: Preset) -> Preset:
-    """The preset with as many blocks of a pose path as the model that a run goes on from."""
-    return dataclasses.replace(preset, model=preset.model.with_pose_blocks(origin.discriminator.pose_blocks))
+    """The preset with as many blocks of a pose path as the model that a run goes on from.
+
+    A discriminator with fewer blocks than that model's has no room for it, and keeps none.
+    """
+    cut = len(preset.model.discriminator.channels) < len(origin.discriminator.channels)
+    blocks = 0 if cut else origin.discriminator.pose_blocks
+    return dataclasses.replace(preset, model=preset.model.with_pose_blocks(blocks))
 
 
 def can_start_from(given: ModelConfig, model: ModelConfig) -> bool:
@@ -146,6 +151,8 @@ def _discriminator_tensors(discriminator: Discriminator, tensors: dict[str, Tens
     known = {int(name[3:].split(".")[0]) for name in adapted if name.startswith("D/b")} - {4}
     for side in known - set(discriminator.sides):
         adapted = {name: value for name, value in adapted.items() if not name.startswith(f"D/b{side}.")}
+    if discriminator.pose_path is None:
+        adapted = {name: value for name, value in adapted.items() if not name.startswith("D/pose_path.")}
 
     # The first layer
     largest = max(known, default=0)
