@@ -220,7 +220,8 @@ def energy_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[T
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    return ((x[:, None] - y[None]).square().sum(dim=2) + 1e-8).sqrt()
+    squares = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)[None] - 2.0 * x @ y.T
+    return (squares.clamp_min(0.0) + 1e-8).sqrt()
 
 
 def _directions(cameras: Float[Tensor, "B 25"]) -> Float[Tensor, "B 3"]:

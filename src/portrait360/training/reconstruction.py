@@ -79,27 +79,21 @@ def reconstruct(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, T
 
 
 def _render(state: TrainingState, batch: Batch, styles: Float[Tensor, "R S"]) -> Rendering:
-    """Reconstructions of the targets and random portraits, from one pass of the synthesis network."""
+    """Reconstructions of the targets, and random portraits."""
     assert state.people is not None
     assert state.config.reconstruction is not None
     assert batch.targets is not None
-    config, recipe, targets, count = state.config, state.config.reconstruction, batch.targets, len(styles)
+    config, recipe, targets = state.config, state.config.reconstruction, batch.targets
     drawn = len(batch.camera) // config.views_per_latent
     random = state.people.table.sample(drawn, recipe.bandwidth).to(styles)
     with autocast(config, styles.device):
-        scene = state.generator.scene(torch.cat([styles, random]), noise_mode="random")
-        own, new = part_of(scene, 0, count), part_of(scene, count, count + drawn)
+        # One scene after the other: parts of one tensor would get their gradients in another memory layout
+        own, new = (state.generator.scene(w, noise_mode="random") for w in (styles, random))
         return Rendering(
             _views(state, own, targets.face.camera, targets.body_pose, targets.face.images.image.shape[-1]),
             _views(state, own, targets.wide.camera, targets.body_pose, targets.wide.images.image.shape[-1]),
             _views(state, new, batch.camera, batch.coarse_pose, state.model.raw_resolution),
         )
-
-
-def part_of(scene: Scene, first: int, last: int) -> Scene:
-    """The scenes of some of the styles; for models without background network."""
-    warp = None if scene.warp is None else scene.warp[first:last]
-    return Scene(scene.w[first:last], scene.tri_grid[first:last], None, None, warp)
 
 
 def _views(
