@@ -39,10 +39,10 @@ def write_weights(path: Path, preset: str, body: BodyTemplate | None = None) -> 
     model = shrunken(ALL_PRESETS[preset]).model
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        generator, discriminator = Generator(model), Discriminator(model)
+        generator, discriminator = Generator(model, body), Discriminator(model)
         for parameter in discriminator.pose_branch.net[-1].parameters():
             nn.init.normal_(parameter, std=0.2)
-    save_weights(path, model, generator, discriminator, {}, exact=True, body=body)
+    save_weights(path, model, generator, discriminator, {}, exact=True)
     return path
 
 

@@ -181,7 +181,7 @@ def test_test_data_that_are_incomplete(capfd, tmp_path, tiny_weights, test_data,
     refuse(capfd, tmp_path, sentence, path, weights=tiny_weights)
 
 
-def test_test_data_without_pictures(capfd, tmp_path, tiny_weights, test_data):
+def test_test_data_without_images(capfd, tmp_path, tiny_weights, test_data):
     (test_data / "aligned_images" / "photo.png").unlink()
     refuse(capfd, tmp_path, "has no images in aligned_images/", test_data, weights=tiny_weights)
 

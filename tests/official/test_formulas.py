@@ -17,7 +17,7 @@ from torch import Tensor
 
 from portrait360.config import PRESETS, RenderConfig
 from portrait360.geometry.cameras import camera_label, rays
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import Generator
 from portrait360.model.layers import Conv, SynthesisLayer, ToRGB, fir_kernel, resize
 from portrait360.model.rendering import EMPTY_DENSITY, importance_depths, march_midpoints, query, render_original
@@ -347,7 +347,7 @@ def test_eight_images_make_two_statistics_groups():
     torch.manual_seed(0)
     d = Discriminator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     camera = camera_label(torch.linspace(-3.0, -0.2, 8))
-    images = Pictures(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 16, 16))
+    images = DiscriminatorInput(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 16, 16))
     logits, poses = d(images, camera)
     for offset in (0, 1):
         alone, pose = d(images.map(lambda t, o=offset: t[o::2]), camera[offset::2])

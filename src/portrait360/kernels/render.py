@@ -131,6 +131,8 @@ def march(form: Any, planes: Any, base: int, resolution: int, decoder: Any, ligh
         if has_noise:
             raw += samples.noise[ray.image, ray.index, s]
         alpha = ONE - exp_of_negative1(-softplus1(raw) * light.scale * ray.step)
+
+        # The light that it adds, and what passes.
         weight = through * alpha
         for k in range(features):
             value = logistic1(out[1 + k]) if light.sigmoid else out[1 + k]
@@ -310,6 +312,7 @@ def forward_kernel(form: Form) -> Callable[..., None]:
     @_kernel
     def forward(planes, decoder, lines, samples, space, geometry, sizes, light, rendered):
         """rendered (B, M, K + 1): features, opacity, sum of weight * distance."""
+        # Sizes and frames of all rays.
         images, rays, _ = lines.directions.shape
         views, resolution = sizes.views, sizes.resolution
         stride, cell_count = resolution * resolution * 3 * D * C, space.occupied.size // (images // views)
@@ -317,6 +320,8 @@ def forward_kernel(form: Form) -> Callable[..., None]:
         frame, unit = field_frame(geometry.field, field_shape), unit_frame(geometry.box)
         gap_frame = field_frame(geometry.gaps, gap_shape)
         height, across, tiles = tiling(rays, lines.width)
+
+        # Tile by tile.
         for task in numba.prange(images * tiles):
             image = task // tiles
             tile, latent = task - image * tiles, image // views
