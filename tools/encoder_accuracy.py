@@ -33,7 +33,7 @@ from portrait360.media.images import to_bytes
 from portrait360.media.sheets import captioned, tiled
 from portrait360.runtime.files import atomic_write, write_json
 from portrait360.runtime.precision import processor_name
-from portrait360.runtime.script import run_script
+from portrait360.runtime.script import run_script, settle_process
 from portrait360.types import InputError
 
 PEOPLE = 200
@@ -269,6 +269,7 @@ def main(
     sheet: Path | None = None,
 ) -> None:
     """Write errors (.json) of the portrait encoder on held-out portraits, and a sheet of its predictions for photos."""
+    settle_process()
     result = measure_encoder(data, encoder)
     if photos:
         image, result["photos"] = photo_sheet(load_encoder(encoder)[0], photos)

@@ -153,9 +153,10 @@ class Portrait:
         Raises:
             InputError: an argument is out of range.
         """
-        # The surface's degrees to the renderer's labels and radians.
+        # Degrees to labels and radians.
         label = Camera(yaw, pitch, roll).label[None]
         side, pose = self._rays(size), _at_rest_none(body_pose_from_degrees(neck, head))
+
         return Image.fromarray(next(render_bytes(self.renderer, label, pose, side))[0])
 
     def views(
