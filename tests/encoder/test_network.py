@@ -74,8 +74,8 @@ def test_crops_show_what_their_camera_label_sees():
 def test_a_plain_crop_leaves_images_alone():
     zero = torch.zeros(1)
     camera = CameraEstimate(zero, zero, zero, torch.ones(1), torch.zeros(1, 2))
-    picture = torch.randn(1, 3, 16, 16)
-    assert torch.allclose(F.grid_sample(picture, crop_grid(camera, 16), align_corners=False), picture, atol=1e-5)
+    image = torch.randn(1, 3, 16, 16)
+    assert torch.allclose(F.grid_sample(image, crop_grid(camera, 16), align_corners=False), image, atol=1e-5)
     assert torch.allclose(camera.label(), camera_label(0.0))
 
 
@@ -104,10 +104,10 @@ def test_images_do_not_depend_on_their_neighbours():
 
 
 def test_sizes_are_averaged_down_and_enlarged():
-    picture = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert torch.equal(resample(picture, 4), picture)
-    assert resample(picture, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert resample(picture, 8).shape == (1, 1, 8, 8)
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert torch.equal(resample(image, 4), image)
+    assert resample(image, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert resample(image, 8).shape == (1, 1, 8, 8)
     assert small_encoder().encode(torch.zeros(1, 3, 200, 200)).features.shape == (1, 36)
 
 
@@ -196,14 +196,12 @@ def test_what_is_around_a_place_is_read_like_scipy_does():
     places = torch.tensor([[[0.5, 0.5], [0.31, 0.72]], [[0.02, 0.4], [1.3, 0.5]]])
     read = read_around(maps, places).reshape(2, 3, 2, AROUND, AROUND)
     steps = (np.arange(AROUND) - 1) * AROUND_STEP
-    for picture in range(2):
+    for image in range(2):
         for channel in range(3):
-            for k, (x, y) in enumerate(places[picture].tolist()):
+            for k, (x, y) in enumerate(places[image].tolist()):
                 rows, columns = np.meshgrid((y + steps) * 10 - 0.5, (x + steps) * 10 - 0.5, indexing="ij")
-                expected = map_coordinates(
-                    maps[picture, channel].numpy(), [rows, columns], order=1, mode="grid-constant"
-                )
-                np.testing.assert_allclose(read[picture, channel, k], expected, atol=1e-5)
+                expected = map_coordinates(maps[image, channel].numpy(), [rows, columns], order=1, mode="grid-constant")
+                np.testing.assert_allclose(read[image, channel, k], expected, atol=1e-5)
     assert read[1, :, 1].abs().max() == 0
 
 

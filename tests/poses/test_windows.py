@@ -23,9 +23,9 @@ def some_images(count: int, side: int):
 
 
 def test_centre_crops_are_in_the_middle():
-    picture = torch.arange(100.0).reshape(1, 1, 10, 10)
-    assert torch.equal(centre_crop(picture, 0.6)[0, 0], picture[0, 0, 2:8, 2:8])
-    assert torch.equal(centre_crop(picture, 1.0), picture)
+    image = torch.arange(100.0).reshape(1, 1, 10, 10)
+    assert torch.equal(centre_crop(image, 0.6)[0, 0], image[0, 0, 2:8, 2:8])
+    assert torch.equal(centre_crop(image, 1.0), image)
 
 
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,10 +186,10 @@ def _holds(points: Float[ndarray, "33 2"], place: Float[ndarray, " 2"]) -> bool:
 
 def no_mediapipe() -> InputError:
     """The error where mediapipe is missing."""
-    return InputError(
-        "reading photos needs mediapipe, which is not installed.",
-        'Install it: pip install "portrait360[photos]"',
-    )
+    install = 'Install it: pip install "portrait360[photos]"'
+    if sys.version_info >= (3, 13):
+        install += ", in an environment of Python 3.11 or 3.12: it has no build for later ones."
+    return InputError("reading photos needs mediapipe, which is not installed.", install)
 
 
 def solutions() -> Any:

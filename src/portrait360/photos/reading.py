@@ -76,8 +76,10 @@ def _decoded(image: Image.Image, max_side: int) -> UInt8[ndarray, "H W 3"]:
     target = _fitting(image.size, max_side)
     drafted = image.draft(None, target) if image.format == "JPEG" else None
     image.load()
-    whole = image.size if drafted is None else drafted[1][2:]  # fractions: the last pixels may cover less
-    target = target if drafted is not None else _fitting(whole, max_side)  # a TIFF turns itself
+    if drafted is None:
+        whole, target = image.size, _fitting(image.size, max_side)  # a TIFF turns itself
+    else:
+        whole = drafted[1][2:]  # fractions: the last pixels may cover less
     profile, orientation = image.info.get("icc_profile"), _orientation(image)
 
     # Average down, colours weighed by their opacity, and lay what is transparent over white.
@@ -116,7 +118,7 @@ def _is_inverted(image: Image.Image) -> bool:
     return photometric == 0 and image.mode.startswith("I;16")
 
 
-def _fitting(size: tuple[float, float], max_side: int) -> tuple[int, int]:
+def _fitting(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """The size of the same shape whose longer side is at most `max_side`."""
     scale = min(1.0, max_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
