@@ -113,10 +113,10 @@ class DatasetSynth:
     def run(self) -> None:
         from functools import partial
 
-        from portrait360.synthetic.job import draw_dataset
+        from portrait360.synthetic.job import render_dataset
         from portrait360.synthetic.source import PortraitSource
 
-        draw_dataset(
+        render_dataset(
             self.out,
             count=self.count,
             resolution=self.resolution,

@@ -84,7 +84,7 @@ def show_progress(task: str, total: int, unit: str, *, visible: bool = True) -> 
     """Show how far some work is, on standard error: items done, items per second, time left.
 
     Args:
-        task: what is being done, for instance "drawing".
+        task: what is being done, for instance "rendering".
         total: number of items.
         unit: what the items are, for instance "images".
         visible: when False, only count.
