@@ -19,7 +19,7 @@ from portrait360.config import PRESETS, RenderConfig
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import Generator
-from portrait360.model.layers import Conv, SynthesisLayer, ToRGB, fir_kernel, resize
+from portrait360.model.layers import Conv, LayerConfig, SynthesisLayer, ToRGB, fir_kernel, resize
 from portrait360.model.rendering import EMPTY_DENSITY, importance_depths, march_midpoints, query, render_original
 from portrait360.model.rendering import bound_rays as bound
 from portrait360.model.superres import SuperResolution
@@ -228,7 +228,7 @@ def test_importance_search_takes_the_right_side():
 
 
 def test_super_resolution_layers_clamp_at_256():
-    layer, rgb = SynthesisLayer(4, 5, 6, 8, clamp=256.0).eval(), ToRGB(4, 3, 6, clamp=256.0)
+    layer, rgb = SynthesisLayer(4, 5, 8, LayerConfig(6, 256.0)).eval(), ToRGB(4, 3, 6, clamp=256.0)
     x, w = torch.randn(2, 4, 8, 8) * 1e5, torch.randn(2, 6)
     torch.nn.init.normal_(layer.bias, std=300.0)
     for module, arguments in ((layer, (x, w, "none")), (rgb, (x, w))):
@@ -329,7 +329,7 @@ def test_super_resolution(resolution, side, resized):
 def test_noise_is_one_map_for_all_channels_and_samples():
     """Equations 3.1: constant noise times its strength after demodulation, before the bias; `none` leaves it out."""
     torch.manual_seed(0)
-    layer = SynthesisLayer(4, 5, 6, 8).eval().requires_grad_(False)
+    layer = SynthesisLayer(4, 5, 8, LayerConfig(6)).eval().requires_grad_(False)
     layer.noise_strength.fill_(0.7)
     torch.nn.init.normal_(layer.bias)
     x, w = torch.randn(2, 4, 8, 8), torch.randn(2, 6)

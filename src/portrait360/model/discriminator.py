@@ -57,7 +57,7 @@ class DiscriminatorBlock(nn.Module):
             self.fromrgb = Conv(image_channels, width, 1, **options)
         self.conv0 = Conv(width, width, 3, **options)
         self.conv1 = Conv(width, out, 3, down=True, **options)
-        self.skip = Conv(width, out, 1, activation="linear", bias=False, down=True, resample=config.resample)
+        self.skip = Conv(width, out, 1, activation="linear", down=True, resample=config.resample)
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
         if hasattr(self, "fromrgb"):

@@ -77,16 +77,15 @@ def _decoded(image: Image.Image, max_side: int) -> UInt8[ndarray, "H W 3"]:
     drafted = image.draft(None, target) if image.format == "JPEG" else None
     image.load()
     if drafted is None:
-        whole, target = image.size, _fitting(image.size, max_side)  # a TIFF turns itself
-    else:
-        whole = drafted[1][2:]  # fractions: the last pixels may cover less
+        target = _fitting(image.size, max_side)  # a TIFF turns itself
+    box = None if drafted is None else drafted[1]  # fractions: the last pixels may cover less
     profile, orientation = image.info.get("icc_profile"), _orientation(image)
 
     # Average down, colours weighed by their opacity, and lay what is transparent over white.
     grey = image.mode in ("1", "L", "LA", "La")
     small = _averageable(image)
     if small.size != target:
-        small = small.resize(target, Image.Resampling.LANCZOS, box=(0, 0, *whole), reducing_gap=1.0)
+        small = small.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=1.0)
     if small.mode == "RGBA":
         white = Image.new("RGBA", small.size, "white")
         small = Image.alpha_composite(white, small).convert("L" if grey else "RGB")
