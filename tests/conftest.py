@@ -39,7 +39,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> Path:
-    """A zip of six 32-pixel pictures with masks, exact and coarse labels."""
+    """A zip of six 32-pixel images with masks, exact and coarse labels."""
     from support.fake_portraits import write_fake_dataset
 
     path = tmp_path_factory.mktemp("data") / "tiny.zip"

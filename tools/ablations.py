@@ -30,7 +30,7 @@ from portrait360.evaluation.evaluate import evaluate
 from portrait360.evaluation.plan import Plan
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import write_json
-from portrait360.runtime.script import run_script
+from portrait360.runtime.script import run_script, settle_process
 from portrait360.training.loop import train
 from portrait360.types import InputError, Portrait360Error
 
@@ -233,6 +233,7 @@ def main(
         raise InputError(f"--batch takes multiples of 4, not {batch}.")
 
     # Train and measure arm by arm, then collect.
+    settle_process()
     setting = Setting(data, held_out, out, minutes, side, batch, seed, device)
     for name in arms:
         (train_arm if train_only else measure_arm)(name, setting)

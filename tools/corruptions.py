@@ -38,8 +38,7 @@ from portrait360.portrait.weights import load_weights
 from portrait360.runtime.files import check_place, write_json
 from portrait360.runtime.precision import processor_name
 from portrait360.runtime.progress import show_progress
-from portrait360.runtime.script import run_script
-from portrait360.runtime.threads import settle_threads
+from portrait360.runtime.script import run_script, settle_process
 from portrait360.synthetic.assets import makehuman_folder
 from portrait360.synthetic.source import PortraitSource, portrait_camera
 from portrait360.types import DatasetError
@@ -309,7 +308,6 @@ def measure_corruptions(
         InputError: the extra `faces` is not installed.
     """
     # Networks, data and the subjects of the data.
-    settle_threads()
     networks, (encoder, info) = load_weights(), load_encoder()
     dataset = PortraitDataset(data)
     if "seed" not in dataset.meta or dataset.meta.get("views_per_subject", 1) != 1:
@@ -350,6 +348,7 @@ def main(
     meshes: int = 6,
 ) -> None:
     """Write every measure (.json) for images and portraits that are corrupted in known ways."""
+    settle_process()
     check_place(out)
     write_json(out, measure_corruptions(data, count=count, faces=faces, pairs=pairs, meshes=meshes))
 

@@ -33,8 +33,7 @@ from portrait360.media.images import to_bytes
 from portrait360.media.sheets import captioned, tiled
 from portrait360.runtime.files import atomic_write, write_json
 from portrait360.runtime.precision import processor_name
-from portrait360.runtime.script import run_script
-from portrait360.runtime.threads import settle_threads
+from portrait360.runtime.script import run_script, settle_process
 from portrait360.types import InputError
 
 PEOPLE = 200
@@ -99,7 +98,6 @@ def measure_encoder(data: Path, encoder_file: Path | None = None) -> dict[str, A
         DatasetError: the dataset has no exact labels or one image of each person.
     """
     # Network and data, as they are and like photos.
-    settle_threads()
     encoder, info = load_encoder(encoder_file)
     content = EncoderData.load(data, encoder.config.resolution)
     meta = PortraitDataset(data).meta
@@ -229,16 +227,20 @@ def read_photo(path: Path) -> Float[Tensor, "3 H W"]:
 
 def photo_sheet(encoder: PortraitEncoder, photos: Sequence[Path]) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Photos with the predicted body outlined, and the predicted mask; and the predictions as numbers."""
-    # Encode the aligned photo.
     cells, records = [], []
     for path in photos:
+        # Encode the aligned photo.
         crop, encoded = align(encoder, read_photo(path))
         camera = encoded.camera
         shown = resample(crop, _SIDE)[0]
         mask = encoded.mask(_SIDE)[0]
+
+        # Outline the body, and dim what is not the person.
         image = Image.fromarray(_bytes(shown))
         outlined = np.asarray(draw_body(image, load_body(), camera.label()[0], encoded.body_pose[0], _OUTLINE))
         dimmed = shown * mask + (1.0 - mask) * (0.25 * shown + 0.75)
+
+        # Note the numbers, and put the three images beside each other.
         pose = encoded.body_pose[0].rad2deg().round().int().tolist()
         records.append({
             "photo": path.name,
@@ -267,6 +269,7 @@ def main(
     sheet: Path | None = None,
 ) -> None:
     """Write errors (.json) of the portrait encoder on held-out portraits, and a sheet of its predictions for photos."""
+    settle_process()
     result = measure_encoder(data, encoder)
     if photos:
         image, result["photos"] = photo_sheet(load_encoder(encoder)[0], photos)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from portrait360.runtime.files import atomic_write
-from portrait360.runtime.memory import keep_freed_memory
+from portrait360.runtime.script import settle_process
 from portrait360.types import Portrait360Error
 from tools.comparison import Comparison, Row, rows_table, stages_table
 from tools.golden import full_size_networks, read_golden, small_networks
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     # Compare file by file.
-    keep_freed_memory()
+    settle_process()
     results: list[Parity] = []
     try:
         for number, path in enumerate(options.golden, 1):

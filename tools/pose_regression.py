@@ -19,12 +19,11 @@ from torch import Tensor
 from portrait360.config import ModelConfig, named_preset
 from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation.measures import rotation_errors
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.runtime.files import check_place, write_json
-from portrait360.runtime.memory import keep_freed_memory
 from portrait360.runtime.progress import show_progress
 from portrait360.runtime.schedule import cosine_decay
-from portrait360.runtime.script import run_script
+from portrait360.runtime.script import run_script, settle_process
 from portrait360.training.augment import mirror_some
 from portrait360.training.data import composite
 from portrait360.training.losses import pose_loss
@@ -69,7 +68,7 @@ def regress(data: Labelled, model: ModelConfig, steps: int, seed: int = 0, *, pr
                 group["lr"] = RATE * decay * min(1.0, (step + 1) / WARMUP)
             batch = data.take(torch.randint(len(data.images), (BATCH,)))
             image, mask, camera, pose = mirror_some(torch.rand(BATCH) < 0.5, *batch)
-            _, predicted = network(Pictures(image, None, mask), camera)
+            _, predicted = network(DiscriminatorInput(image, None, mask), camera)
             optimizer.zero_grad()
             pose_loss(predicted, pose).backward()
             optimizer.step()
@@ -83,7 +82,7 @@ def predict(network: Discriminator, data: Labelled) -> Float[Tensor, "N 6"]:
     poses = []
     for rows in torch.arange(len(data.images)).split(CHUNK):
         image, mask, camera, _ = data.take(rows)
-        poses.append(network(Pictures(image, None, mask), camera)[1])
+        poses.append(network(DiscriminatorInput(image, None, mask), camera)[1])
     return torch.cat(poses)
 
 
@@ -108,7 +107,7 @@ def main(
     """Write errors (.json) of a pose head that is trained on labels directly, on held-out images with exact poses."""
     if out is not None:
         check_place(out)
-    keep_freed_memory()
+    settle_process()
     model = named_preset(preset).model
     network = regress(Labelled(data, labels, model), model, steps, progress=True)
     held = Labelled(held_out, "exact", model)

@@ -14,7 +14,7 @@ from torch import Tensor
 from portrait360.geometry.cameras import is_left, mirror_camera, rays
 from portrait360.geometry.deformation import carry, kept_faces
 from portrait360.geometry.nearest import nearest_triangles, triangle_distances
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import Generator, Scene
 from portrait360.model.rendering import Deform, Rendered, bound_rays, importance_depths, query, render_original
 from portrait360.training.losses import generator_loss, gradient_penalties, pose_loss
@@ -249,7 +249,7 @@ def _discriminator(comparison: Comparison, networks: Networks, camera: Tensor, p
     """Logits and poses of the whole batch and of single images, gradient penalties, loss (equations 8, 10.8, 10.9)."""
     # The whole batch.
     golden, check, d = comparison.golden, comparison.check, networks.discriminator
-    images = Pictures(*(golden.tensor(f"out/D_in/{name}") for name in ("image", "image_raw", "image_mask")))
+    images = DiscriminatorInput(*(golden.tensor(f"out/D_in/{name}") for name in ("image", "image_raw", "image_mask")))
     left = is_left(camera)
     mirrored = images.map(lambda t: torch.where(left[:, None, None, None], t.flip(3), t))
     check("D: features", "D/flatten_feature_pose_pass", d.trunk(mirrored), LOGIT)
@@ -290,7 +290,7 @@ def _discriminator(comparison: Comparison, networks: Networks, camera: Tensor, p
 def _logits_and_poses(
     comparison: Comparison,
     networks: Networks,
-    images: Pictures,
+    images: DiscriminatorInput,
     camera: Tensor,
     stored: str,
     *,
@@ -316,7 +316,7 @@ def _gradients_of_generator(
     generator.zero_grad()
     scene = generator.scene(generator.map(z, camera, pose))
     out = generator.render(scene, camera, resolution=32, plain=True)
-    images = Pictures(out.image, out.raw, out.mask)
+    images = DiscriminatorInput(out.image, out.raw, out.mask)
     logits, predicted = _logits_and_poses(comparison, networks, images, camera, "DG/pose", report=False)
     if networks.has_pose_head:
         comparison.check("D on generated images", "DG/pose", predicted, PLAIN)
@@ -386,7 +386,7 @@ def compare_full_size(comparison: Comparison, networks: Networks, scene: Scene |
     def enlarged(side: int) -> Tensor:
         return torch.nn.functional.interpolate(low, size=(side, side), mode="nearest").clamp(-1.0, 1.0)
 
-    images = Pictures(enlarged(networks.discriminator.resolution), enlarged(64), mask)
+    images = DiscriminatorInput(enlarged(networks.discriminator.resolution), enlarged(64), mask)
     logits, predicted = networks.discriminator(images, camera)
     check("D: logits", "D_logits", logits, LOGIT)
     check("D: poses", "D_pose", predicted, LOGIT)

@@ -53,7 +53,7 @@ class DivergenceError(Portrait360Error):
 class RenderOutput:
     """What one generator pass returns. `image` and `raw` lie in [-1, 1] nominally, `mask` in [0, 1].
 
-    `raw` is the volume-rendered picture before super-resolution (the same tensor as `image` without one);
+    `raw` is the volume-rendered image before super-resolution (the same tensor as `image` without one);
     `depth` is the distance along the ray in world units; `background` is the background image or None; `features`
     are the rendered features over the background's, of which `raw` is made.
     """

@@ -1,4 +1,4 @@
-"""The pose command and its library: pictures of every layout in, the discriminator's predictions out."""
+"""The pose command and its library: images of every layout in, the discriminator's predictions out."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def write_weights(path: Path, preset: str, body: BodyTemplate | None = None) -> 
     model = shrunken(ALL_PRESETS[preset]).model
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        generator, discriminator = Generator(model), Discriminator(model)
+        generator, discriminator = Generator(model, body), Discriminator(model)
         for parameter in discriminator.pose_branch.net[-1].parameters():
             nn.init.normal_(parameter, std=0.2)
-    save_weights(path, model, generator, discriminator, {}, exact=True, body=body)
+    save_weights(path, model, generator, discriminator, {}, exact=True)
     return path
 
 
@@ -61,7 +61,7 @@ def original_weights(tmp_path_factory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights") / "original.safetensors", "original-512")
 
 
-def some_pictures(count: int, side: int, seed: int = 0):
+def some_images(count: int, side: int, seed: int = 0):
     """Noise with a disc as its mask, seen from different sides."""
     rng = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 3, side, side, generator=rng) * 2 - 1
@@ -80,30 +80,30 @@ def run(*words: object) -> dict:
 # ---- the library ----
 
 
-def test_a_picture_is_predicted_without_regard_to_the_others(any_weights):
+def test_an_image_is_predicted_without_regard_to_the_others(any_weights):
     weights = load_weights(any_weights)
-    images, masks, cameras = some_pictures(5, 40)
+    images, masks, cameras = some_images(5, 40)
     together = predict_body_pose(weights, images, masks, cameras)
-    assert together.std(dim=0).min() > 1e-4  # the pictures make a difference
+    assert together.std(dim=0).min() > 1e-4  # the images make a difference
     others = torch.randperm(5, generator=torch.Generator().manual_seed(1))
     assert torch.equal(predict_body_pose(weights, images[others], masks[others], cameras[others]), together[others])
     alone = [predict_body_pose(weights, images[i : i + 1], masks[i : i + 1], cameras[i : i + 1]) for i in range(5)]
     assert torch.equal(torch.cat(alone), together)
 
 
-def test_it_is_what_the_discriminator_says_of_one_picture(any_weights):
+def test_it_is_what_the_discriminator_says_of_one_image(any_weights):
     # The way of the original's scripts: a batch of one, in which the minibatch deviation is sqrt(1e-8).
     weights = load_weights(any_weights)
-    images, masks, cameras = some_pictures(2, 32)
-    pictures = network_images(weights.generator.config, images, masks).map(lambda t: t[1:])
+    images, masks, cameras = some_images(2, 32)
+    inputs = network_images(weights.generator.config, images, masks).map(lambda t: t[1:])
     with torch.no_grad():
-        _, expected = weights.discriminator(pictures, cameras[1:])
+        _, expected = weights.discriminator(inputs, cameras[1:])
     torch.testing.assert_close(predict_body_pose(weights, images, masks, cameras)[1:], expected, rtol=0, atol=1e-6)
 
 
 def test_weights_with_a_calibration_correct_what_the_discriminator_says(own_weights):
     weights = load_weights(own_weights)
-    images, masks, cameras = some_pictures(3, 64)
+    images, masks, cameras = some_images(3, 64)
     said = predict_body_pose(weights, images, masks, cameras)
     calibration = PoseCalibration((1.0,), (torch.cat([0.5 * torch.eye(6), torch.full((1, 6), 0.1)]),))
     found = predict_body_pose(dataclasses.replace(weights, calibration=calibration), images, masks, cameras)
@@ -111,9 +111,9 @@ def test_weights_with_a_calibration_correct_what_the_discriminator_says(own_weig
 
 
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
-def test_mirroring_picture_and_camera_mirrors_the_pose(preset, tmp_path):
+def test_mirroring_image_and_camera_mirrors_the_pose(preset, tmp_path):
     weights = load_weights(write_weights(tmp_path / "w.safetensors", preset))
-    images, masks, cameras = some_pictures(6, 64)
+    images, masks, cameras = some_images(6, 64)
     poses = predict_body_pose(weights, images, masks, cameras)
     seen_mirrored = predict_body_pose(weights, images.flip(3), masks.flip(3), mirror_camera(cameras))
     assert poses[:, [1, 2, 4, 5]].abs().min() > 1e-4
@@ -123,22 +123,22 @@ def test_mirroring_picture_and_camera_mirrors_the_pose(preset, tmp_path):
 def test_the_originals_pose_head_sees_the_camera_unmirrored(original_weights):
     # equations 8.8: left views are flipped, their cameras are not.
     weights = load_weights(original_weights)
-    images, masks, cameras = some_pictures(6, 32)
+    images, masks, cameras = some_images(6, 32)
     left = cameras[:, 3] >= 0
     assert left.any()
     images, masks, cameras = images[left], masks[left], cameras[left]
     flat_alone = []
     with torch.no_grad():
         for i in range(len(images)):
-            pictures = network_images(weights.generator.config, images[i : i + 1], masks[i : i + 1])
-            flat_alone.append(weights.discriminator.trunk(pictures.map(lambda t: t.flip(3))))
+            inputs = network_images(weights.generator.config, images[i : i + 1], masks[i : i + 1])
+            flat_alone.append(weights.discriminator.trunk(inputs.map(lambda t: t.flip(3))))
         expected = mirror_body_pose(weights.discriminator.pose_branch(torch.cat(flat_alone), cameras))
     torch.testing.assert_close(predict_body_pose(weights, images, masks, cameras), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
-def test_pictures_are_prepared_as_for_training(preset, tmp_path):
-    # From 64-pixel pictures to a 32-pixel model; training keeps bytes, so half a level lies between the two.
+def test_images_are_prepared_as_for_training(preset, tmp_path):
+    # From 64-pixel images to a 32-pixel model; training keeps bytes, so half a level lies between the two.
     from support.fake_portraits import write_fake_dataset
 
     path = tmp_path / "data.zip"
@@ -160,22 +160,22 @@ def test_pictures_are_prepared_as_for_training(preset, tmp_path):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.6 / 127.5)
 
 
-def test_the_original_sees_pictures_as_its_scripts_give_them(original_weights):
+def test_the_original_sees_images_as_its_scripts_give_them(original_weights):
     # equations 14.2: background kept, bilinear resizing, the mask at its own size.
     model = load_weights(original_weights).generator.config
-    images, masks, _ = some_pictures(2, 48)
-    pictures = network_images(model, images, masks)
-    assert torch.equal(pictures.mask, masks)
+    images, masks, _ = some_images(2, 48)
+    inputs = network_images(model, images, masks)
+    assert torch.equal(inputs.mask, masks)
     expected = nn.functional.interpolate(images, size=(32, 32), mode="bilinear", antialias=True)
-    assert torch.equal(pictures.image, expected)
-    assert pictures.raw is not None
-    assert pictures.raw.shape[-1] == model.raw_resolution == 8
-    torch.testing.assert_close(pictures.raw.mean(), expected.mean(), rtol=0, atol=0.01)
+    assert torch.equal(inputs.image, expected)
+    assert inputs.raw is not None
+    assert inputs.raw.shape[-1] == model.raw_resolution == 8
+    torch.testing.assert_close(inputs.raw.mean(), expected.mean(), rtol=0, atol=0.01)
 
 
 def test_what_lies_behind_the_mask_does_not_matter_without_a_background_network(own_weights):
     weights = load_weights(own_weights)
-    images, masks, cameras = some_pictures(2, 32)
+    images, masks, cameras = some_images(2, 32)
     changed = torch.where(masks > 0, images, -images)
     assert not torch.equal(changed, images)
     expected = predict_body_pose(weights, images, masks, cameras)
@@ -200,7 +200,7 @@ def test_what_lies_behind_the_mask_does_not_matter_without_a_background_network(
 def test_other_shapes_and_ranges_are_refused(own_weights, change, said):
     weights = load_weights(own_weights)
     with pytest.raises(InputError) as caught:
-        predict_body_pose(weights, *change(*some_pictures(2, 32)))
+        predict_body_pose(weights, *change(*some_images(2, 32)))
     assert said in caught.value.message
     assert caught.value.hint
 
@@ -208,9 +208,9 @@ def test_other_shapes_and_ranges_are_refused(own_weights, change, said):
 # ---- the command ----
 
 
-def write_picture(folder: Path, name: str = "photo", side: int = 40, camera: list[float] | None = None) -> Path:
-    """A picture with its camera and mask beside it."""
-    images, masks, cameras = some_pictures(1, side, seed=len(name))
+def write_image(folder: Path, name: str = "photo", side: int = 40, camera: list[float] | None = None) -> Path:
+    """An image with its camera and mask beside it."""
+    images, masks, cameras = some_images(1, side, seed=len(name))
     pixels = ((images[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(folder / f"{name}.png")
     Image.fromarray((masks[0, 0] * 255).to(torch.uint8).numpy()).save(folder / f"{name}.mask.png")
@@ -219,7 +219,7 @@ def write_picture(folder: Path, name: str = "photo", side: int = 40, camera: lis
     return folder / f"{name}.png"
 
 
-def test_a_dataset_gives_a_record_with_labels_for_each_picture(tmp_path, tiny_dataset, own_weights, capsys):
+def test_a_dataset_gives_a_record_with_labels_for_each_image(tmp_path, tiny_dataset, own_weights, capsys):
     out = tmp_path / "new" / "poses.json"
     records = run(tiny_dataset, "--out", out, "--weights", own_weights)
     data, exact = PortraitDataset(tiny_dataset), PortraitDataset(tiny_dataset, labels="exact")
@@ -247,7 +247,7 @@ def test_a_dataset_gives_a_record_with_labels_for_each_picture(tmp_path, tiny_da
 def test_errors_are_angles_of_rotations(tmp_path, own_weights, capsys):
     # From a label at rest, the angle is the length of the predicted axis-angle.
     path = tmp_path / "data.zip"
-    images, masks, cameras = some_pictures(3, 32)
+    images, masks, cameras = some_images(3, 32)
     with open_writer(path, resolution=32, meta={"generator": "test", "label_kind": "exact"}) as writer:
         for image, mask, camera in zip(images, masks, cameras, strict=True):
             pixels = ((image + 1) * 127.5).to(torch.uint8).permute(1, 2, 0).numpy()
@@ -264,8 +264,8 @@ def test_errors_are_angles_of_rotations(tmp_path, own_weights, capsys):
     assert f"mean angle to the exact labels: neck {neck:.1f}°, head {head:.1f}°" in capsys.readouterr().out
 
 
-def test_a_picture_beside_its_camera_and_mask(tmp_path, any_weights):
-    path = write_picture(tmp_path)
+def test_an_image_beside_its_camera_and_mask(tmp_path, any_weights):
+    path = write_image(tmp_path)
     records = run(path, "--out", tmp_path / "poses.json", "--weights", any_weights)
     image = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)[None] / 127.5 - 1.0
     mask = torch.from_numpy(np.asarray(Image.open(tmp_path / "photo.mask.png")).copy())[None, None] / 255.0
@@ -276,22 +276,22 @@ def test_a_picture_beside_its_camera_and_mask(tmp_path, any_weights):
 
 
 def test_the_alpha_channel_is_a_mask(tmp_path, own_weights):
-    path = write_picture(tmp_path)
+    path = write_image(tmp_path)
     expected = run(path, "--out", tmp_path / "poses.json", "--weights", own_weights)
-    picture, mask = Image.open(path), tmp_path / "photo.mask.png"
-    picture.putalpha(Image.open(mask))
-    picture.save(path)
+    photo, mask = Image.open(path), tmp_path / "photo.mask.png"
+    photo.putalpha(Image.open(mask))
+    photo.save(path)
     mask.unlink()
     assert run(path, "--out", tmp_path / "poses.json", "--weights", own_weights) == expected
 
 
 def write_original_layout(folder: Path) -> list[Path]:
-    """Test data of the original with three pictures."""
+    """Test data of the original with three images."""
     for name in ("aligned_images", "mask"):
         (folder / name).mkdir(parents=True)
     results = {}
     for name in ("a", "bb", "ccc"):
-        path = write_picture(folder, name)
+        path = write_image(folder, name)
         camera = json.loads((folder / f"{name}.json").read_text())["camera"]
         results[f"{name}.png"] = {"camera_pose": [camera[4 * i : 4 * i + 4] for i in range(4)], "bbox": [1, 2, 3, 4]}
         path.rename(folder / "aligned_images" / path.name)
@@ -304,7 +304,7 @@ def write_original_layout(folder: Path) -> list[Path]:
 def test_the_originals_test_data(tmp_path, original_weights):
     (tmp_path / "beside").mkdir()
     expected = [
-        run(write_picture(tmp_path / "beside", n), "--out", tmp_path / "p.json", "--weights", original_weights)
+        run(write_image(tmp_path / "beside", n), "--out", tmp_path / "p.json", "--weights", original_weights)
         for n in ("a", "bb", "ccc")
     ]
     paths = write_original_layout(tmp_path / "test_data")
@@ -320,7 +320,7 @@ def test_the_originals_test_data(tmp_path, original_weights):
     assert list(run(tmp_path / "test_data.zip", *options).values()) == list(whole.values())
 
 
-def test_one_picture_of_a_folder_dataset(tmp_path, tiny_dataset, own_weights, monkeypatch):
+def test_one_image_of_a_folder_dataset(tmp_path, tiny_dataset, own_weights, monkeypatch):
     with zipfile.ZipFile(tiny_dataset) as archive:
         archive.extractall(tmp_path / "data")
     options = ["--out", tmp_path / "poses.json", "--weights", own_weights]
@@ -332,8 +332,8 @@ def test_one_picture_of_a_folder_dataset(tmp_path, tiny_dataset, own_weights, mo
     assert run(Path(name).name, *options) == {Path(name).name: record}
 
 
-def test_a_folder_of_pictures_and_each_picture_once(tmp_path, own_weights):
-    paths = [write_picture(tmp_path, name) for name in ("b", "aa")]
+def test_a_folder_of_images_and_each_image_once(tmp_path, own_weights):
+    paths = [write_image(tmp_path, name) for name in ("b", "aa")]
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("mine")
     options = ["--out", tmp_path / "out" / "poses.json", "--weights", own_weights]
@@ -342,7 +342,7 @@ def test_a_folder_of_pictures_and_each_picture_once(tmp_path, own_weights):
 
 
 def test_without_out_the_json_is_printed_and_the_table_apart(tmp_path, own_weights, capsys):
-    path = write_picture(tmp_path)
+    path = write_image(tmp_path)
     before = sorted(tmp_path.iterdir())
     assert main(["pose", str(path), "--weights", str(own_weights)]) == 0
     output = capsys.readouterr()
@@ -358,7 +358,7 @@ def test_long_tables_and_sheets_are_cut(tmp_path, own_weights, capsys, monkeypat
 
     monkeypatch.setattr(pose_report, "MOST_ROWS", 2)
     monkeypatch.setattr(pose_report, "MOST_DRAWN", 2)
-    paths = [write_picture(tmp_path, "x" * n) for n in (1, 2, 3)]
+    paths = [write_image(tmp_path, "x" * n) for n in (1, 2, 3)]
     out = tmp_path / "poses.json"
     assert len(run(*paths, "--out", out, "--weights", own_weights)) == 3
     lines = capsys.readouterr().out.splitlines()
@@ -382,7 +382,7 @@ def test_the_overlay_shows_prediction_and_label(tmp_path, tiny_dataset, own_weig
 
 
 def test_the_overlay_shows_the_body_of_the_weights(tmp_path, own_weights):
-    path = write_picture(tmp_path)
+    path = write_image(tmp_path)
     Image.new("RGB", (40, 40), (128, 128, 128)).save(path)
     packaged = load_body()
     larger = dataclasses.replace(packaged, vertices=packaged.vertices * 1.2, joints=packaged.joints * 1.2)

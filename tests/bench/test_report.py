@@ -18,9 +18,9 @@ from portrait360.types import InputError, Portrait360Error, RenderOutput
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """In this process, with a rough fit, and without changing this process's memory settings."""
+    """In this process, with a rough fit, and without giving this process's memory back."""
     monkeypatch.setattr(bench_scene, "STEPS", 40)
-    for name in ("keep_freed_memory", "release_freed_memory", "restart_peak"):
+    for name in ("release_freed_memory", "restart_peak"):
         monkeypatch.setattr(worker, name, lambda: None)
     monkeypatch.setattr(report, "run_job", lambda job: json.loads(json.dumps(time_preset(**job))))
 
@@ -86,8 +86,7 @@ def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
         seen.append((state.config.separate_phases, state.config.plain_renderer, state.config.batch))
         return original(state, batch)
 
-    for name in ("keep_freed_memory", "restart_peak"):
-        monkeypatch.setattr(training, name, lambda: None)
+    monkeypatch.setattr(training, "restart_peak", lambda: None)
     monkeypatch.setattr(training, "training_step", watched)
     monkeypatch.setattr(report, "run_job", lambda job, worker: json.loads(json.dumps(time_training(**job))))
     out = tmp_path / "bench.json"

@@ -20,7 +20,7 @@ CAMERA = camera_label(0.3)[0].tolist()
 
 @pytest.fixture
 def photo(tmp_path) -> Path:
-    """A picture that is complete: photo.png, photo.mask.png and photo.json."""
+    """An image that is complete: photo.png, photo.mask.png and photo.json."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "photo.mask.png")
@@ -71,17 +71,17 @@ def refuse(capfd, folder: Path, sentence: str, *words: object, weights: Path) ->
         (lambda d: Image.new("L", (12, 12)).save(d / "photo.mask.png"), "the mask of .*photo.png has 12x12 pixels"),
     ],
 )
-def test_a_picture_that_is_incomplete(capfd, tmp_path, tiny_weights, photo, damage: Callable, sentence):
+def test_an_image_that_is_incomplete(capfd, tmp_path, tiny_weights, photo, damage: Callable, sentence):
     damage(tmp_path)
     refuse(capfd, tmp_path, sentence, photo, weights=tiny_weights)
 
 
-def test_one_bad_picture_among_good_ones(capfd, tmp_path, tiny_weights, photo):
+def test_one_bad_image_among_good_ones(capfd, tmp_path, tiny_weights, photo):
     (tmp_path / "other.png").write_bytes(photo.read_bytes())
     refuse(capfd, tmp_path, "nobody was found in .*other.png", photo, tmp_path, weights=tiny_weights)
 
 
-def test_what_is_no_picture(capfd, tmp_path, tiny_weights):
+def test_what_is_no_image(capfd, tmp_path, tiny_weights):
     (tmp_path / "notes.txt").write_text("mine")
     refuse(capfd, tmp_path, "notes.txt is not an image", tmp_path / "notes.txt", weights=tiny_weights)
     refuse(capfd, tmp_path, "holds neither images nor a dataset.json or result.json", tmp_path, weights=tiny_weights)
@@ -89,7 +89,7 @@ def test_what_is_no_picture(capfd, tmp_path, tiny_weights):
     refuse(capfd, tmp_path, "a.zip is not a zip file", tmp_path / "a.zip", weights=tiny_weights)
 
 
-def test_no_picture_at_all(capfd, tmp_path):
+def test_no_image_at_all(capfd, tmp_path):
     check(capfd, tmp_path, ["pose"], "something is missing: IMAGE")
 
 
@@ -132,7 +132,7 @@ def test_a_dataset_without_masks(capfd, tmp_path, tiny_weights, tiny_dataset):
     refuse(capfd, tmp_path, "data has no masks, without which", tmp_path / "data", weights=tiny_weights)
 
 
-def test_a_mask_of_a_dataset_is_no_picture(capfd, tmp_path, tiny_weights, tiny_dataset):
+def test_a_mask_of_a_dataset_is_no_image(capfd, tmp_path, tiny_weights, tiny_dataset):
     unpack(tiny_dataset, tmp_path / "data")
     path = tmp_path / "data/masks/00000/00000001.png"
     refuse(capfd, tmp_path, "is not among the images of the dataset", path, weights=tiny_weights)
@@ -143,7 +143,7 @@ def test_a_mask_of_a_dataset_is_no_picture(capfd, tmp_path, tiny_weights, tiny_d
 
 @pytest.fixture
 def test_data(tmp_path, photo) -> Path:
-    """The complete picture in the original's layout."""
+    """The complete image in the original's layout."""
     root = tmp_path / "test_data"
     for folder, file in (("aligned_images", photo), ("mask", tmp_path / "photo.mask.png")):
         (root / folder).mkdir(parents=True)
@@ -181,7 +181,7 @@ def test_test_data_that_are_incomplete(capfd, tmp_path, tiny_weights, test_data,
     refuse(capfd, tmp_path, sentence, path, weights=tiny_weights)
 
 
-def test_test_data_without_pictures(capfd, tmp_path, tiny_weights, test_data):
+def test_test_data_without_images(capfd, tmp_path, tiny_weights, test_data):
     (test_data / "aligned_images" / "photo.png").unlink()
     refuse(capfd, tmp_path, "has no images in aligned_images/", test_data, weights=tiny_weights)
 
@@ -216,7 +216,7 @@ def test_places_that_cannot_be_written(capfd, tmp_path, tiny_weights, photo, out
     check(capfd, tmp_path, ["pose", str(photo), "--weights", str(tiny_weights), "--out", str(place)], sentence)
 
 
-def test_an_overlay_over_a_picture(capfd, tmp_path, tiny_weights, photo):
+def test_an_overlay_over_an_image(capfd, tmp_path, tiny_weights, photo):
     for file in ("photo.png", "photo.json"):
         (tmp_path / file).rename(tmp_path / file.replace("photo", "poses.overlay"))
     (tmp_path / "photo.mask.png").rename(tmp_path / "poses.overlay.mask.png")

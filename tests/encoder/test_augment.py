@@ -60,14 +60,14 @@ def test_crops_and_colours_alone_are_those_of_whole_changes():
     images, masks, cameras = portraits()
     ranges = dataclasses.replace(NOTHING, plain_crop=0.0)
     whole = photo_batch(images, masks, cameras, torch.Generator().manual_seed(0), ranges)
-    pictures = images / 127.5 - 1.0, masks / 255.0
-    image, mask, crop = other_crops_and_colours(*pictures, cameras, torch.Generator().manual_seed(0), ranges)
+    pairs = images / 127.5 - 1.0, masks / 255.0
+    image, mask, crop = other_crops_and_colours(*pairs, cameras, torch.Generator().manual_seed(0), ranges)
     inside = whole.mask > 0.999
     torch.testing.assert_close(image * inside, whole.image * inside, atol=1e-4, rtol=0)
     assert torch.equal(mask, whole.mask)
     assert torch.equal(crop.label(), whole.camera.label())
     ranges = dataclasses.replace(ranges, colour=1.0)
-    other, mask, crop = other_crops_and_colours(*pictures, cameras, torch.Generator().manual_seed(0), ranges)
+    other, mask, crop = other_crops_and_colours(*pairs, cameras, torch.Generator().manual_seed(0), ranges)
     assert torch.equal(mask, whole.mask)
     assert float((other - image).abs().mean(dim=(1, 2, 3)).min()) > 0.01
 
@@ -140,26 +140,26 @@ def test_blur_is_known():
 
 def test_clouds_have_the_spectrum_of_photos():
     """Amplitude falls with the frequency, at rates between those that are drawn."""
-    pictures = clouds(16, 64, torch.Generator().manual_seed(0))
-    assert pictures.abs().max() <= 1.0
-    amplitude = torch.fft.rfft2(pictures).abs().mean(dim=(0, 1))
+    images = clouds(16, 64, torch.Generator().manual_seed(0))
+    assert images.abs().max() <= 1.0
+    amplitude = torch.fft.rfft2(images).abs().mean(dim=(0, 1))
     low, high = amplitude[1:4, 1:4].mean(), amplitude[8:32, 8:32].mean()
     # frequencies of about 3 and 28: between (28 / 3)^0.7 and (28 / 3)^1.6 times as strong
     assert 4.0 < low / high < 40.0
-    assert pictures.mean(dim=(2, 3)).std() > 0.2
+    assert images.mean(dim=(2, 3)).std() > 0.2
 
 
 def test_shapes_have_hard_edges_and_leave_some_of_what_is_behind():
     grey = torch.zeros(32, 3, 48, 48)
-    pictures = shapes(grey, torch.Generator().manual_seed(0))
-    untouched = (pictures == 0.0).all(dim=1).float().mean(dim=(1, 2))
+    images = shapes(grey, torch.Generator().manual_seed(0))
+    untouched = (images == 0.0).all(dim=1).float().mean(dim=(1, 2))
     assert untouched.max() > 0.9
     assert 0.1 < untouched.mean() < 0.8
-    colours = [len(torch.unique(p.flatten(1), dim=1).T) for p in pictures]
+    colours = [len(torch.unique(p.flatten(1), dim=1).T) for p in images]
     assert max(colours) > 4
     assert max(colours) <= 1 + 2 * SHAPES
     again = shapes(grey, torch.Generator().manual_seed(0))
-    assert torch.equal(pictures, again)
+    assert torch.equal(images, again)
 
 
 def test_bystanders_are_the_next_image_s_person():
@@ -167,9 +167,9 @@ def test_bystanders_are_the_next_image_s_person():
     mask = torch.zeros(8, 1, 40, 40)
     mask[:, :, 5:35, 10:30] = 1.0
     nothing = torch.full((8, 3, 40, 40), -1.0)
-    pictures = bystanders(nothing, person, mask, torch.Generator().manual_seed(1))
-    for picture, colour in zip(pictures, person.roll(1, dims=0)[:, 0, 0, 0], strict=True):
-        seen = picture[0][picture[0] != -1.0]
+    images = bystanders(nothing, person, mask, torch.Generator().manual_seed(1))
+    for image, colour in zip(images, person.roll(1, dims=0)[:, 0, 0, 0], strict=True):
+        seen = image[0][image[0] != -1.0]
         assert len(seen) > 20
         assert seen.max() <= colour + 1e-5
         assert (seen - colour).abs().median() < 1e-4
@@ -179,8 +179,8 @@ def test_things_stand_before_the_chosen_people_only():
     image, mask = torch.full((32, 3, 48, 48), 0.25), torch.zeros(32, 1, 48, 48)
     mask[:, :, 20:40, 16:32] = 1.0
     chosen = torch.arange(32) % 2 == 0
-    pictures, where = things(image, mask, chosen, torch.Generator().manual_seed(0))
-    changed_pixels = (pictures != image).any(dim=1, keepdim=True)
+    images, where = things(image, mask, chosen, torch.Generator().manual_seed(0))
+    changed_pixels = (images != image).any(dim=1, keepdim=True)
     assert not where[~chosen].any()
     assert (changed_pixels <= where).all()
     assert changed_pixels.sum() > 0.95 * where.sum()
@@ -189,8 +189,8 @@ def test_things_stand_before_the_chosen_people_only():
     shares = where[chosen].float().mean(dim=(1, 2, 3))
     assert 0.0 < shares.min() < 0.05
     assert 0.1 < shares.max() < THINGS * 0.25
-    pictures, where = things(image, mask, torch.zeros(32, dtype=torch.bool), torch.Generator().manual_seed(0))
-    assert torch.equal(pictures, image)
+    images, where = things(image, mask, torch.zeros(32, dtype=torch.bool), torch.Generator().manual_seed(0))
+    assert torch.equal(images, image)
     assert not where.any()
 
 

@@ -74,8 +74,8 @@ def test_crops_show_what_their_camera_label_sees():
 def test_a_plain_crop_leaves_images_alone():
     zero = torch.zeros(1)
     camera = CameraEstimate(zero, zero, zero, torch.ones(1), torch.zeros(1, 2))
-    picture = torch.randn(1, 3, 16, 16)
-    assert torch.allclose(F.grid_sample(picture, crop_grid(camera, 16), align_corners=False), picture, atol=1e-5)
+    image = torch.randn(1, 3, 16, 16)
+    assert torch.allclose(F.grid_sample(image, crop_grid(camera, 16), align_corners=False), image, atol=1e-5)
     assert torch.allclose(camera.label(), camera_label(0.0))
 
 
@@ -94,20 +94,20 @@ def test_what_comes_out():
 
 
 def test_images_do_not_depend_on_their_neighbours():
-    encoder, pictures = small_encoder(), torch.randn(5, 3, 64, 64).clamp(-1, 1)
-    whole = encoder.encode(pictures, batch=2)
+    encoder, images = small_encoder(), torch.randn(5, 3, 64, 64).clamp(-1, 1)
+    whole = encoder.encode(images, batch=2)
     for i in range(5):
-        one = encoder.encode(pictures[i : i + 1])
+        one = encoder.encode(images[i : i + 1])
         for a, b in ((whole.features, one.features), (whole.identity, one.identity), (whole.body_pose, one.body_pose)):
             assert torch.allclose(a[i], b[0], atol=1e-5)
         assert torch.allclose(whole.camera.label()[i], one.camera.label()[0], atol=1e-5)
 
 
 def test_sizes_are_averaged_down_and_enlarged():
-    picture = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert torch.equal(resample(picture, 4), picture)
-    assert resample(picture, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert resample(picture, 8).shape == (1, 1, 8, 8)
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert torch.equal(resample(image, 4), image)
+    assert resample(image, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert resample(image, 8).shape == (1, 1, 8, 8)
     assert small_encoder().encode(torch.zeros(1, 3, 200, 200)).features.shape == (1, 36)
 
 
@@ -119,9 +119,9 @@ def test_files_keep_the_network(tmp_path):
     assert again.config == SMALL
     assert info["about"] == {"steps": 3}
     assert not again.training
-    pictures = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        a, b = encoder(pictures), again(pictures)
+        a, b = encoder(images), again(images)
     assert torch.allclose(a.features, b.features, atol=2e-2)
     assert torch.allclose(a.identity, b.identity, atol=2e-2)
 
@@ -179,10 +179,10 @@ def test_further_blocks_change_nothing_at_first_and_then_do():
     assert config.depths == (2, 1, 3, 2)
     assert [len(stage) for stage in deeper.stages] == [2, 1, 3, 2]
     deeper.load_state_dict(deeper.state_dict() | plain.state_dict())
-    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
-    assert torch.equal(deeper(pictures).body_pose, plain(pictures).body_pose)
+    images = torch.rand(3, 3, 64, 64) * 2 - 1
+    assert torch.equal(deeper(images).body_pose, plain(images).body_pose)
     deeper.stages[2][2].norm2.weight.data.fill_(1.0)
-    assert not torch.equal(deeper(pictures).body_pose, plain(pictures).body_pose)
+    assert not torch.equal(deeper(images).body_pose, plain(images).body_pose)
 
 
 @pytest.mark.parametrize("further", [(1,), (1, 0, 2, -1), (0, 0, 0, 0, 1)])
@@ -196,24 +196,22 @@ def test_what_is_around_a_place_is_read_like_scipy_does():
     places = torch.tensor([[[0.5, 0.5], [0.31, 0.72]], [[0.02, 0.4], [1.3, 0.5]]])
     read = read_around(maps, places).reshape(2, 3, 2, AROUND, AROUND)
     steps = (np.arange(AROUND) - 1) * AROUND_STEP
-    for picture in range(2):
+    for image in range(2):
         for channel in range(3):
-            for k, (x, y) in enumerate(places[picture].tolist()):
+            for k, (x, y) in enumerate(places[image].tolist()):
                 rows, columns = np.meshgrid((y + steps) * 10 - 0.5, (x + steps) * 10 - 0.5, indexing="ij")
-                expected = map_coordinates(
-                    maps[picture, channel].numpy(), [rows, columns], order=1, mode="grid-constant"
-                )
-                np.testing.assert_allclose(read[picture, channel, k], expected, atol=1e-5)
+                expected = map_coordinates(maps[image, channel].numpy(), [rows, columns], order=1, mode="grid-constant")
+                np.testing.assert_allclose(read[image, channel, k], expected, atol=1e-5)
     assert read[1, :, 1].abs().max() == 0
 
 
 def test_an_encoder_that_reads_around_landmarks_uses_what_it_reads():
     torch.manual_seed(0)
     encoder = PortraitEncoder(dataclasses.replace(SMALL, around=2)).eval()
-    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
-    before = encoder(pictures)
+    images = torch.rand(3, 3, 64, 64) * 2 - 1
+    before = encoder(images)
     encoder.around.weight.data.mul_(-1.0)
-    after = encoder(pictures)
+    after = encoder(images)
     assert torch.equal(before.landmarks, after.landmarks)
     assert not torch.allclose(before.body_pose, after.body_pose)
 
@@ -221,11 +219,11 @@ def test_an_encoder_that_reads_around_landmarks_uses_what_it_reads():
 def test_looking_both_ways_says_of_mirror_images_what_is_true_of_them():
     torch.manual_seed(0)
     encoder = PortraitEncoder(dataclasses.replace(SMALL, sees_covers=True)).eval()
-    pictures = torch.rand(5, 3, 64, 64) * 2 - 1
+    images = torch.rand(5, 3, 64, 64) * 2 - 1
     seen, mirror, plain = (
-        encoder.encode_both_ways(pictures),
-        encoder.encode_both_ways(pictures.flip(3)),
-        encoder.encode(pictures),
+        encoder.encode_both_ways(images),
+        encoder.encode_both_ways(images.flip(3)),
+        encoder.encode(images),
     )
     assert torch.equal(seen.features, plain.features)
     for name, sign in (("yaw", -1), ("pitch", 1), ("roll", -1), ("scale", 1)):
@@ -261,10 +259,10 @@ def test_yaws_about_straight_behind_meet_there():
 
 def test_convolutions_in_bf16_say_nearly_the_same_in_float32():
     encoder = small_encoder()
-    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
-    exact = encoder(pictures)
+    images = torch.rand(3, 3, 64, 64) * 2 - 1
+    exact = encoder(images)
     encoder.bf16 = True
-    rough = encoder(pictures)
+    rough = encoder(images)
     assert {v.dtype for v in vars(rough).values() if isinstance(v, torch.Tensor)} == {torch.float32}
     assert not torch.equal(exact.landmarks, rough.landmarks)
     for name in ("landmarks", "mask_logits", "view_pose", "features"):

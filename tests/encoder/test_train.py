@@ -321,8 +321,8 @@ def test_an_encoder_that_does_not_see_covers_learns_to(data, tmp_path, one_threa
     still = dataclasses.replace(RECIPE, steps=1, rate=0.0)
     second = train_encoder(data, tmp_path / "second.safetensors", seeing, still, init=first)
     assert load_encoder(tmp_path / "second.safetensors")[0].config == seeing
-    pictures = batch_of(0, data, RECIPE)[0].image
-    before, after = load_encoder(first)[0].encode(pictures), second.encode(pictures)
+    images = batch_of(0, data, RECIPE)[0].image
+    before, after = load_encoder(first)[0].encode(images), second.encode(images)
     assert before.covered is None
     assert after.covered is not None
     assert torch.allclose(after.covered, torch.full_like(after.covered, 0.018), atol=1e-3)

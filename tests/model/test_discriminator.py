@@ -7,14 +7,22 @@ import torch
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
-from portrait360.model.discriminator import Discriminator, Pictures, concatenate, minibatch_std, with_pose_path
+from portrait360.model.discriminator import (
+    Discriminator,
+    DiscriminatorInput,
+    concatenate,
+    minibatch_std,
+    with_pose_path,
+)
 from portrait360.types import InputError
 from support.presets import ALL_PRESETS, TINY, TINY_ORIGINAL
 
 
-def pictures(count, side=32, raw=16):
+def discriminator_input(count, side=32, raw=16):
     torch.manual_seed(3)
-    return Pictures(torch.randn(count, 3, side, side), torch.randn(count, 3, raw, raw), torch.rand(count, 1, raw, raw))
+    return DiscriminatorInput(
+        torch.randn(count, 3, side, side), torch.randn(count, 3, raw, raw), torch.rand(count, 1, raw, raw)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,7 @@ def discriminator():
 
 
 def test_logits_and_poses_are_mirror_symmetric(discriminator):
-    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    x, camera = discriminator_input(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     logits, pose = discriminator(x, camera)
     mirrored, other = discriminator(x.map(lambda t: t.flip(3)), mirror_camera(camera))
     torch.testing.assert_close(logits, mirrored, atol=1e-5, rtol=1e-4)
@@ -35,7 +43,7 @@ def test_one_pass_and_two_pass_pose_agree_on_right_views():
     """The original form (equations 8.8, 8.9) and the one-pass form differ only for left views."""
     torch.manual_seed(0)
     two = Discriminator(TINY_ORIGINAL.model)
-    x, camera = pictures(4), camera_label(torch.tensor([-0.5, -1.0, -2.0, -2.5]))
+    x, camera = discriminator_input(4), camera_label(torch.tensor([-0.5, -1.0, -2.0, -2.5]))
     logits, pose = two(x, camera)
     torch.testing.assert_close(pose, two.predict_pose(x, camera))
     flat = two.trunk(x)
@@ -43,7 +51,7 @@ def test_one_pass_and_two_pass_pose_agree_on_right_views():
 
 
 def test_condition_matters_and_predicted_pose_is_detached(discriminator):
-    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    x, camera = discriminator_input(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     logits, pose = discriminator(x, camera)
     given, _ = discriminator(x, camera, pose.detach())
     torch.testing.assert_close(logits, given)
@@ -77,7 +85,7 @@ def test_minibatch_std_takes_batches_that_do_not_divide():
 
 def test_parts_of_a_batch_keep_their_statistics_apart(discriminator):
     """Real and generated images in one pass get the logits of two passes."""
-    a, b = pictures(4), pictures(4).map(lambda t: t.flip(0) * 0.5)
+    a, b = discriminator_input(4), discriminator_input(4).map(lambda t: t.flip(0) * 0.5)
     camera = camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     together, pose = discriminator(concatenate(a, b), camera.repeat(2, 1), parts=2)
     torch.testing.assert_close(together[:4], discriminator(a, camera)[0], atol=1e-5, rtol=1e-4)
@@ -88,7 +96,7 @@ def test_parts_of_a_batch_keep_their_statistics_apart(discriminator):
 
 
 def test_concatenate_keeps_order():
-    a, b = pictures(2), pictures(3)
+    a, b = discriminator_input(2), discriminator_input(3)
     both = concatenate(a, b)
     assert torch.equal(both.image[2:], b.image)
     assert torch.equal(both.raw[:2], a.raw)
@@ -118,7 +126,7 @@ def test_a_pose_path_begins_as_the_blocks_that_poses_were_read_through(preset):
     torch.manual_seed(0)
     model = ALL_PRESETS[preset].model
     alone = Discriminator(model)
-    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    x, camera = discriminator_input(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     apart, larger = with_pose_path(alone, model, 2)
     assert larger.discriminator.pose_blocks == 2
     assert apart.pose_path is not None
@@ -142,7 +150,7 @@ def test_a_pose_path_grows_and_says_what_it_said(preset):
     assert larger.discriminator.pose_blocks == 2
     assert long.pose_path is not None
     assert len(long.pose_path.sides) == 2
-    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    x, camera = discriminator_input(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     for before, after in zip(short(x, camera), long(x, camera), strict=True):
         assert torch.equal(before, after)
 
@@ -152,7 +160,7 @@ def test_logits_and_poses_have_blocks_of_their_own():
     model = TINY.model
     d, _ = with_pose_path(Discriminator(model), model, 2)
     d.requires_grad_(True)
-    x, camera = pictures(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
+    x, camera = discriminator_input(4), camera_label(torch.tensor([0.5, -1.0, 2.0, -2.5]))
     given = torch.zeros(4, 6)
     logits, pose = d(x, camera, given)
     torch.testing.assert_close(pose, d.predict_pose(x, camera))

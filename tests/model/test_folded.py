@@ -10,7 +10,7 @@ from portrait360.config import SuperResolutionConfig, SynthesisConfig
 from portrait360.kernels.fir import add_upsampled
 from portrait360.model import folded
 from portrait360.model.folded import fold_precision
-from portrait360.model.layers import SynthesisLayer, fir_kernel, upsample_fir
+from portrait360.model.layers import LayerConfig, SynthesisLayer, fir_kernel, upsample_fir
 from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
 
@@ -41,7 +41,7 @@ def folded_layers(monkeypatch):
 @pytest.mark.parametrize("noise_mode", ["const", "none"])
 @pytest.mark.parametrize("side", [4, 8])  # 80 and 320 numbers in the map, 315 in the weight
 def test_a_layer(up, clamp, noise_mode, side):
-    layer = stirred(SynthesisLayer(5, 7, 12, 2 * side if up else side, up=up, clamp=clamp))
+    layer = stirred(SynthesisLayer(5, 7, 2 * side if up else side, LayerConfig(12, clamp), up=up))
     x, w = torch.randn(1, 5, side, side), torch.randn(1, 12)
     with torch.no_grad():
         expected = layer(x, w, noise_mode)
@@ -52,7 +52,7 @@ def test_a_layer(up, clamp, noise_mode, side):
 
 
 def test_random_noise_is_of_the_same_strength():
-    layer = stirred(SynthesisLayer(3, 4, 6, 32))
+    layer = stirred(SynthesisLayer(3, 4, 32, LayerConfig(6)))
     layer.noise_strength.data.fill_(0.5)
     x, w = torch.randn(1, 3, 32, 32), torch.randn(1, 6)
     with torch.no_grad():

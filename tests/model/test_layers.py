@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from portrait360.model.layers import (
     Conv,
     FullyConnected,
+    LayerConfig,
     SynthesisLayer,
     ToRGB,
     convolve_1x1,
@@ -57,7 +58,7 @@ def per_sample_kernels(layer: SynthesisLayer, x, w):
 @pytest.mark.parametrize("resample", ["fir", "box"])
 @pytest.mark.parametrize("noise", [False, True])
 def test_modulated_convolution(up, resample, noise):
-    layer = SynthesisLayer(5, 7, 6, 8 if up else 4, up=up, resample=resample, noise=noise)
+    layer = SynthesisLayer(5, 7, 8 if up else 4, LayerConfig(6, None, resample, noise), up=up)
     torch.nn.init.normal_(layer.bias)
     if noise:
         layer.noise_strength.data.fill_(0.3)
@@ -66,7 +67,7 @@ def test_modulated_convolution(up, resample, noise):
 
 
 def test_noise_modes_differ_and_none_is_deterministic():
-    layer = SynthesisLayer(4, 4, 6, 4)
+    layer = SynthesisLayer(4, 4, 4, LayerConfig(6))
     layer.noise_strength.data.fill_(1.0)
     x, w = torch.randn(2, 4, 4, 4), torch.randn(2, 6)
     assert torch.equal(layer(x, w, "none"), layer(x, w, "none"))
@@ -98,7 +99,7 @@ def test_folded_upsampling_convolution_equals_its_twin(layout):
 
 
 def test_layers_fold_large_maps_without_a_difference(monkeypatch):
-    layer = SynthesisLayer(5, 7, 6, 32, up=True, resample="box", noise=False)
+    layer = SynthesisLayer(5, 7, 32, LayerConfig(6, None, "box", False), up=True)
     x, w = torch.randn(2, 5, 16, 16), torch.randn(2, 6)
     folded = layer(x, w, "none")
     monkeypatch.setattr("portrait360.model.layers.upsample_convolve", upsample_convolve_plain)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from portrait360.config import PRESETS, RenderConfig
 from portrait360.geometry.cameras import camera_label, rays
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import Generator
-from portrait360.model.layers import Conv, SynthesisLayer, ToRGB, fir_kernel, resize
+from portrait360.model.layers import Conv, LayerConfig, SynthesisLayer, ToRGB, fir_kernel, resize
 from portrait360.model.rendering import EMPTY_DENSITY, importance_depths, march_midpoints, query, render_original
 from portrait360.model.rendering import bound_rays as bound
 from portrait360.model.superres import SuperResolution
@@ -228,7 +228,7 @@ def test_importance_search_takes_the_right_side():
 
 
 def test_super_resolution_layers_clamp_at_256():
-    layer, rgb = SynthesisLayer(4, 5, 6, 8, clamp=256.0).eval(), ToRGB(4, 3, 6, clamp=256.0)
+    layer, rgb = SynthesisLayer(4, 5, 8, LayerConfig(6, 256.0)).eval(), ToRGB(4, 3, 6, clamp=256.0)
     x, w = torch.randn(2, 4, 8, 8) * 1e5, torch.randn(2, 6)
     torch.nn.init.normal_(layer.bias, std=300.0)
     for module, arguments in ((layer, (x, w, "none")), (rgb, (x, w))):
@@ -329,7 +329,7 @@ def test_super_resolution(resolution, side, resized):
 def test_noise_is_one_map_for_all_channels_and_samples():
     """Equations 3.1: constant noise times its strength after demodulation, before the bias; `none` leaves it out."""
     torch.manual_seed(0)
-    layer = SynthesisLayer(4, 5, 6, 8).eval().requires_grad_(False)
+    layer = SynthesisLayer(4, 5, 8, LayerConfig(6)).eval().requires_grad_(False)
     layer.noise_strength.fill_(0.7)
     torch.nn.init.normal_(layer.bias)
     x, w = torch.randn(2, 4, 8, 8), torch.randn(2, 6)
@@ -347,7 +347,7 @@ def test_eight_images_make_two_statistics_groups():
     torch.manual_seed(0)
     d = Discriminator(TINY_ORIGINAL.model).eval().requires_grad_(False)
     camera = camera_label(torch.linspace(-3.0, -0.2, 8))
-    images = Pictures(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 16, 16))
+    images = DiscriminatorInput(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 16, 16), torch.rand(8, 1, 16, 16))
     logits, poses = d(images, camera)
     for offset in (0, 1):
         alone, pose = d(images.map(lambda t, o=offset: t[o::2]), camera[offset::2])

@@ -12,7 +12,7 @@ from portrait360.config import OriginalBugs
 from portrait360.geometry.cameras import camera_label, mirror_body_pose, mirror_camera
 from portrait360.geometry.deformation import carry, transfer
 from portrait360.geometry.nearest import nearest_triangles
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import Generator, Scene
 from portrait360.model.rendering import Rendered
 from support.presets import ALL_PRESETS, TINY_ORIGINAL
@@ -41,9 +41,9 @@ def test_camera_of_the_pose_head(fault, mirror_once):
     d = Discriminator(
         dataclasses.replace(model, discriminator=dataclasses.replace(model.discriminator, mirror_once=mirror_once))
     )
-    images = Pictures(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 16, 16), torch.rand(2, 1, 16, 16))
+    images = DiscriminatorInput(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 16, 16), torch.rand(2, 1, 16, 16))
     camera = camera_label(torch.tensor([0.7, -0.7]))  # left, right
-    seen = Pictures(*(torch.stack([t[0].flip(2), t[1]]) for t in (images.image, images.raw, images.mask)))
+    seen = DiscriminatorInput(*(torch.stack([t[0].flip(2), t[1]]) for t in (images.image, images.raw, images.mask)))
     shown = torch.stack([camera[0] if fault else mirror_camera(camera[:1])[0], camera[1]])
     pose = d.pose_branch(d.trunk(seen), shown)
     expected = torch.stack([mirror_body_pose(pose[:1])[0], pose[1]])
@@ -53,7 +53,7 @@ def test_camera_of_the_pose_head(fault, mirror_once):
 
 def test_the_law_that_the_unmirrored_camera_breaks():
     """A mirrored view with a mirrored camera shows the mirrored pose: ours; with the fault only nearly."""
-    images = Pictures(torch.randn(1, 3, 32, 32), torch.randn(1, 3, 16, 16), torch.rand(1, 1, 16, 16))
+    images = DiscriminatorInput(torch.randn(1, 3, 32, 32), torch.randn(1, 3, 16, 16), torch.rand(1, 1, 16, 16))
     camera = camera_label(torch.tensor([0.7]))
     for fault in (False, True):
         torch.manual_seed(0)

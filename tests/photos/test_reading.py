@@ -19,7 +19,6 @@ import skimage.data
 import tifffile
 from PIL import Image, ImageCms, ImageFilter
 
-from portrait360.photos import reading
 from portrait360.photos.folder import find_photos
 from portrait360.photos.reading import read_photo
 from portrait360.photos.records import PhotoError
@@ -324,23 +323,11 @@ def test_large_images_are_averaged(tmp_path, pixels, max_side, extension):
     assert np.abs(found - expected).mean() < 4.0
 
 
-def test_films_after_a_image_do_not_matter(tmp_path, pixels):
+def test_films_after_an_image_do_not_matter(tmp_path, pixels):
     path = tmp_path / "a.jpg"
     Image.fromarray(pixels).save(path, quality=95)
     path.write_bytes(path.read_bytes() + b"\xff\xda" * 500)
     close(path, pixels, 3.0)
-
-
-def test_bands_give_what_the_whole_gives(tmp_path, pixels, monkeypatch):
-    alpha = np.linspace(0, 255, pixels.size // 3).astype(np.uint8).reshape(pixels.shape[:2])
-    Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(deep_png(pixels[..., :1].astype(np.uint16) * 257, 0))
-    Image.fromarray(pixels).quantize(32).save(tmp_path / "c.png")
-    cases = [(tmp_path / name, side) for name in ("a.png", "b.png", "c.png") for side in (4096, 60, 25, 7)]
-    whole = [read_photo(path, side) for path, side in cases]
-    monkeypatch.setattr(reading, "BAND_PIXELS", 1000)
-    for (path, side), expected in zip(cases, whole, strict=True):
-        np.testing.assert_array_equal(read_photo(path, side), expected)
 
 
 def test_images_that_are_too_large_are_not_decoded(tmp_path, monkeypatch):
@@ -389,7 +376,7 @@ def test_tricks_are_refused_quickly(tmp_path, pixels):
     assert time.process_time() - begin < 5.0
 
 
-def test_damage_anywhere_is_an_outcome_and_never_a_crash(tmp_path, pixels):
+def test_damage_anywhere_is_an_error_and_never_a_crash(tmp_path, pixels):
     random = np.random.default_rng(0)
     for extension in FORMATS:
         path = tmp_path / f"a.{extension}"

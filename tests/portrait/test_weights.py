@@ -73,7 +73,8 @@ def with_body(path, tiny_weights, change=lambda tensors, metadata: None):
     weights = load_weights(tiny_weights)
     pose_shapes = torch.full((18, len(load_body().vertices), 3), 1e-3)
     body = dataclasses.replace(load_body(), name="mine", pose_shapes=pose_shapes)
-    save_weights(path, weights.generator.config, weights.generator, weights.discriminator, {"images": 3}, body=body)
+    weights.generator.body = body
+    save_weights(path, weights.generator.config, weights.generator, weights.discriminator, {"images": 3})
     tensors, metadata = read_tensors(path)
     change(tensors, metadata)
     write_tensors(path, tensors, metadata)

@@ -7,7 +7,7 @@ import torch
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, zoom_camera
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.windows import centre_crop, network_images, window_poses, windows_with_detail
 from portrait360.training.augment import zoom_some
@@ -15,7 +15,7 @@ from portrait360.training.data import composite
 from support.presets import ALL_PRESETS
 
 
-def some_pictures(count: int, side: int):
+def some_images(count: int, side: int):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, side, side), generator=g, dtype=torch.uint8)
     masks = torch.randint(0, 256, (count, 1, side, side), generator=g, dtype=torch.uint8)
@@ -23,9 +23,9 @@ def some_pictures(count: int, side: int):
 
 
 def test_centre_crops_are_in_the_middle():
-    picture = torch.arange(100.0).reshape(1, 1, 10, 10)
-    assert torch.equal(centre_crop(picture, 0.6)[0, 0], picture[0, 0, 2:8, 2:8])
-    assert torch.equal(centre_crop(picture, 1.0), picture)
+    image = torch.arange(100.0).reshape(1, 1, 10, 10)
+    assert torch.equal(centre_crop(image, 0.6)[0, 0], image[0, 0, 2:8, 2:8])
+    assert torch.equal(centre_crop(image, 1.0), image)
 
 
 @pytest.mark.parametrize("preset", ["cpu-64", "portrait-256"])
@@ -33,7 +33,7 @@ def test_parts_are_seen_as_in_training(preset):
     """Windows of images that training keeps in memory, and of the same images as files have them."""
     model = ALL_PRESETS[preset].model
     windows, full = (1.0, 0.6, 0.42), 2 * model.resolution
-    images, masks, cameras = some_pictures(4, full)
+    images, masks, cameras = some_images(4, full)
     floats = images / 127.5 - 1.0, masks / 255.0
     kept = composite(images, masks, model.plain_background, full) if model.background is None else (images, masks)
     for level, window in enumerate(windows):
@@ -54,7 +54,7 @@ def test_each_part_is_what_the_discriminator_says_of_it_alone():
     model = PRESETS["cpu-64"].model
     torch.manual_seed(0)
     network = Discriminator(model).eval()
-    images, masks, cameras = some_pictures(4, 128)
+    images, masks, cameras = some_images(4, 128)
     image, mask = images / 127.5 - 1.0, masks / 255.0
     found = window_poses(network, model, image, mask, cameras, (1.0, 0.5))
     assert found.shape == (4, 2, 6)
@@ -63,7 +63,7 @@ def test_each_part_is_what_the_discriminator_says_of_it_alone():
         for i in range(4):
             one = slice(i, i + 1)
             shown = network_images(model, image[one], mask[one])
-            whole = network.predict_pose(Pictures(shown.image, None, shown.mask), cameras[one])
+            whole = network.predict_pose(DiscriminatorInput(shown.image, None, shown.mask), cameras[one])
             torch.testing.assert_close(found[one, 0], whole, atol=1e-6, rtol=0)
             part = network_images(model, image[one], mask[one], 0.5)
             torch.testing.assert_close(

@@ -23,14 +23,14 @@ def everything(folder: Path) -> list[str]:
 
 
 def test_atomic_write_shows_the_file_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "new" / "folder" / "picture.png"
+    path = tmp_path / "new" / "folder" / "image.png"
     with atomic_write(path) as temporary:
         temporary.write_bytes(b"half")
         assert not path.exists()
         assert temporary.parent == path.parent
         assert temporary.suffix == ".png"
     assert path.read_bytes() == b"half"
-    assert everything(path.parent) == ["picture.png"]
+    assert everything(path.parent) == ["image.png"]
 
 
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path):

@@ -47,7 +47,7 @@ def test_the_recipe_has_the_last_word(monkeypatch):
     assert choose_bf16(True, GPU, {}) is True
 
 
-def test_pictures_of_large_networks_only(monkeypatch):
+def test_images_of_large_networks_only(monkeypatch):
     measured(monkeypatch, 2.0, 1.0)
     assert worth_bf16(PRESETS["original-512"].model)
     assert not worth_bf16(PRESETS["cpu-64"].model)

@@ -18,7 +18,7 @@ def clock(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_rate_leaves_out_the_preparation_and_what_was_there() -> None:
-    with show_progress("drawing", 100, "pictures", visible=False) as bar:
+    with show_progress("rendering", 100, "images", visible=False) as bar:
         bar.skip(40)
         assert bar.rate() is None
         bar.advance(1)
@@ -28,11 +28,11 @@ def test_rate_leaves_out_the_preparation_and_what_was_there() -> None:
 
 
 def test_logs_get_the_last_line(capsys) -> None:
-    with show_progress("drawing", 50, "pictures") as bar:
+    with show_progress("rendering", 50, "images") as bar:
         bar.skip(10)
         for _ in range(40):
             bar.advance(1)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("drawing: 50 of 50 pictures, ")
+    assert lines[0].startswith("rendering: 50 of 50 images, ")
     assert lines[0].endswith("/s, 0:00:00 left")

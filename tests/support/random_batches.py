@@ -1,4 +1,4 @@
-"""Random pictures with labels, as a training step takes them."""
+"""Random images with labels, as a training step takes them."""
 
 from __future__ import annotations
 

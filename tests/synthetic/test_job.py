@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from portrait360.data.dataset import PortraitDataset
-from portrait360.synthetic.job import draw_dataset
+from portrait360.synthetic.job import render_dataset
 from portrait360.synthetic.label_noise import coarse_body_poses
 from portrait360.types import AssetError, DatasetError, InputError
 from support import fake_portraits
@@ -34,7 +34,7 @@ def draw(out: Path, source=fake_portraits.FakeSource, **changes) -> None:
         "label_noise": 4.0,
         "progress": False,
     }
-    draw_dataset(out, source_factory=source, **{**arguments, **changes})
+    render_dataset(out, source_factory=source, **{**arguments, **changes})
 
 
 def sha256(path: Path) -> str:
@@ -77,12 +77,12 @@ def test_views_are_noted_and_belong_to_the_dataset(tmp_path: Path, whole: Path) 
 
 
 def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen:
-    """The same drawing in a process of its own that can be killed."""
+    """The same run in a process of its own that can be killed."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start deaf to it
         "from support import fake_portraits; from pathlib import Path;"
-        " from portrait360.synthetic.job import draw_dataset;"
-        f"draw_dataset(Path({str(out)!r}), count={COUNT}, resolution=32, seed=3, workers=2, label_noise=4.0,"
+        " from portrait360.synthetic.job import render_dataset;"
+        f"render_dataset(Path({str(out)!r}), count={COUNT}, resolution=32, seed=3, workers=2, label_noise=4.0,"
         f" source_factory=fake_portraits.{source})"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -92,7 +92,7 @@ def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen
 def wait_for_parts(parts: Path, count: int = 3) -> None:
     limit = time.monotonic() + 120
     while len(list(parts.glob("part-*.zip"))) < count:
-        assert time.monotonic() < limit, "the drawing did not start"
+        assert time.monotonic() < limit, "the run did not start"
         time.sleep(0.02)
 
 
@@ -125,7 +125,7 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
     (parts / victim).write_bytes((parts / victim).read_bytes()[:-30])  # as after a power cut
 
     # A run that is stopped by an error keeps the parts that were there, and draws only what was missing.
-    with pytest.raises(DatasetError, match=r"drawing image 40 .*ZeroDivisionError: no such angle"):
+    with pytest.raises(DatasetError, match=r"rendering image 40 .*ZeroDivisionError: no such angle"):
         draw(out, fake_portraits.FailingSource, workers=1)
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
     assert all(kept[name] == finished[name] for name in finished if name != victim)
@@ -155,7 +155,7 @@ def test_a_worker_that_is_killed_gives_a_clear_error(tmp_path: Path) -> None:
     assert "again to continue" in caught.value.hint
     assert len(list(parts.glob("part-*.zip"))) == 13  # images 0 to 38
     assert not out.exists()
-    # Other values do not continue this drawing.
+    # Other values do not continue this run.
     for change, words in [
         ({"seed": 4}, "unfinished dataset with seed 3, not 4"),
         ({"label_noise": None}, "label kind coarse, not exact"),
@@ -167,7 +167,7 @@ def test_a_worker_that_is_killed_gives_a_clear_error(tmp_path: Path) -> None:
     # Nor does a second run draw into the same parts.
     with open(parts / "lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DatasetError, match="another run is drawing"):
+        with pytest.raises(DatasetError, match="another run is rendering"):
             draw(out)
 
 

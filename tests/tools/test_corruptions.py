@@ -17,7 +17,7 @@ from portrait360.evaluation.pairs import synthetic_pairs
 from portrait360.evaluation.samples import Predictors, RealImages
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.portrait.weights import load_weights
-from portrait360.synthetic.job import draw_dataset
+from portrait360.synthetic.job import render_dataset
 from portrait360.types import DatasetError
 from support.ball_portrait import BallPortrait
 from support.fake_portraits import write_fake_dataset
@@ -171,7 +171,7 @@ def test_other_data_are_refused(tmp_path, tiny_weights, tiny_encoder, monkeypatc
 def test_the_seed_stands_in_the_data(tmp_path):
     from support.fake_portraits import FakeSource
 
-    draw_dataset(
+    render_dataset(
         tmp_path / "d.zip", count=4, resolution=32, seed=9, workers=1, source_factory=FakeSource, progress=False
     )
     assert PortraitDataset(tmp_path / "d.zip").meta["seed"] == 9

@@ -69,9 +69,9 @@ def test_zooming_shows_the_middle_with_a_camera_that_saw_just_that():
     assert shown.shape == (2, 3, side, side)
     assert torch.equal(mask, shown[:, :1])
     assert torch.equal(cameras[1], camera[1])
-    for picture, label in zip(mask[:, 0], cameras, strict=True):
+    for image, label in zip(mask[:, 0], cameras, strict=True):
         u, v = project(label[None], point.expand(1, 1, 3))[0][0, 0].tolist()
-        row, column = divmod(int(picture.argmax()), side)
+        row, column = divmod(int(image.argmax()), side)
         assert (row, column) == (int(v * side), int(u * side))
     assert shown[0].max() == 1.0  # half the image at half the pixels: nothing is averaged
     torch.testing.assert_close(shown[1].max(), torch.tensor(0.25))

@@ -12,7 +12,7 @@ import tyro
 
 from portrait360.config import PRESETS
 from portrait360.geometry.cameras import camera_label, mirror_body_pose
-from portrait360.model.discriminator import Discriminator, Pictures, with_pose_path
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput, with_pose_path
 from portrait360.model.generator import Generator
 from portrait360.portrait.weights import load_weights, save_weights
 from portrait360.training import calibrate
@@ -153,7 +153,7 @@ class Bars(FinetuningData):
 def bars(nods):
     rows = torch.linspace(-0.6, 0.6, 32)[None, :, None].expand(len(nods), 32, 32)
     inside = (rows < nods[:, None, None]).float()[:, None]
-    return Pictures(inside.expand(-1, 3, -1, -1) * 2 - 1, None, inside)
+    return DiscriminatorInput(inside.expand(-1, 3, -1, -1) * 2 - 1, None, inside)
 
 
 def test_it_learns_what_shows_in_real_images_and_its_logits_stay(dataset, discriminator, tmp_path):
@@ -165,7 +165,7 @@ def test_it_learns_what_shows_in_real_images_and_its_logits_stay(dataset, discri
     before, after = (network.predict_pose(bars(nods), camera, parts=9)[:, 0] for network in (discriminator, finetuned))
     assert float((after - nods).square().mean()) < 0.3 * float((before - nods).square().mean())
     given = torch.randn(9, 6)
-    for images in (bars(nods), Pictures(torch.randn(9, 3, 32, 32), None, torch.rand(9, 1, 32, 32))):
+    for images in (bars(nods), DiscriminatorInput(torch.randn(9, 3, 32, 32), None, torch.rand(9, 1, 32, 32))):
         assert torch.equal(finetuned(images, camera, given)[0], discriminator(images, camera, given)[0])
 
 

@@ -86,7 +86,7 @@ class Failing(Again):
 
 @pytest.mark.parametrize("name", ["tiny", "cpu-64"])
 def test_recorded_steps_train_as_computed_ones(name):
-    """Pictures, poses, seeds, weights and chances differ in every step; networks, averages and memory end with the
+    """Images, poses, seeds, weights and chances differ in every step; networks, averages and memory end with the
     same bits."""
     ends = []
     for recorded in (False, True):

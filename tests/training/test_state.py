@@ -10,7 +10,7 @@ import torch
 
 from portrait360.config import PRESETS, Preset
 from portrait360.geometry.cameras import camera_label
-from portrait360.model.discriminator import Pictures
+from portrait360.model.discriminator import DiscriminatorInput
 from portrait360.portrait.weights import save_weights
 from portrait360.poses.memory import CAPACITY
 from portrait360.runtime.distributed import Ranks
@@ -78,9 +78,9 @@ def test_a_discriminator_of_larger_images_starts_as_the_smaller_one_of_their_mea
     after = new_state(large, 4, torch.device("cpu"))
     start_from(after, start)
     batch = random_batch(small.model, 6)
-    pictures = Pictures(batch.image, None, batch.mask)
-    enlarged = pictures.map(lambda t: t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
-    expected = before.discriminator(pictures, batch.camera)
+    images = DiscriminatorInput(batch.image, None, batch.mask)
+    enlarged = images.map(lambda t: t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+    expected = before.discriminator(images, batch.camera)
     for network in (after.discriminator, after.average_discriminator):
         for found, wanted in zip(network(enlarged, batch.camera), expected, strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
@@ -137,7 +137,8 @@ def test_weights_with_a_body_of_their_own_are_refused(tmp_path):
     preset = with_blocks(3)
     state = new_state(preset, 3, torch.device("cpu"))
     path = tmp_path / "w.safetensors"
-    save_weights(path, preset.model, state.average, state.discriminator, {}, body=state.average.body)
+    state.average.body = dataclasses.replace(state.average.body, name="mine")
+    save_weights(path, preset.model, state.average, state.discriminator, {})
     with pytest.raises(CheckpointError, match="a body of its own"):
         read_weights(path, preset.model)
 

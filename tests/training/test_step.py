@@ -314,7 +314,7 @@ def test_raw_images_grow_on_the_ramp(monkeypatch):
     batch = random_batch(preset.model, 4)
     for images, side in ((0, start), (1500, (start + 20) // 2), (2000, 20)):
         state.images = images
-        for pictures in (generate(state, batch.drawn[0]).images, real_images(state, batch)):
-            assert pictures.raw.shape[-1] == pictures.mask.shape[-1] == side
-            assert pictures.image.shape[-1] == preset.model.resolution
+        for images in (generate(state, batch.drawn[0]).images, real_images(state, batch)):
+            assert images.raw.shape[-1] == images.mask.shape[-1] == side
+            assert images.image.shape[-1] == preset.model.resolution
         training_step(state, batch)

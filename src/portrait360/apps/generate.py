@@ -78,9 +78,12 @@ def generate(
         InputError: an argument is out of range, or the folder cannot be written.
         CheckpointError: the weights are missing, broken or of another model.
     """
+    # Check the arguments.
     check_truncation(truncation)
     body_pose_from_degrees(neck, head)  # before the weights are loaded
     made = make_folder(out)
+
+    # Make one portrait after the other; a run without any leaves no folders.
     folders = []
     try:
         model = PortraitModel.from_pretrained(weights, device=device)

@@ -62,10 +62,13 @@ def predict_body_pose(
     Raises:
         InputError: shapes, sizes or ranges are others, or a number is not finite.
     """
+    # Which centre crops help.
     _check(images, masks, cameras)
     poses = torch.empty(len(images), BODY_POSE_SIZE)
     model, calibration = weights.generator.config, weights.calibration
     windows = windows_with_detail(calibration, images.shape[-1], model)
+
+    # One image after the other.
     for i in range(len(images)):
         one = slice(i, i + 1)
         seen = window_poses(weights.discriminator, model, images[one], masks[one], cameras[one], windows)

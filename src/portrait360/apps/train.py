@@ -25,16 +25,13 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Path:
-    """Train a model on a dataset.
-
-    Ctrl-C, SIGTERM and `max_minutes` save a checkpoint; `resume=True` continues to the same numbers as a run that was
-    never interrupted.
+    """Train a model on a dataset; Ctrl-C, SIGTERM and `max_minutes` save a checkpoint.
 
     Args:
         data: a zip, a folder, or a folder of shards.
         preset: name of the model and its recipe, such as "cpu-64", "portrait-128" or "portrait-256"; or one of yours.
         out: folder of the run: checkpoints, weights.safetensors, log.jsonl and sheets of images.
-        resume: continue the run in `out`.
+        resume: continue the run in `out`, to the same numbers as a run that was never interrupted.
         max_minutes: save and stop after so many minutes.
         kimg: thousands of images to train on in all; as the preset says when None.
         device: cpu, cuda, cuda:1, or auto for the GPU if there is one.
@@ -51,12 +48,14 @@ def train(
     Raises:
         TypeError: a setting that no field has, or several.
         InputError: an argument is out of range, or the run folder does not fit `resume`.
-        DatasetError: the dataset cannot be used.
-        CheckpointError: the checkpoint or the weights are damaged or of another preset.
+        DatasetError, CheckpointError: the dataset, the checkpoint or the weights are damaged or do not fit.
         DivergenceError: a loss is not finite, or the portraits vanished; the last good checkpoint is kept.
     """
+    # Check what the loop takes on trust.
     if max_minutes is not None and not 0 < max_minutes < float("inf"):
         raise InputError(f"`max_minutes` must be above 0, not {max_minutes:g}.", "Try `max_minutes=60`.")
+
+    # Train.
     return loop.train(
         Path(data),
         preset,

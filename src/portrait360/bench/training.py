@@ -22,10 +22,11 @@ from portrait360.portrait.weights import DEFAULT_WEIGHTS
 from portrait360.poses.memory import CAPACITY
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.distributed import Ranks
-from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, restart_peak
+from portrait360.runtime.memory import peak_megabytes, restart_peak
 from portrait360.runtime.precision import choose_bf16
+from portrait360.runtime.script import settle_process
 from portrait360.runtime.tensors import from_json
-from portrait360.runtime.threads import denormals_flushed, settle_threads
+from portrait360.runtime.threads import denormals_flushed
 from portrait360.training.adapt import StartingWeights, read_weights, start_from, with_pose_path_of
 from portrait360.training.graphs import WARM_UP, record_steps
 from portrait360.training.passes import Batch, Labels, TrainingState
@@ -64,8 +65,6 @@ def time_training(
     """
     # Settings of the form and the machine.
     torch.manual_seed(0)
-    settle_threads()
-    keep_freed_memory()
     target = choose_device(device)
     batch = batch or (32 if target.type == "cuda" else 8)
     config = _config(preset, form, batch, graphs, target)
@@ -156,6 +155,7 @@ def _wait(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
+    settle_process()
     for own in sys.argv[2:]:
         register_preset(from_json(Preset, own))
     print(json.dumps(time_training(**json.loads(sys.argv[1]))))

@@ -20,14 +20,14 @@ from portrait360.config import Preset, named_preset, register_preset
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
 from portrait360.geometry.deformation import deformation_field
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
 from portrait360.portrait.scene import SceneRenderer, find_matter
-from portrait360.runtime.memory import keep_freed_memory, peak_megabytes, release_freed_memory, restart_peak
+from portrait360.runtime.memory import peak_megabytes, release_freed_memory, restart_peak
 from portrait360.runtime.precision import worth_bf16
+from portrait360.runtime.script import settle_process
 from portrait360.runtime.tensors import from_json
-from portrait360.runtime.threads import settle_threads
 from portrait360.types import RenderOutput
 
 YAW = 0.4
@@ -58,10 +58,8 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     `exact`: time the plain renderer with the plain layers and the exact deformation instead, once, and compare the
     fast images with its own. `bf16`: of the fast ones; None as `generate` would choose.
     """
-    # Settings of the process and the networks.
+    # The networks.
     torch.manual_seed(0)
-    settle_threads()
-    keep_freed_memory()
     model = named_preset(preset).model
     generator = Generator(model).eval().requires_grad_(False)
     bf16 = worth_bf16(model) if bf16 is None else bf16
@@ -109,7 +107,7 @@ def _fast(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: int, re
         # The discriminator, at the model's size.
         discriminator = Discriminator(generator.config).eval().requires_grad_(False)
         out = portrait.render(camera, pose, side)
-        images = Pictures(out.image, out.raw if generator.config.superresolution else None, out.mask)
+        images = DiscriminatorInput(out.image, out.raw if generator.config.superresolution else None, out.mask)
         size = generator.config.resolution
         if out.image.shape[-1] != size:
             images = images.map(lambda t: torch.nn.functional.interpolate(t, size=(size, size), mode="area"))
@@ -181,6 +179,7 @@ def _exact(portrait: SceneRenderer, scene: Scene, camera: Any, pose: Any, side: 
 
 
 if __name__ == "__main__":
+    settle_process()
     for own in sys.argv[2:]:
         register_preset(from_json(Preset, own))
     print(json.dumps(time_preset(**json.loads(sys.argv[1]))))

@@ -13,18 +13,10 @@ from typing import Annotated, Any, ClassVar, Protocol
 import tyro
 
 from portrait360.cli.train import Train, train_command
+from portrait360.runtime.script import settle_process
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
-
-
-def _settle_process() -> None:
-    """Choose threads and memory for the whole process: libraries may not, but a program of its own may."""
-    from portrait360.runtime.memory import keep_freed_memory
-    from portrait360.runtime.threads import settle_threads
-
-    settle_threads()
-    keep_freed_memory()
 
 
 class Command(Protocol):
@@ -72,7 +64,7 @@ class Generate:
     def run(self) -> None:
         from portrait360.apps.generate import generate, parse_seeds
 
-        _settle_process()
+        settle_process()
         generate(
             parse_seeds(self.seeds),
             self.out,
@@ -121,10 +113,10 @@ class DatasetSynth:
     def run(self) -> None:
         from functools import partial
 
-        from portrait360.synthetic.job import draw_dataset
+        from portrait360.synthetic.job import render_dataset
         from portrait360.synthetic.source import PortraitSource
 
-        draw_dataset(
+        render_dataset(
             self.out,
             count=self.count,
             resolution=self.resolution,
@@ -274,6 +266,7 @@ class Evaluate:
     def run(self) -> None:
         from portrait360.apps.evaluate import evaluate
 
+        settle_process()
         evaluate(
             self.data,
             out=self.out,
@@ -311,7 +304,7 @@ class Pose:
     def run(self) -> None:
         from portrait360.apps.pose import estimate_poses
 
-        _settle_process()
+        settle_process()
         estimate_poses(self.images, weights=self.weights, out=self.out)
 
     def resume_hint(self) -> str:

@@ -18,9 +18,11 @@ def with_flags(message: str, command: Any) -> str:
     `` `truncation=0.7` `` becomes `--truncation-psi 0.7`, `` `mesh=False` `` becomes `--no-mesh`. What is no
     parameter of the command stays as it is.
     """
+    # What the command takes.
     fields = {field.name for field in dataclasses.fields(command)}
     positional: dict[str, str] = getattr(command, "positional", {})
 
+    # Replace each parameter, with its value if there is one.
     def replaced(match: re.Match[str]) -> str:
         name, value = match.groups()
         name = _SPELLINGS.get(name, name)

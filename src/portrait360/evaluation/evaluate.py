@@ -26,9 +26,7 @@ from portrait360.evaluation.setup import FORMAT_VERSION, Setup, prepare
 from portrait360.geometry.cameras import SECTORS
 from portrait360.portrait.scene import SceneRenderer, find_matter
 from portrait360.runtime.files import atomic_write, check_json_place, write_json
-from portrait360.runtime.memory import keep_freed_memory
 from portrait360.runtime.progress import Progress, show_progress
-from portrait360.runtime.threads import settle_threads
 from portrait360.synthetic.assets import installed_makehuman_folder
 from portrait360.synthetic.source import PortraitSource
 
@@ -70,8 +68,6 @@ def evaluate(
     # Check the place of the results, then measure.
     image_file = None if out is None else check_json_place(out, ".png")
     start = time.monotonic()
-    settle_threads()
-    keep_freed_memory()
     setup = prepare(data, weights, inception, encoder, device, plan or (QUICK if quick else FULL))
     with show_progress("measuring", setup.work, "images and meshes", visible=progress) as bar:
         collected, shown = _measure(setup, bar)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from portrait360.evaluation.samples import WINDOWS, Predictors, SampleSet, join
 from portrait360.geometry.cameras import zoom_camera
-from portrait360.model.discriminator import Pictures
+from portrait360.model.discriminator import DiscriminatorInput
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
 from portrait360.portrait.scene import find_matter
@@ -131,7 +131,7 @@ def generate_samples(
                 ).image
                 for name, side in windows.items()
             }
-            images = Pictures(out.image, out.raw if has_raw else None, out.mask)
+            images = DiscriminatorInput(out.image, out.raw if has_raw else None, out.mask)
             parts.append(predictors.predict(images, camera, zoomed, body_pose=pose))
         advance(len(portraits.camera))
     return GeneratedSamples(join(same), join(random))

@@ -21,7 +21,7 @@ from portrait360.config import ModelConfig
 from portrait360.data.dataset import PortraitDataset
 from portrait360.encoder.network import PortraitEncoder
 from portrait360.media.images import as_bytes, from_bytes
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.poses.calibration import PoseCalibration, calibrated
 from portrait360.poses.windows import centre_crop, network_images, window_poses, windows_with_detail
 
@@ -103,7 +103,7 @@ class Predictors:
     @torch.no_grad()
     def predict(
         self,
-        images: Pictures,
+        images: DiscriminatorInput,
         camera: Float[Tensor, "B 25"],
         zoomed: dict[str, Float[Tensor, "B 3 _ _"]],
         *,
@@ -246,5 +246,5 @@ class RealImages:
         return found
 
 
-def _to(images: Images, device: torch.device) -> Pictures:
+def _to(images: Images, device: torch.device) -> DiscriminatorInput:
     return images.map(lambda t: t.to(device))

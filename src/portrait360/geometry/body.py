@@ -102,6 +102,13 @@ def load_body(path: Path | None = None) -> BodyTemplate:
         raise AssetError(f"{path} is not a body template: {error}.", hint) from error
 
 
+def is_packaged(body: BodyTemplate) -> bool:
+    """Whether a body is the packaged one."""
+    (tensors, info), (others, other_info) = body_tensors(body), body_tensors(load_body())
+    same = info == other_info and tensors.keys() == others.keys()
+    return same and all(torch.equal(tensor.cpu(), others[name]) for name, tensor in tensors.items())
+
+
 def body_from_tensors(tensors: dict[str, Tensor], info: Any) -> BodyTemplate:
     """The template whose parts `body_tensors` gave, from a file. Raises ValueError if they do not fit together."""
     try:

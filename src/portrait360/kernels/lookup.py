@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from portrait360.kernels.simd import FASTMATH, axpy8, fma8, leaky8, load8, softplus8, splat8, store8, sum8
+from portrait360.kernels.simd import axpy8, device, fma8, leaky8, load8, softplus8, splat8, store8, sum8
 
 ZERO, ONE, HALF, THIRD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(1 / 3)
 ROUNDING = np.float32(1e-5)
@@ -73,7 +73,7 @@ def cell_index(qx: Any, qy: Any, qz: Any, shape: Any) -> int:
     return (k * ny + j) * nx + i
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def taps8(planes: Any, o: Any, w: Any, c: int, total: Any):
     """total + sum of eight weighted feature vectors at channel c."""
     total = axpy8(w[0], load8(planes, o[0] + c), total)
@@ -86,7 +86,7 @@ def taps8(planes: Any, o: Any, w: Any, c: int, total: Any):
     return axpy8(w[7], load8(planes, o[7] + c), total)
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def plane_taps(base: int, resolution: int, plane: int, depth: int, channels: int, u: Any, v: Any, s: Any):
     """Offsets and weights of the eight taps in one plane, from the three axes' `axis` tuples."""
     column = 3 * depth * channels
@@ -101,7 +101,7 @@ def plane_taps(base: int, resolution: int, plane: int, depth: int, channels: int
     return offsets, weights
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def tri_grid_taps(base: int, resolution: int, q: Any, channels: int, depth: int):
     """Offsets and weights of the eight taps in each of the three planes at q."""
     x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
@@ -112,7 +112,7 @@ def tri_grid_taps(base: int, resolution: int, q: Any, channels: int, depth: int)
     return o0, w0, o1, w1, o2, w2
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, channels: int, depth: int):
     """Mean feature of the three planes at q into f[at : at + channels]."""
     o0, w0, o1, w1, o2, w2 = tri_grid_taps(base, resolution, q, channels, depth)
@@ -122,7 +122,7 @@ def gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, cha
         store8(f, at + c, taps8(planes, o2, w2, c, total))
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def hidden_layer(f: Any, at: int, w1: Any, b1: Any, h: Any, hat: int, channels: int, hidden: int, softplus: bool):
     """Hidden layer of the decoder into h[hat:]. w1 is (C, H), flat."""
     for j in range(0, hidden, 16):
@@ -139,7 +139,7 @@ def hidden_layer(f: Any, at: int, w1: Any, b1: Any, h: Any, hat: int, channels: 
             store8(h, hat + j + 8, leaky8(b))
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def output(h: Any, hat: int, w2: Any, b2: Any, k: int, hidden: int):
     """Output k of the decoder from h[hat:]: 0 is the raw density. w2 is (K, H), flat."""
     total = splat8(ZERO)
@@ -148,7 +148,7 @@ def output(h: Any, hat: int, w2: Any, b2: Any, k: int, hidden: int):
     return b2[k] + sum8(total)
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def decode(f: Any, at: int, w1: Any, b1: Any, w2: Any, b2: Any, h: Any, hat: int, out: Any, oat: int,
             channels: int, hidden: int, outputs: int, softplus: bool):  # fmt: skip
     """Hidden layer into h[hat:], raw density and features into out[oat:]."""
@@ -157,7 +157,7 @@ def decode(f: Any, at: int, w1: Any, b1: Any, w2: Any, b2: Any, h: Any, hat: int
         out[oat + k] = output(h, hat, w2, b2, k, hidden)
 
 
-@numba.njit(fastmath=FASTMATH, forceinline=True)
+@device
 def canonical(field: Any, has_field: bool, image: int, shape: Any, frame: Any, unit: Any, line: Any, t: Any, q: Any):
     """Sample at distance t of a `ray_line`, warped and normalised to the tri-grid box, into q. Whether it is inside,
     and the field's corner offset and fractions. `frame`, `unit`: of `field_frame` and `unit_frame`."""

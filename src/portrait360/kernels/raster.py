@@ -32,6 +32,7 @@ LEVEL_OFFSETS = (0, 262144, 327680, 344064)
 TEXELS_PER_SLOT = 348160
 
 _jit = numba.njit(cache=True, fastmath=FASTMATH, nogil=True)
+_inline = numba.njit(cache=True, fastmath=FASTMATH, nogil=True, inline="always")
 
 
 @_jit
@@ -125,6 +126,23 @@ def raster_depth(screen, triangles, uv, material, kind, slot, atlas, perspective
                 face[p] = f
 
 
+@_inline
+def _insert(layer_z, layer_face, layer_bary, p, n, z, face, b1, b2):
+    """Insert a fragment by depth into the `n` of sample `p`, and drop the last one where they are full; its place."""
+    i = n if n < layer_z.shape[1] else layer_z.shape[1] - 1
+    while i > 0 and layer_z[p, i - 1] > z:
+        layer_z[p, i] = layer_z[p, i - 1]
+        layer_face[p, i] = layer_face[p, i - 1]
+        layer_bary[p, i, 0] = layer_bary[p, i - 1, 0]
+        layer_bary[p, i, 1] = layer_bary[p, i - 1, 1]
+        i -= 1
+    layer_z[p, i] = z
+    layer_face[p, i] = face
+    layer_bary[p, i, 0] = b1
+    layer_bary[p, i, 1] = b2
+    return i
+
+
 @_jit
 def raster_layers(
     screen, triangles, uv, material, kind, slot, level, atlas, side, count, layer_z, layer_face, layer_bary
@@ -148,6 +166,8 @@ def raster_layers(
         ye = min(side - 1, int(math.floor(max(ay, by, cy) - 0.5)))
         if xs > xe or ys > ye:
             continue
+
+        # One over its area and over its corners' depths.
         d = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(d) < 1e-9:
             continue
@@ -158,6 +178,8 @@ def raster_layers(
         m = material[f]
         k = kind[m]
         solid = not (k == 2 or k == 4 or k == 1)
+
+        # Fragments where a sample lies in it.
         for y in range(ys, ye + 1):
             py = y + 0.5
             for x in range(xs, xe + 1):
@@ -186,16 +208,6 @@ def raster_layers(
                         continue
                     opaque = alpha > 251
 
-                # Insert by depth; an opaque fragment ends the list.
-                i = n if n < kmax else kmax - 1
-                while i > 0 and layer_z[p, i - 1] > z:
-                    layer_z[p, i] = layer_z[p, i - 1]
-                    layer_face[p, i] = layer_face[p, i - 1]
-                    layer_bary[p, i, 0] = layer_bary[p, i - 1, 0]
-                    layer_bary[p, i, 1] = layer_bary[p, i - 1, 1]
-                    i -= 1
-                layer_z[p, i] = z
-                layer_face[p, i] = ~f if opaque else f
-                layer_bary[p, i, 0] = b1
-                layer_bary[p, i, 1] = b2
+                # An opaque fragment ends the list.
+                i = _insert(layer_z, layer_face, layer_bary, p, n, z, ~f if opaque else f, b1, b2)
                 count[p] = i + 1 if opaque else min(n + 1, kmax)

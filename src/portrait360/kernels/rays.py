@@ -16,9 +16,7 @@ from portrait360.kernels.lookup import (
     voxel_index,
     voxel_line,
 )
-from portrait360.kernels.simd import FASTMATH
-
-_device = numba.njit(fastmath=FASTMATH, forceinline=True)
+from portrait360.kernels.simd import device
 
 EXPLORE_MASK = 31
 """One in 32 samples in unoccupied cells is taken all the same, so that new density is found."""
@@ -90,7 +88,7 @@ def ray_index(tile: int, inner: int, across: int, height: int, width: int) -> in
     return row * width + column if row < height and column < width else -1
 
 
-@_device
+@device
 def make_ray(lines: Any, samples: Any, gap_frame: Any, image: int, index: int):
     """The `Ray` of an index."""
     near = samples.near[image, index]
@@ -102,7 +100,7 @@ def make_ray(lines: Any, samples: Any, gap_frame: Any, image: int, index: int):
     return Ray(image, index, number, line, voxels, near, samples.jitter[image, index], step, pace)
 
 
-@_device
+@device
 def next_sample(s: int, count: int, ray: Any, space: Any, shapes: Any, frames: Any, cells: int, q: Any):
     """The first sample from `s` on that is taken (`count`: none), its distance, and its corner and fractions in the
     field; its normalised canonical position goes into q.

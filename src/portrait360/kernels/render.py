@@ -32,6 +32,7 @@ from portrait360.kernels.rays import TILE, make_ray, next_sample, ray_index, til
 from portrait360.kernels.simd import (
     FASTMATH,
     axpy8,
+    device,
     exp_of_negative1,
     fma8,
     leaky_gradient8,
@@ -44,14 +45,13 @@ from portrait360.kernels.simd import (
 )
 
 _kernel = numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
-_device = numba.njit(fastmath=FASTMATH, forceinline=True)
 
 
 BLOCK = 512
 """Points that one task of `density` reads."""
 
 
-@_device
+@device
 def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     """grad at eight taps += weight * g at channel c."""
     store8(grad, o[0] + c, axpy8(w[0], g, load8(grad, o[0] + c)))
@@ -64,7 +64,7 @@ def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     store8(grad, o[7] + c, axpy8(w[7], g, load8(grad, o[7] + c)))
 
 
-@_device
+@device
 def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Adjoint of `gather` in the planes."""
     o0, w0, o1, w1, o2, w2 = tri_grid_taps(base, resolution, q, channels, depth)
@@ -75,7 +75,7 @@ def _scatter(grad: Any, base: int, resolution: int, q: Any, g: Any, channels: in
         _scatter8(grad, o2, w2, c, v)
 
 
-@_device
+@device
 def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v: Any, s: Any, g: Any,
                  channels: int, depth: int):  # fmt: skip
     """Derivatives of g . feature of one plane along its two axes and its depth."""
@@ -94,7 +94,7 @@ def _directional(planes: Any, base: int, resolution: int, plane: int, u: Any, v:
     return sum8(du), sum8(dv), sum8(ds)
 
 
-@_device
+@device
 def _position_gradient(planes: Any, base: int, resolution: int, q: Any, g: Any, channels: int, depth: int):
     """Gradient of g . feature with respect to the normalised position q."""
     x, y, z = axis_taps(q[0], resolution), axis_taps(q[1], resolution), axis_taps(q[2], resolution)
@@ -108,7 +108,7 @@ def _position_gradient(planes: Any, base: int, resolution: int, q: Any, g: Any, 
 # ---- forward ----
 
 
-@_device
+@device
 def march(form: Any, planes: Any, base: int, resolution: int, decoder: Any, light: Any, ray: Any, samples: Any,
           space: Any, shapes: Any, frames: Any, cells: int, scratch: Any, rendered: Any):  # fmt: skip
     """Composite a ray's samples from the camera on, and write its row of `rendered`."""
@@ -131,6 +131,8 @@ def march(form: Any, planes: Any, base: int, resolution: int, decoder: Any, ligh
         if has_noise:
             raw += samples.noise[ray.image, ray.index, s]
         alpha = ONE - exp_of_negative1(-softplus1(raw) * light.scale * ray.step)
+
+        # The light that it adds, and what passes.
         weight = through * alpha
         for k in range(features):
             value = logistic1(out[1 + k]) if light.sigmoid else out[1 + k]
@@ -171,7 +173,7 @@ class Record(NamedTuple):
     """(S, 4) raw density, alpha, transmittance, gain (the light that weight 1 would add to the loss)."""
 
 
-@_device
+@device
 def retrace(form: Any, planes: Any, base: int, resolution: int, decoder: Any, light: Any, ray: Any, samples: Any,
             space: Any, shapes: Any, frames: Any, cells: int, record: Any, grad: Any):  # fmt: skip
     """`march` once more, keeping the samples. Returns how many there are."""
@@ -212,7 +214,7 @@ def retrace(form: Any, planes: Any, base: int, resolution: int, decoder: Any, li
     return count
 
 
-@_device
+@device
 def output_gradient(form: Any, light: Any, ray: Any, record: Any, n: int, behind: Any, grad: Any, go: Any):
     """Gradient of the decoder's outputs at sample n into `go`. Returns `behind` with the sample's light added."""
     K = form.outputs
@@ -230,7 +232,7 @@ def output_gradient(form: Any, light: Any, ray: Any, record: Any, n: int, behind
     return behind
 
 
-@_device
+@device
 def decoder_gradient(form: Any, decoder: Any, record: Any, n: int, go: Any, gh: Any, gf: Any, mine: Any):
     """From the gradient of the outputs at sample n to that of the plane features (`gf`); adds to the decoder's."""
     C, H, K = form.channels, form.hidden, form.outputs
@@ -263,7 +265,7 @@ def decoder_gradient(form: Any, decoder: Any, record: Any, n: int, go: Any, gh: 
         gf[c] = sum8(total)
 
 
-@_device
+@device
 def field_gradient(grad_field: Any, shape: Any, corner: int, fractions: Any, n: int, gx: Any, gy: Any, gz: Any):
     """Add the gradient of a sample's position to the eight nodes around it."""
     _, ny, nx = shape
@@ -277,7 +279,7 @@ def field_gradient(grad_field: Any, shape: Any, corner: int, fractions: Any, n: 
         grad_field[o + 2] += w * gz
 
 
-@_device
+@device
 def clear(mine: Any):
     """Set a latent's sums to zero. In a function of its own: numba would merge zeroing here and copying in `keep` into
     one parallel loop, since it does not see that the sums, inside of their tuple, change in between."""
@@ -286,7 +288,7 @@ def clear(mine: Any):
             values[i] = ZERO
 
 
-@_device
+@device
 def keep(mine: Any, grads: Any, latent: int):
     """Write a latent's sums into its rows."""
     for i in range(len(mine.w1)):
@@ -310,6 +312,7 @@ def forward_kernel(form: Form) -> Callable[..., None]:
     @_kernel
     def forward(planes, decoder, lines, samples, space, geometry, sizes, light, rendered):
         """rendered (B, M, K + 1): features, opacity, sum of weight * distance."""
+        # Sizes and frames of all rays.
         images, rays, _ = lines.directions.shape
         views, resolution = sizes.views, sizes.resolution
         stride, cell_count = resolution * resolution * 3 * D * C, space.occupied.size // (images // views)
@@ -317,6 +320,8 @@ def forward_kernel(form: Form) -> Callable[..., None]:
         frame, unit = field_frame(geometry.field, field_shape), unit_frame(geometry.box)
         gap_frame = field_frame(geometry.gaps, gap_shape)
         height, across, tiles = tiling(rays, lines.width)
+
+        # Tile by tile.
         for task in numba.prange(images * tiles):
             image = task // tiles
             tile, latent = task - image * tiles, image // views

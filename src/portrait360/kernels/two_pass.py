@@ -30,17 +30,15 @@ from portrait360.kernels.lookup import (
     unit_frame,
 )
 from portrait360.kernels.rays import TILE, ray_index, tiling
-from portrait360.kernels.simd import FASTMATH, axpy8, load8, softplus1, splat8, store8
+from portrait360.kernels.simd import FASTMATH, axpy8, device, load8, softplus1, splat8, store8
 
 EMPTY = np.float32(-1000)
 """Raw density of samples that are not taken (equations 5.5)."""
 LEAST_WEIGHT = np.float32(1e-6)
 """Intervals that weigh less add no features."""
 
-_device = numba.njit(fastmath=FASTMATH, forceinline=True)
 
-
-@_device
+@device
 def _importance(t: Any, weights: Any, coarse: int, fine: int, cdf: Any, found: Any):
     """Inverse-transform samples of the smoothed coarse weights into found[:fine], ascending (equations 5.7).
 
@@ -96,7 +94,7 @@ class Scratch(NamedTuple):
     """(H,) composited hidden layer."""
 
 
-@_device
+@device
 def _is_visited(at: Any, limits: Any, occupied: Any, cells: int, shape: Any) -> bool:
     """Whether a normalised position lies within the limits and in an occupied cell; `cells`: the latent's first."""
     if abs(at[0]) <= limits[0] and abs(at[1]) <= limits[1] and abs(at[2]) <= limits[2]:
@@ -105,7 +103,7 @@ def _is_visited(at: Any, limits: Any, occupied: Any, cells: int, shape: Any) -> 
     return False
 
 
-@_device
+@device
 def _place_coarse(image: int, line: Any, space: Any, shapes: Any, frames: Any, cells: int, limits: Any, scratch: Any):
     """Positions of the coarse samples. Returns how many of them have to be decoded."""
     visited = 0
@@ -119,7 +117,7 @@ def _place_coarse(image: int, line: Any, space: Any, shapes: Any, frames: Any, c
     return visited
 
 
-@_device
+@device
 def _decode(form: Any, planes: Any, base: int, resolution: int, decoder: Any, at: Any, slot: int, scratch: Any):
     """Raw density at a position; its hidden layer goes into slot `slot`."""
     H = form.hidden
@@ -128,7 +126,7 @@ def _decode(form: Any, planes: Any, base: int, resolution: int, decoder: Any, at
     return output(scratch.h, slot * H, decoder.w2, decoder.b2, 0, H)
 
 
-@_device
+@device
 def _weigh_coarse(form: Any, planes: Any, base: int, resolution: int, decoder: Any, light: Any, step: Any,
                   scratch: Any):  # fmt: skip
     """Weights of the coarse intervals (equations 5.6), from the camera on until no light is left."""
@@ -146,7 +144,7 @@ def _weigh_coarse(form: Any, planes: Any, base: int, resolution: int, decoder: A
                 break
 
 
-@_device
+@device
 def _composite(form: Any, planes: Any, base: int, resolution: int, decoder: Any, light: Any, image: int, line: Any,
                space: Any, shapes: Any, frames: Any, cells: int, passes: Any, scratch: Any):  # fmt: skip
     """Composite coarse and importance samples by distance (equations 5.8): the hidden layer into `scratch.total`.

@@ -18,8 +18,8 @@ from portrait360.types import CAMERA_LABEL_SIZE, InputError
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Input of the discriminator. `raw` is None for models without super-resolution."""
+class DiscriminatorInput:
+    """What the discriminator gets. `raw` is None for models without super-resolution."""
 
     image: Float[Tensor, "B 3 H H"]
     raw: Float[Tensor, "B 3 R R"] | None
@@ -28,15 +28,17 @@ class Pictures:
     def tensors(self) -> list[Tensor]:
         return [t for t in (self.image, self.raw, self.mask) if t is not None]
 
-    def map(self, function) -> Pictures:
+    def map(self, function) -> DiscriminatorInput:
         """The same function on every tensor."""
-        return Pictures(function(self.image), None if self.raw is None else function(self.raw), function(self.mask))
+        return DiscriminatorInput(
+            function(self.image), None if self.raw is None else function(self.raw), function(self.mask)
+        )
 
 
-def concatenate(*parts: Pictures) -> Pictures:
+def concatenate(*parts: DiscriminatorInput) -> DiscriminatorInput:
     """The samples of one after those of the other; without raw images if one has none."""
     raws = [part.raw for part in parts if part.raw is not None]
-    return Pictures(
+    return DiscriminatorInput(
         torch.cat([part.image for part in parts]),
         torch.cat(raws) if len(raws) == len(parts) else None,
         torch.cat([part.mask for part in parts]),
@@ -55,7 +57,7 @@ class DiscriminatorBlock(nn.Module):
             self.fromrgb = Conv(image_channels, width, 1, **options)
         self.conv0 = Conv(width, width, 3, **options)
         self.conv1 = Conv(width, out, 3, down=True, **options)
-        self.skip = Conv(width, out, 1, activation="linear", bias=False, down=True, resample=config.resample)
+        self.skip = Conv(width, out, 1, activation="linear", down=True, resample=config.resample)
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
         if hasattr(self, "fromrgb"):
@@ -137,7 +139,7 @@ class PosePath(FlatFeatures):
 
 
 class Discriminator(nn.Module):
-    """forward(pictures, camera) -> (logits [B, 1], predicted body pose [B, 6]). Names follow equations 12.7."""
+    """forward(images, camera) -> (logits [B, 1], predicted body pose [B, 6]). Names follow equations 12.7."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -161,23 +163,23 @@ class Discriminator(nn.Module):
         self.pose_path = PosePath(self.sides[self.shared :], config) if config.pose_blocks else None
         self.pose_branch = PoseBranch(width * 16, config.pose_hidden)
 
-    def trunk(self, pictures: Pictures, parts: int = 1) -> Float[Tensor, "B F"]:
+    def trunk(self, images: DiscriminatorInput, parts: int = 1) -> Float[Tensor, "B F"]:
         """Flat features of image, raw image and mask at the image's side (equations 8.1), for logits.
 
         The batch consists of `parts` equal parts (real, generated) whose minibatch statistics are kept apart.
         """
-        return self._for_logits(self.early(pictures), parts)
+        return self._for_logits(self.early(images), parts)
 
-    def early(self, pictures: Pictures) -> Float[Tensor, "B C S S"]:
+    def early(self, images: DiscriminatorInput) -> Float[Tensor, "B C S S"]:
         """Features after the blocks that logits and poses share."""
-        return _through(self, self.sides[: self.shared], self.layers(pictures))
+        return _through(self, self.sides[: self.shared], self.layers(images))
 
-    def layers(self, pictures: Pictures) -> Float[Tensor, "B _I H H"]:
+    def layers(self, images: DiscriminatorInput) -> Float[Tensor, "B _I H H"]:
         """What the first block gets: image, raw image and mask at the image's side."""
-        mask = resize(pictures.mask, self.resolution) * 2.0 - 1.0
-        layers = [pictures.image]
-        if pictures.raw is not None:
-            layers.append(resize(pictures.raw, self.resolution))
+        mask = resize(images.mask, self.resolution) * 2.0 - 1.0
+        layers = [images.image]
+        if images.raw is not None:
+            layers.append(resize(images.raw, self.resolution))
         x = torch.cat([*layers, mask], dim=1)
         if self.config.resample == "box":
             x = x.contiguous(memory_format=torch.channels_last)
@@ -189,10 +191,12 @@ class Discriminator(nn.Module):
     def _for_poses(self, x: Float[Tensor, "B C S S"], parts: int) -> Float[Tensor, "B F"]:
         return self._for_logits(x, parts) if self.pose_path is None else self.pose_path(x, parts)
 
-    def predict_pose(self, pictures: Pictures, camera: Float[Tensor, "B 25"], parts: int = 1) -> Float[Tensor, "B 6"]:
+    def predict_pose(
+        self, images: DiscriminatorInput, camera: Float[Tensor, "B 25"], parts: int = 1
+    ) -> Float[Tensor, "B 6"]:
         """Predicted body pose: left views are mirrored, predicted, mirrored back (equations 8.8)."""
         left = is_left(camera)
-        flat = self._for_poses(self.early(pictures.map(lambda t: select(left, t.flip(3), t))), parts)
+        flat = self._for_poses(self.early(images.map(lambda t: select(left, t.flip(3), t))), parts)
         pose = self.pose_branch(flat, self._branch_camera(camera, left))
         return select(left, mirror_body_pose(pose), pose)
 
@@ -202,22 +206,22 @@ class Discriminator(nn.Module):
 
     def forward(
         self,
-        pictures: Pictures,
+        images: DiscriminatorInput,
         camera: Float[Tensor, "B 25"],
         body_pose: Float[Tensor, "B 6"] | None = None,
         parts: int = 1,
     ):
         """Conditioned on `body_pose`, or else on the detached prediction (equations 8.9). `parts`: see `trunk`."""
         if not self.config.mirror_once:
-            predicted = self.predict_pose(pictures, camera, parts)
+            predicted = self.predict_pose(images, camera, parts)
             condition = self.mapping(None, camera, predicted.detach() if body_pose is None else body_pose)
-            return self.b4.score(self.trunk(pictures, parts), condition), predicted
-        return self.from_maps(self.maps(pictures, camera), camera, body_pose, parts)
+            return self.b4.score(self.trunk(images, parts), condition), predicted
+        return self.from_maps(self.maps(images, camera), camera, body_pose, parts)
 
-    def maps(self, pictures: Pictures, camera: Float[Tensor, "B 25"]) -> list[Float[Tensor, "B _C _S _S"]]:
+    def maps(self, images: DiscriminatorInput, camera: Float[Tensor, "B 25"]) -> list[Float[Tensor, "B _C _S _S"]]:
         """Features after each residual block, left views mirrored (models with `mirror_once`)."""
         left = is_left(camera)
-        x = self.layers(pictures.map(lambda t: select(left, t.flip(3), t)))
+        x = self.layers(images.map(lambda t: select(left, t.flip(3), t)))
         maps = []
         for side in self.sides:
             x = self.get_submodule(f"b{side}")(x)

@@ -61,7 +61,7 @@ class _FusedGpu(torch.autograd.Function):
     """Glue between autograd and the Triton kernels. Planes arrive as (L, P, P, 3, D, C), w1 as (C, H), w2 as (K, H)."""
 
     @staticmethod
-    def forward(ctx, cast, planes, field, w1, b1, w2, b2):
+    def forward(ctx, cast, planes, field, *weights):
         rays, config, sampling, noise = cast.rays, cast.config, cast.sampling, cast.sampling.noise
         images, count, _ = rays.directions.shape
         width, occupancy = image_width(count), sampling.occupancy
@@ -77,7 +77,7 @@ class _FusedGpu(torch.autograd.Function):
 
         # Tensors; the planes stand in where one is missing.
         inputs = (
-            planes, w1, b1, w2, b2, rays.origins, rays.directions, rays.near, rays.far, sampling.jitter,
+            planes, *weights, rays.origins, rays.directions, rays.near, rays.far, sampling.jitter,
             planes if noise is None else noise, planes if field is None else field,
             planes if occupancy is None else occupancy.occupied, planes if seed is None else seed,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -150,6 +151,16 @@ POSE_OUTPUT_SCALE = 0.05
 # ---- style-modulated layers ----
 
 
+@dataclass(frozen=True)
+class LayerConfig:
+    """What all layers of a synthesis network have in common."""
+
+    w_dim: int
+    clamp: float | None = None
+    resample: str = "fir"
+    noise: bool = True
+
+
 class SynthesisLayer(nn.Module):
     """3x3 modulated and demodulated convolution, noise, bias, lrelu (equations 3.1-3.3).
 
@@ -164,23 +175,20 @@ class SynthesisLayer(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        w_dim: int,
         resolution: int,
+        config: LayerConfig,
         *,
         up: bool = False,
-        clamp: float | None = None,
-        resample: str = "fir",
-        noise: bool = True,
     ) -> None:
         super().__init__()
-        self.up, self.clamp, self.resample, self.noise = up, clamp, resample, noise
-        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.up, self.clamp, self.resample, self.noise = up, config.clamp, config.resample, config.noise
+        self.affine = FullyConnected(config.w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        if noise:
+        if self.noise:
             self.noise_strength = nn.Parameter(torch.zeros([]))
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        if resample == "fir":
+        if self.resample == "fir":
             self.register_buffer("resample_filter", fir_kernel())
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -264,7 +272,10 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of a skip-architecture synthesis network; `in_channels=None` marks the first block."""
+    """One resolution of a skip-architecture synthesis network.
+
+    `in_channels` None marks the first block, `image_channels` None one that adds nothing to the image.
+    """
 
     resample_filter: Tensor
 
@@ -272,29 +283,24 @@ class SynthesisBlock(nn.Module):
         self,
         in_channels: int | None,
         out_channels: int,
-        w_dim: int,
         resolution: int,
-        image_channels: int,
+        image_channels: int | None,
+        config: LayerConfig,
         *,
         up: bool = True,
-        clamp: float | None = None,
-        resample: str = "fir",
-        noise: bool = True,
-        output: bool = True,
         plane_depth: int = 1,
     ) -> None:
         super().__init__()
-        self.up, self.resample = up, resample
-        options = {"clamp": clamp, "resample": resample, "noise": noise}
-        if resample == "fir":
+        self.up, self.resample = up, config.resample
+        if self.resample == "fir":
             self.register_buffer("resample_filter", fir_kernel())
         if in_channels is None:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=up, **options)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, **options)
-        if output:
-            self.torgb = ToRGB(out_channels, image_channels, w_dim, clamp=clamp, plane_depth=plane_depth)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, resolution, config, up=up)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, resolution, config)
+        if image_channels is not None:
+            self.torgb = ToRGB(out_channels, image_channels, config.w_dim, config.clamp, plane_depth)
 
     def _upsample(self, image: Tensor) -> Tensor:
         if self.resample == "box":
@@ -325,7 +331,7 @@ class SynthesisBlock(nn.Module):
 
 
 class Conv(nn.Module):
-    """Equalised convolution, optional 2x down-sampling, optional lrelu with clamp (equations 8.2)."""
+    """Equalised convolution, optional 2x down-sampling, bias and lrelu with clamp or neither (equations 8.2)."""
 
     resample_filter: Tensor
 
@@ -336,7 +342,6 @@ class Conv(nn.Module):
         kernel_size: int,
         *,
         activation: Literal["linear", "lrelu"] = "lrelu",
-        bias: bool = True,
         down: bool = False,
         clamp: float | None = None,
         resample: str = "fir",
@@ -344,7 +349,7 @@ class Conv(nn.Module):
         super().__init__()
         self.activation, self.down, self.clamp, self.resample = activation, down, clamp, resample
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if activation == "lrelu" else None
         if resample == "fir":
             self.register_buffer("resample_filter", fir_kernel())
         self.weight_gain = 1.0 / math.sqrt(in_channels * kernel_size**2)

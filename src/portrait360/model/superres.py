@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from portrait360.config import SuperResolutionConfig
 from portrait360.model.folded import Precision, fold_precision, one_by_one, run_block
-from portrait360.model.layers import SynthesisBlock, fir_kernel, resize
+from portrait360.model.layers import LayerConfig, SynthesisBlock, fir_kernel, resize
 
 
 class SuperResolution(nn.Module):
@@ -22,9 +22,9 @@ class SuperResolution(nn.Module):
             self.register_buffer("resample_filter", fir_kernel())
         first = config.input_resolution * (2 if config.up_first else 1)
         c0, c1 = config.channels
-        options = {"clamp": config.clamp, "resample": config.resample}
-        self.block0 = SynthesisBlock(features, c0, w_dim, first, 3, up=config.up_first, **options)
-        self.block1 = SynthesisBlock(c0, c1, w_dim, first * 2, 3, up=True, **options)
+        layers = LayerConfig(w_dim, config.clamp, config.resample)
+        self.block0 = SynthesisBlock(features, c0, first, 3, layers, up=config.up_first)
+        self.block1 = SynthesisBlock(c0, c1, first * 2, 3, layers)
 
     @property
     def resolution(self) -> int:

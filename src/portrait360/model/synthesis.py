@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from portrait360.config import SynthesisConfig
 from portrait360.model.folded import Precision, fold_precision, one_by_one, run_block
-from portrait360.model.layers import SynthesisBlock
+from portrait360.model.layers import LayerConfig, SynthesisBlock
 
 
 class SynthesisNetwork(nn.Module):
@@ -23,19 +23,11 @@ class SynthesisNetwork(nn.Module):
         self.resolutions = [4 * 2**i for i in range(len(config.channels))]
         self.num_ws = 2 * len(self.resolutions)
         self.resample = config.resample
+        layers = LayerConfig(w_dim, resample=config.resample, noise=config.noise)
         previous: int | None = None
         for side, channels in zip(self.resolutions, config.channels, strict=True):
-            block = SynthesisBlock(
-                previous,
-                channels,
-                w_dim,
-                side,
-                image_channels,
-                resample=config.resample,
-                noise=config.noise,
-                output=side >= config.first_output,
-                plane_depth=plane_depth,
-            )
+            image = image_channels if side >= config.first_output else None
+            block = SynthesisBlock(previous, channels, side, image, layers, plane_depth=plane_depth)
             self.add_module(f"b{side}", block)
             previous = channels
 

@@ -67,13 +67,13 @@ def convert_snapshot(path: Path, out: Path, smpl: Path | None = None) -> ModelCo
         ) from error
 
     # Fill the networks and write them.
-    generator, discriminator = Generator(model), Discriminator(model)
+    generator, discriminator = Generator(model, body), Discriminator(model)
     for module, tensors, prefix in ((generator, g_tensors, "G_ema"), (discriminator, d_tensors, "D")):
         fill_module(module, {f"{prefix}/{k}": v.float() for k, v in tensors.items()}, prefix, path)
     about: dict[str, Any] = {"converted_from": Path(path).name, "sha256": file_sha256(path)}
     if smpl is not None:
         about["body"] = {"made_from": Path(smpl).name, "sha256": file_sha256(smpl), "licence": LICENCE}
-    save_weights(out, model, generator, discriminator, about, exact=True, body=body)
+    save_weights(out, model, generator, discriminator, about, exact=True)
     return model
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ HEAD_POINTS = tuple(range(11))
 UPPER_POINTS = tuple(range(13))
 """The same and the shoulders: what a portrait's crop shows."""
 
+_SILENCE = threading.RLock()
 _MOST_PEOPLE = 8
 _LEAST_DETECTION = 0.4
 _AROUND_FACE = 7.0
@@ -183,10 +186,10 @@ def _holds(points: Float[ndarray, "33 2"], place: Float[ndarray, " 2"]) -> bool:
 
 def no_mediapipe() -> InputError:
     """The error where mediapipe is missing."""
-    return InputError(
-        "reading photos needs mediapipe, which is not installed.",
-        'Install it: pip install "portrait360[photos]"',
-    )
+    install = 'Install it: pip install "portrait360[photos]"'
+    if sys.version_info >= (3, 13):
+        install += ", in an environment of Python 3.11 or 3.12: it has no build for later ones."
+    return InputError("reading photos needs mediapipe, which is not installed.", install)
 
 
 def solutions() -> Any:
@@ -201,13 +204,16 @@ def solutions() -> Any:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep what mediapipe's C++ parts write to standard error off the terminal."""
-    kept = os.dup(2)
-    silent = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(silent, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(silent)
+    """Keep what mediapipe's C++ parts write to standard error off the terminal; for one call of mediapipe at a time.
+
+    They have no switch, so the process's descriptor of standard error points elsewhere during the block. Threads wait
+    for each other, since the second one would take the first one's silence for what to restore.
+    """
+    with _SILENCE, open(os.devnull, "w") as silent:
+        kept = os.dup(2)
+        try:
+            os.dup2(silent.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

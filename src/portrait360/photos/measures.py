@@ -32,6 +32,8 @@ def measure_image(
     # Only the pixels of the person that the photo has.
     person = (mask >= 128) & (inside >= 0.5)
     grey = np.asarray(Image.fromarray(image).convert("L"))
+
+    # What they measure.
     return {
         "side": float(side),
         "sharpness": _sharpness(grey, person, side),

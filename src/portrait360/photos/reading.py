@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from portrait360.photos.formats import check_jpeg, format_of, open_image
+from portrait360.photos.formats import open_image
 from portrait360.photos.records import PhotoError
 
 MAX_PIXELS = 250_000_000
 MAX_LENGTH = 100_000
 """Images with more pixels, or a longer side, are refused before they are decoded."""
-BAND_PIXELS = 1 << 24
-"""Colours are converted so many pixels at a time."""
+_PLAIN = {"1": "L", "L": "L", "CMYK": "CMYK", "LAB": "LAB"}
+"""Colours that stay, or become others than RGB, until they are averaged down."""
 
 
 def read_photo(path: Path, max_side: int = 4096) -> UInt8[ndarray, "H W 3"]:
@@ -39,10 +39,8 @@ def read_photo(path: Path, max_side: int = 4096) -> UInt8[ndarray, "H W 3"]:
             "too large" (more than MAX_PIXELS pixels or MAX_LENGTH pixels long).
     """
     try:
-        with _opened(Path(path)) as file:
-            kind = format_of(file)
-            file.seek(0)
-            return _decoded(file, kind, max_side)
+        with _opened(Path(path)) as file, open_image(file) as image:
+            return _decoded(image, max_side)
     except PhotoError:
         raise
     except MemoryError as error:
@@ -68,33 +66,33 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _decoded(file: BinaryIO, kind: str, max_side: int) -> UInt8[ndarray, "H W 3"]:
+def _decoded(image: Image.Image, max_side: int) -> UInt8[ndarray, "H W 3"]:
+    """The pixels of an image that was opened."""
     # Refuse what is too large, or would be read wrongly, before decoding.
-    if kind == "JPEG":
-        check_jpeg(file)
-        file.seek(0)
-    with open_image(file, kind) as image:
-        _check_size(*image.size)
-        inverted = kind == "TIFF" and _is_inverted(image)
+    _check_size(*image.size)
+    inverted = image.format == "TIFF" and _is_inverted(image)
 
-        # Decode; JPEG by the largest power of two that leaves enough pixels.
-        size = image.size
-        drafted = image.draft(None, _fitting(size, max_side)) if kind == "JPEG" else None
-        image.load()
-        size = size if kind == "JPEG" else image.size  # a TIFF turns itself
-        profile, orientation = image.info.get("icc_profile"), _orientation(image)
+    # Decode; JPEG by the largest power of two that leaves enough pixels.
+    target = _fitting(image.size, max_side)
+    drafted = image.draft(None, target) if image.format == "JPEG" else None
+    image.load()
+    if drafted is None:
+        target = _fitting(image.size, max_side)  # a TIFF turns itself
+    box = None if drafted is None else drafted[1]  # fractions: the last pixels may cover less
+    profile, orientation = image.info.get("icc_profile"), _orientation(image)
 
-        # Average whole blocks of pixels in plain 8-bit colours.
-        block = max(1, max(image.size) // max_side)
-        plain = _reduced(image, _white(image, kind), block)
+    # Average down, colours weighed by their opacity, and lay what is transparent over white.
+    grey = image.mode in ("1", "L", "LA", "La")
+    small = _averageable(image)
+    if small.size != target:
+        small = small.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=1.0)
+    if small.mode == "RGBA":
+        white = Image.new("RGBA", small.size, "white")
+        small = Image.alpha_composite(white, small).convert("L" if grey else "RGB")
 
-    # Resample the rest of the way, then colours and orientation.
-    plain = ImageOps.invert(plain) if inverted else plain
-    width, height = drafted[1][2:] if drafted else size  # not whole: the last pixels may cover less
-    target, box = _fitting(size, max_side), (0, 0, width / block, height / block)
-    if plain.size != target or box[2:] != target:
-        plain = plain.resize(target, Image.Resampling.LANCZOS, box=box)
-    upright = _srgb(plain, profile)
+    # Colours and orientation.
+    small = ImageOps.invert(small) if inverted else small
+    upright = _srgb(small, profile)
     upright.getexif()[ExifTags.Base.Orientation] = orientation
     return np.ascontiguousarray(ImageOps.exif_transpose(upright))
 
@@ -137,58 +135,30 @@ def _orientation(image: Image.Image) -> int:
 # ---- colours ----
 
 
-def _white(image: Image.Image, kind: str) -> float:
-    """The value of white in images of more than 8 bits per channel."""
-    if image.mode.startswith("I;16") or kind in ("PNG", "PPM"):
-        return 65535.0
-    if image.mode not in ("I", "F"):
-        return 255.0
-    most = max(float(np.nan_to_num(band, posinf=0.0).max()) for band in map(np.asarray, _bands(image, 1)))
-    return next((white for white in (1.0, 255.0, 65535.0) if most <= white and (white > 1 or image.mode == "F")), most)
-
-
-def _bands(image: Image.Image, factor: int) -> Iterator[Image.Image]:
-    """The image from top to bottom, some rows (a multiple of `factor`) at a time."""
-    width, height = image.size
-    rows = max(1, BAND_PIXELS // width // factor) * factor
-    for top in range(0, height, rows):
-        bottom = min(height, top + rows)
-        yield image if bottom - top == height else image.crop((0, top, width, bottom))
-
-
-def _reduced(image: Image.Image, white: float, factor: int) -> Image.Image:
-    """The image in 8 bits without transparency (L, RGB, CMYK or LAB), averaged over `factor`² pixels."""
-    plains = (_plain(band, white, factor) for band in _bands(image, factor))
-    first = next(plains)
-    whole = Image.new(first.mode, (first.width, -(-image.height // factor)))
-    whole.paste(first)
-    top = first.height
-    for plain in plains:
-        whole.paste(plain, (0, top))
-        top += plain.height
-    return whole
-
-
-def _plain(image: Image.Image, white: float, factor: int) -> Image.Image:
+def _averageable(image: Image.Image) -> Image.Image:
+    """The image in 8 bits and in colours that can be averaged: RGBA where parts are transparent, else L, RGB, CMYK or
+    LAB."""
     # More than 8 bits.
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.nan_to_num(np.asarray(image, np.float32), posinf=white, neginf=0.0)
-        image = Image.fromarray(np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8))
+        values = np.array(image, np.float32)
+        white = _white(image, values)
+        np.nan_to_num(values, copy=False, posinf=white, neginf=0.0)
+        values *= np.float32(255.0 / white)
+        values += np.float32(0.5)
+        return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
 
-    # Transparency: averaged with its colours (`reduce` weighs them by it), then laid over white.
-    if image.has_transparency_data:
-        grey = image.mode in ("1", "L", "LA", "La")
-        clear = image.convert("RGBA").reduce(factor)
-        over = Image.new("RGBA", clear.size, (255, 255, 255, 255))
-        over.alpha_composite(clear)
-        return over.convert("L" if grey else "RGB")
+    # Transparency, palettes and other ways to store colours.
+    mode = "RGBA" if image.has_transparency_data else _PLAIN.get(image.mode, "RGB")
+    return image if image.mode == mode else image.convert(mode)
 
-    # Palettes and other ways to store colours.
-    if image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
-        image = image.convert("RGB")
-    return image.reduce(factor)
+
+def _white(image: Image.Image, values: Float[ndarray, "H W"]) -> float:
+    """The value of white in an image of more than 8 bits: that of its type, or the least usual one that holds it."""
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
+        return 65535.0
+    most = float(values.max(where=np.isfinite(values), initial=0.0))
+    usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    return next((white for white in usual if most <= white), most)
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -156,8 +156,10 @@ class Portrait:
         Raises:
             InputError: an argument is out of range.
         """
+        # Degrees to labels and radians.
         label = Camera(yaw, pitch, roll).label[None]
         side, pose = self._rays(size), _at_rest_none(body_pose_from_degrees(neck, head))
+
         return Image.fromarray(next(render_bytes(self.renderer, label, pose, side))[0])
 
     def views(
@@ -215,9 +217,12 @@ class Portrait:
         Raises:
             InputError: a tensor has another shape.
         """
+        # Without poses.
         cameras = _rows(camera_labels, CAMERA_LABEL_SIZE, "camera_labels")
         if body_poses is None:
             return self.renderer.render(cameras, None, resolution, plain=plain)
+
+        # One pose for all cameras, or one each.
         poses = _rows(body_poses, BODY_POSE_SIZE, "body_poses")
         if len(poses) not in (1, len(cameras)):
             raise InputError(

@@ -30,7 +30,7 @@ _BATCH = 8
 
 
 def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx"] | None:
-    """The cells where a scene has matter, or None where no compiled renderer can use them."""
+    """The occupied cells of a scene, or None where no compiled renderer can use them."""
     render = generator.config.render
     if can_render_two_pass(scene.tri_grid, generator.decoder, render):
         return cells_for_two_pass(scene.tri_grid, generator.decoder, render)

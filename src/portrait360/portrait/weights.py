@@ -18,7 +18,7 @@ from torch import Tensor
 
 import portrait360
 from portrait360.config import ModelConfig
-from portrait360.geometry.body import BodyTemplate, body_from_tensors, body_tensors
+from portrait360.geometry.body import BodyTemplate, body_from_tensors, body_tensors, is_packaged
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.poses.calibration import PoseCalibration, calibration_from, calibration_tensors
@@ -62,10 +62,11 @@ def save_weights(
     about: dict[str, Any],
     *,
     exact: bool = False,
-    body: BodyTemplate | None = None,
     calibration: PoseCalibration | None = None,
 ) -> None:
     """Write generator and discriminator as one file; float16 where a tensor loses nothing that images show.
+
+    A generator's body is written too unless it is the packaged one.
 
     Args:
         path: the .safetensors file.
@@ -73,7 +74,6 @@ def save_weights(
         generator, discriminator: the networks.
         about: JSON about the training, for `WeightsInfo.about`.
         exact: keep float32 everywhere.
-        body: what drives the deformation of these weights instead of the packaged body.
         calibration: of the discriminator's predicted poses (`poses.calibration`).
     """
     tensors = module_tensors(generator, _GENERATOR) | module_tensors(discriminator, _DISCRIMINATOR)
@@ -91,8 +91,8 @@ def save_weights(
     if calibration is not None:
         parts = calibration_tensors(calibration)
         tensors |= {f"{_CALIBRATION}{name}": value for name, value in parts.items()}
-    if body is not None:
-        parts, info = body_tensors(body)
+    if not is_packaged(generator.body):
+        parts, info = body_tensors(generator.body)
         tensors |= {f"{_BODY}{name}": part for name, part in parts.items()}
         metadata["body"] = json.dumps(info)
     write_tensors(path, tensors, metadata)

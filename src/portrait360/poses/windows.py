@@ -9,7 +9,7 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig
 from portrait360.geometry.cameras import zoom_camera
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.layers import resize
 from portrait360.poses.calibration import PoseCalibration
 
@@ -24,7 +24,7 @@ def network_images(
     window: float = 1.0,
     *,
     on_grey: bool = False,
-) -> Pictures:
+) -> DiscriminatorInput:
     """Images and masks of any size, or their centre crops, as the model's discriminator was trained on real ones.
 
     This project's models: on a plain grey background if they have no background network, averaged over the area of
@@ -48,7 +48,7 @@ def network_images(
         masks = resize(masks, model.raw_resolution)
     images = resize(images, side)
     raw = None if model.superresolution is None else resize(images, model.raw_resolution)
-    return Pictures(images, raw, masks)
+    return DiscriminatorInput(images, raw, masks)
 
 
 def centre_crop(images: Float[Tensor, "B C H H"], window: float) -> Float[Tensor, "B C W W"]:
@@ -97,4 +97,6 @@ def window_poses(
         zoomed = zoom_camera(cameras, full / centre_crop(masks, window).shape[-1])
         crops = network_images(model, images, masks, window, on_grey=on_grey)
         poses.append(discriminator.predict_pose(crops, zoomed, parts=len(images)))
+
+    # Side by side
     return torch.stack(poses, dim=1)

@@ -22,8 +22,11 @@ _DEFECT = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT}
 
 def explain_os_error(error: OSError, path: Path | None = None) -> InputError | None:
     """The sentence and hint for an error of the file system that a user can mend; None for any other one."""
+    # Where it happened.
     place = path if path is not None else error.filename
     where = f" {place}" if place is not None else " a file"
+
+    # The disk or its owner.
     if error.errno in _FULL:
         return InputError(f"could not write{where}: the disk is full.", "Free some space or choose another place.")
     if error.errno in _FORBIDDEN:
@@ -31,6 +34,8 @@ def explain_os_error(error: OSError, path: Path | None = None) -> InputError | N
             f"no permission to use{where}.",
             "Check the owner and the mode of that place, or choose another one.",
         )
+
+    # The place itself.
     if error.errno == errno.EISDIR:
         return InputError(f"expected a file but{where} is a folder.", "Name a file.")
     if error.errno in _NOT_A_FOLDER:
@@ -74,12 +79,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     with explained_os_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+        # Make the place, and try whether a file can be there.
         made = make_folder(path.parent)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
         try:
             with _somewhere("file", path):
                 temporary.touch()
             temporary.unlink()
+
+            # Let the caller write, then move it.
             yield temporary
             os.replace(temporary, path)
         except BaseException:
@@ -134,6 +143,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     with explained_os_errors():
+        # Make the temporary folder.
         made = make_folder(folder.parent)
         temporary: Path | None = None
         try:
@@ -141,6 +151,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
             with _somewhere("folder", folder):
                 temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+
+            # Let the caller write, then move its files.
             yield temporary
             folder.mkdir(exist_ok=True)
             for file in sorted(temporary.iterdir()):

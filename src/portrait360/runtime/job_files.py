@@ -93,7 +93,7 @@ def locked(parts: Path, doing: str) -> Iterator[None]:
 
     Args:
         parts: the folder.
-        doing: what the other run would be doing, for instance "drawing images".
+        doing: what the other run would be doing, for instance "rendering images".
 
     Raises:
         DatasetError: another run has the lock.

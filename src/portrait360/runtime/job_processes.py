@@ -39,7 +39,7 @@ class UnitWorker(Protocol):
         """Load what the units need; the time that it takes is no unit's."""
 
     def describe(self, unit: Any) -> str:
-        """What is being done with a unit, for instance "drawing image 3"."""
+        """What is being done with a unit, for instance "rendering image 3"."""
         ...
 
     def __call__(self, unit: Any) -> Any:

@@ -52,7 +52,7 @@ class Job(ABC, Generic[U, R]):
         parts: folder of the part files.
         units: all of them, in order.
         longest: seconds that a unit may take.
-        verb, noun: as in "drawing" "images".
+        verb, noun: as in "rendering" "images".
         largest_chunk: units in a part file at most.
         tries: so many processes that died or took too long give a unit up; with 1 the job ends.
         first_alone: whether one process goes ahead until it has done a unit, as it may fetch files for all.

@@ -48,9 +48,9 @@ def convolution_seconds(dtype: torch.dtype, repeats: int = 6) -> float:
 
 
 def worth_bf16(model: ModelConfig) -> bool:
-    """Whether pictures of `model` should be made with bf16 convolutions on this CPU, as measured: large networks only.
+    """Whether images of `model` should be made with bf16 convolutions on this CPU, as measured: large networks only.
 
-    The original's networks are; at 0.3 per cent per convolution their pictures stay above 40 dB.
+    The original's networks are; at 0.3 per cent per convolution their images stay above 40 dB.
     """
     return model.synthesis.resample == "fir" and choose_bf16(True, torch.device("cpu"), {})
 

@@ -84,16 +84,19 @@ def show_progress(task: str, total: int, unit: str, *, visible: bool = True) -> 
     """Show how far some work is, on standard error: items done, items per second, time left.
 
     Args:
-        task: what is being done, for instance "drawing".
+        task: what is being done, for instance "rendering".
         total: number of items.
         unit: what the items are, for instance "images".
         visible: when False, only count.
     """
+    # Nobody watches, or a log is written.
     console = Console(stderr=True)
     if not visible:
         yield Progress(total)
     elif not console.is_terminal:
         yield _Lines(console, task, total, unit)
+
+    # A terminal gets a bar.
     else:
         columns = (
             TextColumn("{task.description}"),

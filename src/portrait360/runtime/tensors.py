@@ -141,12 +141,15 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
+    # Values that may be None.
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(kind)
         if value is None and type(None) in options:
             return None
         return _build(next(o for o in options if o is not type(None)), value, where)
+
+    # Dataclasses, field by field.
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         needed = {f.name for f in dataclasses.fields(kind) if not _has_default(f)}
@@ -157,12 +160,16 @@ def _build(kind: Any, value: Any, where: str) -> Any:
                 "The file was made by another version or another program.",
             )
         return kind(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in value.items()})
+
+    # Tuples, item by item.
     if origin is tuple:
         args = typing.get_args(kind)
         if not isinstance(value, (list, tuple)) or (args[-1] is not Ellipsis and len(value) != len(args)):
             raise CheckpointError(f"the configuration at {where} should be a list, not {value!r}.")
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
         return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
+
+    # Plain values.
     if origin is Literal:
         if value not in typing.get_args(kind):
             raise CheckpointError(f"the configuration at {where} is {value!r}; known: {typing.get_args(kind)}.")

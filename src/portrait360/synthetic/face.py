@@ -67,9 +67,12 @@ def sample_expression(rng: np.random.Generator) -> dict[str, float]:
         for side in ("Left", "Right"):
             face[name + side] = max(value * float(rng.uniform(0.88, 1.12)), 0.0)
 
+    # Brows at ease.
     kind, strength = rng.random(), float(rng.uniform(0, 1))
     both("browOuterUp", float(rng.uniform(0.0, 0.12)))
     face["browInnerUp"] = float(rng.uniform(0.1, 0.4))
+
+    # Mouth, cheeks and brows by the kind of expression.
     if kind < 0.40:  # at ease
         both("mouthSmile", 0.08 + 0.17 * strength)
     elif kind < 0.72:  # a smile, lips closed
@@ -96,7 +99,7 @@ def sample_expression(rng: np.random.Generator) -> dict[str, float]:
     else:
         face["mouthPucker"] = 0.2 + 0.4 * strength
 
-    # lids and gaze
+    # Lids and gaze.
     both("eyeBlink", 1.0 if rng.random() < 0.02 else float(rng.uniform(0.0, 0.18)))
     aside, up = rng.normal(0, 0.16, 2)
     towards = ("OutLeft", "InRight") if aside > 0 else ("InLeft", "OutRight")

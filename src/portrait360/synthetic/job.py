@@ -1,4 +1,4 @@
-"""Draw a synthetic dataset: many processes, one result.
+"""Render a synthetic dataset: many processes, one result.
 
 The same seed gives the same bytes whatever the number of workers and however often the run was interrupted: every image
 depends on (seed, index) only, `runtime.jobs` keeps them in part files beside the output, and the zip is put together in
@@ -31,7 +31,7 @@ from portrait360.types import DatasetError, InputError
 _RESOLUTIONS = range(16, 2049)
 
 
-def draw_dataset(
+def render_dataset(
     out: Path,
     *,
     count: int,
@@ -44,7 +44,7 @@ def draw_dataset(
     source_factory: SourceFactory,
     progress: bool = True,
 ) -> None:
-    """Draw `count` portraits into the zip `out` (see `layout`).
+    """Render `count` portraits into the zip `out` (see `layout`).
 
     A run that was stopped or killed continues when it is called again with the same arguments; its parts lie
     in the folder `OUT.parts`, which goes when the zip is complete. A zip that holds exactly this dataset
@@ -59,7 +59,7 @@ def draw_dataset(
             exact ones only.
         workers: processes; one per available core when None.
         depth: also write 16-bit depth images.
-        views: images of each person, one after the other, as `source_factory` draws them; noted in meta.json.
+        views: images of each person, one after the other, as `source_factory` renders them; noted in meta.json.
         source_factory: makes the source of the images in each process.
         progress: show images done, per second and time left on standard error.
 
@@ -82,7 +82,7 @@ def draw_dataset(
         )
     _check_place(out)
 
-    # Draw what is not there yet.
+    # Render what is not there yet.
     job = SynthJob(parts_folder(out), count, resolution, seed, depth, source_factory)
     meta = _meta(job, label_noise, views)
     if out.exists():

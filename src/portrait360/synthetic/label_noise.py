@@ -52,6 +52,8 @@ def coarse_body_poses(
         )
     if seed < 0:
         raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance `seed=1`.")
+
+    # Shrink, nod, and add noise row by row.
     coarse = shrink * exact.astype(np.float64)
     coarse[:, [NECK_NOD, HEAD_NOD]] += np.deg2rad(bias_nod_degrees)
     for index, row in enumerate(coarse):

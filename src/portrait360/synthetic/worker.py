@@ -1,4 +1,4 @@
-"""The units of work of `dataset synth`: images drawn in processes, and the part files in which they are kept."""
+"""The units of work of `dataset synth`: images rendered in processes, and the part files in which they are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PART_LABELS = "labels.json"
 
 @runtime_checkable
 class Sample(Protocol):
-    """One drawn portrait; arrays as in `layout`, `body_pose` exact, `depth` 0 in the background."""
+    """One rendered portrait; arrays as in `layout`, `body_pose` exact, `depth` 0 in the background."""
 
     @property
     def image(self) -> UInt8[ndarray, "H W 3"]: ...
@@ -59,7 +59,7 @@ class EncodedSample:
 
 
 @dataclass(frozen=True)
-class DrawnImage:
+class RenderedPortrait:
     """What a process gives back: encoded files by their names in the dataset, and camera and body pose as numbers."""
 
     files: Mapping[str, bytes]
@@ -67,10 +67,10 @@ class DrawnImage:
 
 
 @dataclass(frozen=True)
-class SynthJob(Job[int, DrawnImage]):
-    """What is drawn, and where its parts lie. Units are indices of images."""
+class SynthJob(Job[int, RenderedPortrait]):
+    """What is rendered, and where its parts lie. Units are indices of images."""
 
-    verb: ClassVar[str] = "drawing"
+    verb: ClassVar[str] = "rendering"
     noun: ClassVar[str] = "images"
     largest_chunk: ClassVar[int] = 64
     first_alone: ClassVar[bool] = True  # its source may fetch assets that the others then find
@@ -86,12 +86,12 @@ class SynthJob(Job[int, DrawnImage]):
     def units(self) -> range:
         return range(self.count)
 
-    def worker(self) -> ImageDrawer:
-        return ImageDrawer(self.source_factory, self.resolution, self.seed, self.depth)
+    def worker(self) -> PortraitRenderer:
+        return PortraitRenderer(self.source_factory, self.resolution, self.seed, self.depth)
 
-    def members(self, results: Sequence[DrawnImage]) -> dict[str, bytes]:
-        files = {name: content for drawn in results for name, content in drawn.files.items()}
-        return {**files, _PART_LABELS: json.dumps([list(drawn.label) for drawn in results]).encode()}
+    def members(self, results: Sequence[RenderedPortrait]) -> dict[str, bytes]:
+        files = {name: content for one in results for name, content in one.files.items()}
+        return {**files, _PART_LABELS: json.dumps([list(one.label) for one in results]).encode()}
 
     def is_whole(self, number: int) -> bool:
         try:
@@ -101,7 +101,7 @@ class SynthJob(Job[int, DrawnImage]):
         return names == {_PART_LABELS}.union(*(_file_names(index, self.depth) for index in self.chunk(number)))
 
 
-class ImageDrawer:
+class PortraitRenderer:
     """Draws single images in a process of its own (`UnitWorker`)."""
 
     def __init__(self, source_factory: SourceFactory, resolution: int, seed: int, depth: bool) -> None:
@@ -113,9 +113,9 @@ class ImageDrawer:
         self._source = self._source_factory()
 
     def describe(self, unit: int) -> str:
-        return f"drawing image {unit} (seed {self._seed})"
+        return f"rendering image {unit} (seed {self._seed})"
 
-    def __call__(self, unit: int) -> DrawnImage:
+    def __call__(self, unit: int) -> RenderedPortrait:
         assert self._source is not None
         sample = self._source.draw(self._seed, unit, self._resolution, depth=self._depth)
         self._check(unit, sample)
@@ -124,7 +124,7 @@ class ImageDrawer:
             assert sample.depth is not None
             contents.append(layout.encode_depth(sample.depth))
         files = dict(zip(_file_names(unit, self._depth), contents, strict=True))
-        return DrawnImage(files, (sample.camera.tolist(), sample.body_pose.tolist()))
+        return RenderedPortrait(files, (sample.camera.tolist(), sample.body_pose.tolist()))
 
     def _check(self, index: int, sample: Sample) -> None:
         """Refuse what would break the dataset: a mistake in a source."""
@@ -146,7 +146,7 @@ def _file_names(index: int, depth: bool) -> list[str]:
 
 
 def read_samples(job: SynthJob) -> Iterator[EncodedSample]:
-    """All portraits of a job, in order. A broken part is deleted, so that the next run draws it again.
+    """All portraits of a job, in order. A broken part is deleted, so that the next run renders it again.
 
     Raises:
         DatasetError: a part is broken.

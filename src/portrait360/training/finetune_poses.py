@@ -31,7 +31,7 @@ from torch import Tensor
 from portrait360.config import ModelConfig, named_preset
 from portrait360.encoder.augment import PhotoRanges, other_crops_and_colours
 from portrait360.geometry.cameras import zoom_camera
-from portrait360.model.discriminator import Discriminator, Pictures, concatenate, with_pose_path
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput, concatenate, with_pose_path
 from portrait360.portrait.weights import save_weights
 from portrait360.poses.calibration import label_shrink, with_mirrored
 from portrait360.poses.memory import shared_turns
@@ -98,7 +98,7 @@ class FinetuningData:
     levels: tuple[int, ...]
     """Zoom levels that are shown, one as often as another; 0 is the whole image."""
 
-    def batch(self, count: int, model: ModelConfig, device: torch.device) -> tuple[Pictures, Tensor, Tensor]:
+    def batch(self, count: int, model: ModelConfig, device: torch.device) -> tuple[DiscriminatorInput, Tensor, Tensor]:
         """Random images or centre crops of them, with cameras and target poses."""
         data = self.data
         i = self.rows[torch.randint(len(self.rows), (count,))]
@@ -201,13 +201,13 @@ def finetune(
     return state.average
 
 
-RealBatch = tuple[Pictures, Float[Tensor, "B 25"], Float[Tensor, "B 6"]]
+RealBatch = tuple[DiscriminatorInput, Float[Tensor, "B 25"], Float[Tensor, "B 6"]]
 """Images, cameras and target poses."""
 
 
 def real_batch(
     data: Sequence[FinetuningData], count: int, model: ModelConfig, device: torch.device
-) -> tuple[Pictures, Float[Tensor, "B 25"], Float[Tensor, "B 6"]]:
+) -> tuple[DiscriminatorInput, Float[Tensor, "B 25"], Float[Tensor, "B 6"]]:
     """Random images of all datasets, with cameras and target poses."""
     sizes = torch.tensor([float(len(one.rows)) for one in data])
     counts = torch.multinomial(sizes, count, replacement=True).bincount(minlength=len(data)).tolist()

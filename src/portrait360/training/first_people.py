@@ -10,7 +10,7 @@ from torch import Tensor
 
 from portrait360.config import ReconstructionConfig, TrainingConfig
 from portrait360.geometry.cameras import camera_label, yaw_pitch, zoom_camera
-from portrait360.model.discriminator import Discriminator, Pictures
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import RenderDraws
 from portrait360.portrait.weights import Weights
 from portrait360.poses.alignment import CanonicalTilt
@@ -105,7 +105,7 @@ def _guessed_styles(
                 occupancy = render_occupancy(state, scene, torch.zeros((), dtype=torch.int32, device=device))
                 draws = RenderDraws(middle.to(device), 0.0, occupancy, gradients=False)
                 out = generator.render(scene, camera, pose, resolution=model.resolution, draws=draws)
-                found.append(_features(first.discriminator, Pictures(out.image, None, out.mask), camera))
+                found.append(_features(first.discriminator, DiscriminatorInput(out.image, None, out.mask), camera))
             bar.advance(len(some))
 
         # The same crop of the images themselves
@@ -119,7 +119,9 @@ def _guessed_styles(
     return ridge_regression(features[:EXAMPLES], styles.cpu(), features[EXAMPLES:])
 
 
-def _features(discriminator: Discriminator, shown: Pictures, camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B F"]:
+def _features(
+    discriminator: Discriminator, shown: DiscriminatorInput, camera: Float[Tensor, "B 25"]
+) -> Float[Tensor, "B F"]:
     """The last features of the discriminator and the direction of the camera, on the CPU."""
     last, yaw = discriminator.maps(shown, camera)[-1], yaw_pitch(camera)[0]
     return torch.cat([last.float().flatten(1), yaw.sin()[:, None], yaw.cos()[:, None]], dim=1).cpu()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.media.images import blur
-from portrait360.model.discriminator import Discriminator, Pictures, concatenate
+from portrait360.model.discriminator import Discriminator, DiscriminatorInput, concatenate
 from portrait360.model.fused import TRAINING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.layers import resize
@@ -105,7 +105,7 @@ class TrainingState:
 class Generated:
     """Generated images with their true poses, and the loss on the pose branch's."""
 
-    images: Pictures
+    images: DiscriminatorInput
     body_pose: Float[Tensor, "B 6"]
     """The poses that the images were rendered with, plus the tilt of the canonical heads."""
     regularisation: Float[Tensor, ""]
@@ -181,7 +181,7 @@ def generate(
         )
         out = generator.render(scene, batch.camera, pose, resolution=side, draws=draws, plain=config.plain_renderer)
     raw = None if state.model.superresolution is None else out.raw
-    return Generated(Pictures(out.image, raw, out.mask), pose + inputs.tilt, regularisation)
+    return Generated(DiscriminatorInput(out.image, raw, out.mask), pose + inputs.tilt, regularisation)
 
 
 def render_occupancy(state: TrainingState, scene: Scene, seed: Int[Tensor, ""]) -> Occupancy | None:
@@ -192,27 +192,27 @@ def render_occupancy(state: TrainingState, scene: Scene, seed: Int[Tensor, ""]) 
     return Occupancy(cells, seed)
 
 
-def real_images(state: TrainingState, batch: Batch) -> Pictures:
+def real_images(state: TrainingState, batch: Batch) -> DiscriminatorInput:
     """Real image, raw image and mask at the sizes of the generated ones (equations 10.4)."""
     side = schedules.raw_resolution(state.images, state.model, state.config)
     raw = None if state.model.superresolution is None else resize(batch.image, side)
-    return Pictures(batch.image, raw, resize(batch.mask, side))
+    return DiscriminatorInput(batch.image, raw, resize(batch.mask, side))
 
 
-def blurred(images: Pictures, sigma: float, *, raw: bool) -> Pictures:
+def blurred(images: DiscriminatorInput, sigma: float, *, raw: bool) -> DiscriminatorInput:
     """The blur of 10.3: real raw images are blurred, generated ones and masks never."""
-    return Pictures(
+    return DiscriminatorInput(
         blur(images.image, sigma),
         blur(images.raw, sigma) if raw and images.raw is not None else images.raw,
         images.mask,
     )
 
 
-def leaf_of(images: Pictures) -> Pictures:
+def leaf_of(images: DiscriminatorInput) -> DiscriminatorInput:
     return images.map(lambda t: t.detach().requires_grad_(True))
 
 
-def regularise(state: TrainingState, real: Pictures, camera: Tensor) -> dict[str, Tensor]:
+def regularise(state: TrainingState, real: DiscriminatorInput, camera: Tensor) -> dict[str, Tensor]:
     """Lazy R1 on image, raw image and mask; gradients are added to the discriminator's (equations 10.9)."""
     config, leaf = state.config, leaf_of(real)
     with autocast(config, camera.device):
@@ -244,7 +244,7 @@ class Predictions:
 
 
 def step_metrics(
-    losses: StepLosses, predictions: Predictions, generated: Generated, real: Pictures, batch: Batch
+    losses: StepLosses, predictions: Predictions, generated: Generated, real: DiscriminatorInput, batch: Batch
 ) -> dict[str, Tensor]:
     """The numbers that a run logs."""
     real_logits, fake_logits = predictions.real_logits.detach(), predictions.fake_logits.detach()
@@ -305,7 +305,7 @@ def separate_gradients(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     config, n = state.config, batch.camera.shape[0]
     sigma = schedules.blur_sigma(state.images, config)
 
-    def discriminate(fake: Pictures) -> tuple[Tensor, Tensor, Tensor]:
+    def discriminate(fake: DiscriminatorInput) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(config, batch.camera.device):
             logits, poses = state.discriminator(concatenate(real, fake), batch.camera.repeat(2, 1), parts=2)
         return logits[:n], logits[n:], poses[n:]

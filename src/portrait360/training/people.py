@@ -12,7 +12,7 @@ from torch import Tensor
 
 from portrait360.config import ModelConfig, ReconstructionConfig
 from portrait360.geometry.cameras import yaw_pitch, zoom_camera
-from portrait360.model.discriminator import Pictures
+from portrait360.model.discriminator import DiscriminatorInput
 from portrait360.training.styles import StyleTable
 
 WIDE_SIDE = 2
@@ -23,7 +23,7 @@ WIDE_SIDE = 2
 class Crops:
     """Crops of images, with cameras to match."""
 
-    images: Pictures
+    images: DiscriminatorInput
     camera: Float[Tensor, "B 25"]
 
 
@@ -122,7 +122,7 @@ def crops(
         shown.append(F.interpolate(part, size=(side, side), mode="bilinear", antialias=True, align_corners=False))
         seen.append(zoom_camera(camera[None], full / part.shape[-1]))
     both = torch.cat(shown)
-    return Crops(Pictures(both[:, :3], None, both[:, 3:]), torch.cat(seen))
+    return Crops(DiscriminatorInput(both[:, :3], None, both[:, 3:]), torch.cat(seen))
 
 
 def can_reconstruct(model: ModelConfig) -> bool:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from portrait360.model.discriminator import Pictures, concatenate
+from portrait360.model.discriminator import DiscriminatorInput, concatenate
 from portrait360.model.generator import RenderDraws, Scene
 from portrait360.poses.memory import energy_distance
 from portrait360.runtime.distributed import Ranks
@@ -31,11 +31,11 @@ MAPPED = 256
 class Rendering:
     """What the generator makes in a step."""
 
-    face: Pictures
+    face: DiscriminatorInput
     """Reconstructed face crops."""
-    wide: Pictures
+    wide: DiscriminatorInput
     """Reconstructed wide crops."""
-    random: Pictures
+    random: DiscriminatorInput
     """Random portraits under the batch's cameras."""
 
 
@@ -98,13 +98,13 @@ def _render(state: TrainingState, batch: Batch, styles: Float[Tensor, "R S"]) ->
 
 def _views(
     state: TrainingState, scene: Scene, camera: Float[Tensor, "B 25"], pose: Float[Tensor, "B 6"], side: int
-) -> Pictures:
+) -> DiscriminatorInput:
     seed = torch.full((), state.step, dtype=torch.int32, device=camera.device)
     jitter = torch.rand(len(camera), side * side, device=camera.device)
     draws = RenderDraws(jitter, 0.0, render_occupancy(state, scene, seed))
     plain = state.config.plain_renderer
     out = state.generator.render(scene, camera, pose, resolution=side, draws=draws, plain=plain)
-    return Pictures(out.image, None, out.mask)
+    return DiscriminatorInput(out.image, None, out.mask)
 
 
 def _discriminate(state: TrainingState, batch: Batch, rendering: Rendering) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -115,7 +115,7 @@ def _discriminate(state: TrainingState, batch: Batch, rendering: Rendering) -> t
     count = len(targets.rows)
 
     # Reconstructions beside their own images, random portraits beside random images
-    real = concatenate(targets.face.images, Pictures(batch.image, None, batch.mask))
+    real = concatenate(targets.face.images, DiscriminatorInput(batch.image, None, batch.mask))
     leaf = leaf_of(concatenate(rendering.face, rendering.random))
     camera = torch.cat([targets.face.camera, batch.camera])
     tilt = state.memory.tilt.to(camera)
@@ -157,7 +157,7 @@ def _discriminate(state: TrainingState, batch: Batch, rendering: Rendering) -> t
 def reconstruction_losses(rendering: Rendering, targets: Targets) -> dict[str, Float[Tensor, ""]]:
     """Differences between reconstructions and their images, inside the images' masks; and of the masks."""
 
-    def masks(shown: Pictures, target: Crops) -> Tensor:
+    def masks(shown: DiscriminatorInput, target: Crops) -> Tensor:
         return (shown.mask - target.images.mask).abs().mean()
 
     face, wide = targets.face.images, targets.wide.images

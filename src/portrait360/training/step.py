@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from portrait360.model.discriminator import Pictures
+from portrait360.model.discriminator import DiscriminatorInput
 from portrait360.poses.alignment import CanonicalTilt, nod_degrees
 from portrait360.runtime.distributed import Ranks
 from portrait360.training import schedules
@@ -98,7 +98,7 @@ def separate_phases(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[st
     for_generator, for_discriminator = batch.drawn
     sigma = schedules.blur_sigma(state.images, config)
 
-    def discriminate(images: Pictures, camera: Tensor) -> tuple[Tensor, Tensor]:
+    def discriminate(images: DiscriminatorInput, camera: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(config, camera.device):
             return state.discriminator(images, camera)
 
