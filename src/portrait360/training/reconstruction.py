@@ -2,8 +2,8 @@
 
 Images that show faces own a style each. Styles and generator are fitted together so that a style's portrait, rendered
 from its image's camera in its image's pose, is that image. Random portraits, whose styles are drawn like those of the
-images, are judged by the discriminator alone, as crops and as whole images from all sides; so are reconstructions, with
-a smaller weight. The mapping network learns to draw such styles from latents.
+images, have the discriminator's loss alone, as crops and as whole images from all sides; reconstructions have it with a
+smaller weight. The mapping network learns to draw such styles from latents.
 """
 
 from __future__ import annotations
