@@ -30,7 +30,7 @@ from portrait360.evaluation.faces import Describer, FaceNetwork, Faces, face_mea
 from portrait360.evaluation.geometry import Solid, against_bodies, geometry_measures, portrait_geometry
 from portrait360.evaluation.pairs import Pairs, synthetic_pairs
 from portrait360.evaluation.plan import COARSE_STEP, SEEDS
-from portrait360.evaluation.samples import Predictors, RealImages, SampleSet
+from portrait360.evaluation.samples import Predictors, RealImages, SampleSet, measured_model
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.media.images import blur
 from portrait360.portrait.scene import SceneRenderer
@@ -313,6 +313,7 @@ def measure_corruptions(
     if "seed" not in dataset.meta or dataset.meta.get("views_per_subject", 1) != 1:
         raise DatasetError(f"{data} does not record its subjects.", "Render it with `portrait360 dataset synth`.")
     predictors = Predictors(encoder, networks.discriminator)
+    networks.generator.config = measured_model(networks.generator.config, dataset.resolution)
     real = RealImages(dataset, PortraitDataset(data, labels="exact"), networks.generator.config)
     source = PortraitSource(makehuman_folder())
 

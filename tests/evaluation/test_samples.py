@@ -13,7 +13,7 @@ from portrait360.data.dataset import PortraitDataset
 from portrait360.encoder.files import load_encoder
 from portrait360.evaluation import samples as module
 from portrait360.evaluation.sampler import PortraitSampler, generate_samples, zoomed_camera
-from portrait360.evaluation.samples import WINDOWS, Predictors, RealImages, windows_of
+from portrait360.evaluation.samples import WINDOWS, Predictors, RealImages, measured_model, windows_of
 from portrait360.geometry.cameras import camera_label, project
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
@@ -216,3 +216,23 @@ def test_portraits_are_rendered_for_the_camera_that_conditioned_them(weights, pr
     state = torch.get_rng_state()
     PortraitSampler(weights.generator, camera).portraits(2, torch.Generator().manual_seed(3))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_models_are_measured_at_128_pixels_and_predicted_at_their_own(data, predictors):
+    """Where the data have them, and the model renders any side."""
+    cpu = PRESETS["cpu-64"].model
+    assert (measured_model(cpu, 256).resolution, measured_model(cpu, 256).raw_resolution) == (128, 128)
+    assert measured_model(cpu, 100).resolution == 100
+    assert measured_model(PRESETS["portrait-256"].model, 256) == PRESETS["portrait-256"].model
+
+    # The same predictions, whatever the side at which images are shown
+    model = shrunken(PRESETS["cpu-64"]).model
+    torch.manual_seed(0)
+    own = dataclasses.replace(predictors, discriminator=Discriminator(model).eval())
+    rows, real = torch.arange(3), RealImages(PortraitDataset(data), None, model)
+    larger = RealImages(real.data, None, measured_model(model, real.data.resolution))
+    assert larger.model.resolution == 2 * model.resolution
+    known = {"features": torch.zeros(3, 2), "identity": torch.zeros(3, 2), "encoder_pose": torch.zeros(3, 6)}
+    known |= {"encoder_yaw": torch.zeros(3), "encoder_pitch": torch.zeros(3)}
+    poses = [one.predict(rows, own, nothing, known).discriminator_pose for one in (real, larger)]
+    assert torch.allclose(*poses, atol=1e-3)

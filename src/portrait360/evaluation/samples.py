@@ -34,6 +34,9 @@ KEPT_SIDE = 256
 LEAST_SIDE = 64
 """Fewer pixels than these, or the model's if it has fewer, do not show what is in a centre crop."""
 
+MEASURED_SIDE = 128
+"""Models that render any side are measured at this one at least, whatever side they were trained on."""
+
 _AT_ONCE = 32
 
 Extractor = Callable[[Float[Tensor, "B 3 H H"]], Float[Tensor, "B D"]]
@@ -127,6 +130,9 @@ class Predictors:
             stored = as_bytes(F.interpolate(shown, size=(KEPT_SIDE, KEPT_SIDE), mode="area"))
 
         # One part per image: the deviation over the minibatch must not depend on the neighbours.
+        side = self.discriminator.resolution
+        if stored.shape[-1] != side:
+            images = images.map(lambda v: F.interpolate(v, size=(side, side), mode="area"))
         predicted = self.discriminator.predict_pose(images, camera, parts=len(stored))
         return SampleSet(
             pixels=stored.cpu(),
@@ -157,6 +163,14 @@ class Predictors:
 
 
 # ---- real images ----
+
+
+def measured_model(model: ModelConfig, resolution: int) -> ModelConfig:
+    """The model with the side at which its images are measured, beside data of `resolution` pixels."""
+    side = min(max(model.resolution, MEASURED_SIDE), resolution)
+    if model.superresolution is not None or side <= model.resolution:
+        return model
+    return dataclasses.replace(model, resolution=side, raw_resolution=side)
 
 
 def least_side(model: ModelConfig) -> int:
@@ -198,7 +212,10 @@ class RealImages:
     ) -> SampleSet:
         """Predictions for the images of these rows; `known` as in `Predictors.predict`, for all rows."""
         device = next(predictors.encoder.parameters()).device
-        windows = windows_with_detail(predictors.calibration, self.data.resolution, self.model)
+        side, trained = predictors.discriminator.resolution, self.model
+        if side != trained.resolution:
+            trained = dataclasses.replace(trained, resolution=side, raw_resolution=side)
+        windows = windows_with_detail(predictors.calibration, self.data.resolution, trained)
         parts = []
         for start in range(0, len(rows), _AT_ONCE):
             # Whole images and zoomed crops through encoder and discriminator.
@@ -219,7 +236,7 @@ class RealImages:
             answers = part.discriminator_pose[:, None]
             if windows[1:]:
                 whole = image.to(device), mask.to(device), cameras
-                further = window_poses(predictors.discriminator, self.model, *whole, windows[1:])
+                further = window_poses(predictors.discriminator, trained, *whole, windows[1:])
                 answers = torch.cat([answers, further.cpu()], dim=1)
             parts.append(dataclasses.replace(part, discriminator_pose=calibrated(answers, predictors.calibration)))
             advance(len(some))

@@ -22,7 +22,7 @@ from portrait360.evaluation.faces import LEAST_SIDE, FaceNetwork, frontal_rows
 from portrait360.evaluation.inception import load_inception
 from portrait360.evaluation.plan import SEEDS, Plan
 from portrait360.evaluation.sampler import PortraitSampler
-from portrait360.evaluation.samples import WINDOWS, Extractor, Predictors, RealImages, least_side
+from portrait360.evaluation.samples import WINDOWS, Extractor, Predictors, RealImages, least_side, measured_model
 from portrait360.portrait.weights import Weights, load_weights
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.precision import processor_name
@@ -84,8 +84,9 @@ def prepare(
     networks = load_weights(weights)
     encoder, encoder_info = load_encoder(encoder_file)
     dataset = PortraitDataset(data)
-    model = networks.generator.config
-    _check_data(data, dataset, model)
+    _check_data(data, dataset, networks.generator.config)
+    model = measured_model(networks.generator.config, dataset.resolution)
+    networks.generator.config = model
 
     # What can be measured, and how much of it.
     missing: dict[str, str] = {}
