@@ -8,21 +8,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 from portrait360.config import PRESETS, Preset
 from portrait360.geometry.cameras import camera_label, rays, yaw_pitch
-from portrait360.model.generator import Generator
+from portrait360.model.discriminator import DiscriminatorInput, concatenate
+from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.portrait.weights import load_generator, load_weights, save_weights
 from portrait360.poses.alignment import CanonicalTilt
+from portrait360.poses.memory import energy_distance
+from portrait360.runtime.distributed import Ranks
 from portrait360.training import first_people, loop
 from portrait360.training.adapt import can_start_from, read_weights, start_from, widened, with_pose_path_of
 from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.training.first_people import ridge_regression
+from portrait360.training.losses import feature_distance, pose_loss
+from portrait360.training.passes import Batch, TrainingState, render_occupancy
 from portrait360.training.people import crops, order
+from portrait360.training.reconstruction import Rendering, reconstruct, reconstruction_losses
 from portrait360.training.state import new_state
 from portrait360.training.whitening import fit_whitening, whiten
 from portrait360.types import InputError
 from support.fake_portraits import write_fake_dataset
+from support.random_batches import random_batch, with_random_people
 from support.shrunken import shrunken
 
 
@@ -206,3 +214,90 @@ def test_a_discriminator_for_smaller_images_keeps_the_blocks_that_it_has(tmp_pat
     torch.testing.assert_close(new(x), old(x))
     assert not hasattr(after.discriminator.get_submodule("b8"), "fromrgb")
     assert hasattr(after.discriminator.get_submodule("b16"), "fromrgb")
+
+
+def test_shared_pass_equals_separate_passes() -> None:
+    """Gradients of both networks and of the styles against losses that are written out and differentiated plainly."""
+    preset = small("portrait-identity")
+    preset = Preset(preset.model, dataclasses.replace(preset.training, r1_interval=100))
+    recipe = preset.training.reconstruction
+    assert recipe is not None
+    found = []
+    for separate in (False, True):
+        state = new_state(preset, 3, torch.device("cpu"))
+        state.step = 1
+        torch.nn.init.normal_(state.generator.warp.weight)
+        batch = with_random_people(state, random_batch(preset.model, 4))
+        assert state.people is not None
+        assert batch.targets is not None
+        before = state.people.table.values.clone()
+        torch.manual_seed(5)
+        if separate:
+            gradients = separate_reconstruction(state, batch)
+            state.people.table.step(batch.targets.rows, gradients, recipe.style_lr)
+        else:
+            reconstruct(state, batch, Ranks())
+        modules = (state.generator, state.discriminator)
+        moved = state.people.table.values - before
+        found.append([*(p.grad for m in modules for p in m.parameters()), moved, state.people.table.first])
+    for fast, plain in zip(*found, strict=True):
+        assert (fast is None) == (plain is None)
+        if fast is not None:
+            torch.testing.assert_close(fast, plain, atol=2e-5, rtol=2e-3)
+
+
+def separate_reconstruction(state: TrainingState, batch: Batch) -> torch.Tensor:
+    """`reconstruct` in plain words: the generator's losses, then the discriminator's; the gradients of styles."""
+    targets, recipe, people = batch.targets, state.config.reconstruction, state.people
+    assert targets is not None
+    assert recipe is not None
+    assert people is not None
+    generator, discriminator, count = state.generator, state.discriminator, recipe.images
+
+    # Portraits, with random numbers in the step's order
+    styles = people.table.take(targets.rows)
+    new = generator.scene(people.table.sample(1, recipe.bandwidth), noise_mode="random")
+    own = generator.scene(styles, noise_mode="random")
+
+    def show(scene: Scene, camera: torch.Tensor, pose: torch.Tensor, side: int) -> DiscriminatorInput:
+        jitter = torch.rand(len(camera), side * side)
+        occupancy = render_occupancy(state, scene, torch.ones((), dtype=torch.int32))
+        out = generator.render(scene, camera, pose, resolution=side, draws=RenderDraws(jitter, 0.0, occupancy))
+        return DiscriminatorInput(out.image, None, out.mask)
+
+    side = state.model.resolution
+    face = show(own, targets.face.camera, targets.body_pose, side)
+    wide = show(own, targets.wide.camera, targets.body_pose, side // 2)
+    random = show(new, batch.camera, batch.coarse_pose, side)
+
+    # The generator's losses
+    fake = concatenate(face, random)
+    real = concatenate(targets.face.images, DiscriminatorInput(batch.image, None, batch.mask))
+    camera = torch.cat([targets.face.camera, batch.camera])
+    real_maps, fake_maps = discriminator.maps(real, camera), discriminator.maps(fake, camera)
+    margins = discriminator(real, camera)[0].detach() - discriminator(fake, camera)[0]
+    losses = reconstruction_losses(Rendering(face, wide, random), targets)
+    z = torch.randn(256, state.model.z_dim)
+    mapped = generator.backbone.mapping(z, torch.zeros(256, 25))
+    loss = (
+        softplus(margins[count:]).mean()
+        + recipe.adversarial_weight * softplus(margins[:count]).mean()
+        + recipe.feature_weight * feature_distance([m[:count] for m in fake_maps], [m[:count] for m in real_maps])
+        + recipe.pixel_weight * losses["pixel_loss"]
+        + recipe.mask_weight * losses["mask_loss"]
+        + recipe.wide_weight * losses["wide_loss"]
+        + energy_distance(mapped, people.table.sample(256, recipe.bandwidth))
+    )
+    trained = [p for name, p in generator.named_parameters() if not name.startswith("pose_branch.")]
+    loss.backward(inputs=[styles, *trained])
+
+    # The discriminator's losses
+    shown = fake.map(lambda t: t.detach())
+    fake_logits, poses = discriminator(shown, camera)
+    wanted = torch.cat([targets.body_pose, batch.coarse_pose]) + state.memory.tilt
+    d_loss = softplus(fake_logits - discriminator(real, camera)[0]).mean() + state.config.pose_loss_weight * pose_loss(
+        poses, wanted
+    )
+    d_loss.backward()
+    assert styles.grad is not None
+    return styles.grad

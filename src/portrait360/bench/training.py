@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from portrait360.config import ModelConfig, Preset, named_preset, original_recipe, register_preset
@@ -30,8 +31,10 @@ from portrait360.runtime.threads import denormals_flushed
 from portrait360.training.adapt import StartingWeights, read_weights, start_from, with_pose_path_of
 from portrait360.training.graphs import WARM_UP, record_steps
 from portrait360.training.passes import Batch, Labels, TrainingState
+from portrait360.training.people import People, Targets
 from portrait360.training.state import new_state
 from portrait360.training.step import training_step
+from portrait360.training.styles import StyleTable
 from portrait360.types import CheckpointError
 
 FORMS = ("ours", "original")
@@ -73,6 +76,8 @@ def time_training(
     packaged = _packaged(config.model)
     state = _state(config, packaged, target)
     data = _random_batch(config, batch, target)
+    if state.people is not None:
+        data = dataclasses.replace(data, targets=_random_targets(config, state.people, target))
     record_steps(state, target)
 
     # Steps that are not counted, with penalties and without.
@@ -114,6 +119,9 @@ def _state(config: Preset, packaged: StartingWeights | None, device: torch.devic
         start_from(state, packaged)
     state.images = max(state.images, SETTLED)
     _remember_poses(state)
+    if config.training.reconstruction is not None:
+        count, width = 2 * config.training.reconstruction.images, config.model.w_dim
+        state.people = People(StyleTable(torch.randn(count, width)), torch.arange(count), torch.randn(count, 6) * 0.1)
     return state
 
 
@@ -159,3 +167,19 @@ if __name__ == "__main__":
     for own in sys.argv[2:]:
         register_preset(from_json(Preset, own))
     print(json.dumps(time_training(**json.loads(sys.argv[1]))))
+
+
+def _random_targets(preset: Preset, people: People, device: torch.device) -> Targets:
+    """Images to reconstruct, twice as large as the model's."""
+    config = preset.training.reconstruction
+    assert config is not None
+    count, side = config.images, 2 * preset.model.resolution
+    kept = (
+        torch.rand(count, 3, side, side) * 2.0 - 1.0,
+        torch.ones(count, 1, side, side),
+        camera_label(torch.rand(count)),
+    )
+    image, mask, camera = (value.to(device) for value in kept)
+    return people.targets(
+        torch.arange(count), (image, mask, camera), config, preset.model.resolution, np.random.default_rng(0)
+    )

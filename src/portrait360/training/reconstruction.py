@@ -88,7 +88,7 @@ def _render(state: TrainingState, batch: Batch, styles: Float[Tensor, "R S"]) ->
     random = state.people.table.sample(drawn, recipe.bandwidth).to(styles)
     with autocast(config, styles.device):
         # One scene after the other: parts of one tensor would get their gradients in another memory layout
-        own, new = (state.generator.scene(w, noise_mode="random") for w in (styles, random))
+        new, own = (state.generator.scene(w, noise_mode="random") for w in (random, styles))
         return Rendering(
             _views(state, own, targets.face.camera, targets.body_pose, targets.face.images.image.shape[-1]),
             _views(state, own, targets.wide.camera, targets.body_pose, targets.wide.images.image.shape[-1]),
