@@ -61,7 +61,7 @@ def test_help_shows_the_presets_defaults(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         parse(["train", "--help"])
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    assert "0.05 in portrait-identity, cpu-64; 0.02 in portrait-256; 0.1 in portrait-128" in text
+    assert "0.05 in portrait-identity, cpu-64; 0.02 in portrait-256;" in text
 
 
 def test_flags_arrive_as_values():
