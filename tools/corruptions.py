@@ -238,7 +238,7 @@ class Changed:
 
     def query(
         self, points: Float[Tensor, "N 3"], body_pose: Float[Tensor, "6"] | None = None
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         density, colour = self.portrait.query(points, body_pose)
         return self.change(points, density), colour
 

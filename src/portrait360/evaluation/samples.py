@@ -263,5 +263,5 @@ class RealImages:
         return found
 
 
-def _to(images: Images, device: torch.device) -> DiscriminatorInput:
+def _to(images: DiscriminatorInput, device: torch.device) -> DiscriminatorInput:
     return images.map(lambda t: t.to(device))

@@ -39,8 +39,8 @@ class Line:
 
     name: str
     colour: Colour
-    x: Float[ndarray, "N"]
-    y: Float[ndarray, "N"]
+    x: Float[ndarray, " N"]
+    y: Float[ndarray, " N"]
 
 
 def histogram(
@@ -90,7 +90,7 @@ def curves(size: tuple[int, int], title: str, lines: Sequence[Line], unit: str) 
 
 
 def angle_scatter(
-    size: tuple[int, int], title: str, colour: Colour, x: Float[ndarray, "N"], y: Float[ndarray, "N"]
+    size: tuple[int, int], title: str, colour: Colour, x: Float[ndarray, " N"], y: Float[ndarray, " N"]
 ) -> Image.Image:
     """Points of two angles in degrees, both axes from -180 to 180; `size` in pixels."""
     figure, axes = _panel(size, title, "degrees")

@@ -144,7 +144,7 @@ class SceneRenderer:
     @torch.no_grad()
     def query(
         self, points: Float[Tensor, "N 3"], body_pose: Float[Tensor, "6"] | None = None
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Density per world unit and colour in [0, 1] at points of posed space."""
         pose = None if body_pose is None else body_pose[None].to(self.device)
         density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)

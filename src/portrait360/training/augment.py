@@ -14,7 +14,7 @@ from portrait360.poses.windows import centre_crop
 
 
 def mirror_some(
-    flags: Bool[Tensor, "B"],
+    flags: Bool[Tensor, " B"],
     images: Float[Tensor, "B 3 H W"],
     masks: Float[Tensor, "B 1 H W"],
     cameras: Float[Tensor, "B 25"],
@@ -26,7 +26,7 @@ def mirror_some(
 
 
 def zoom_some(
-    levels: Int[Tensor, "B"],
+    levels: Int[Tensor, " B"],
     images: Float[Tensor, "B 3 H W"],
     masks: Float[Tensor, "B 1 H W"],
     cameras: Float[Tensor, "B 25"],
@@ -60,6 +60,6 @@ def zoom_some(
     return shown
 
 
-def swap_some(flags: Bool[Tensor, "B"], *tensors: Tensor) -> tuple[Tensor, ...]:
+def swap_some(flags: Bool[Tensor, " B"], *tensors: Tensor) -> tuple[Tensor, ...]:
     """Take the previous sample's values where the flag is set (roll by one; one flag for all tensors)."""
     return tuple(select(flags, t.roll(1, dims=0), t) for t in tensors)

@@ -104,7 +104,7 @@ def composite(images: Tensor, masks: Tensor, grey: float, side: int) -> tuple[Te
     return small, small_masks
 
 
-def shows_face(cameras: Float[Tensor, "N 25"]) -> Bool[Tensor, "N"]:
+def shows_face(cameras: Float[Tensor, "N 25"]) -> Bool[Tensor, " N"]:
     """Whether a camera stands within `FACE_YAW` of the front."""
     return yaw_pitch(cameras)[0].abs() < math.radians(FACE_YAW)
 
@@ -155,8 +155,8 @@ class Framing:
         masks: UInt8[Tensor, "B 1 R R"],
         cameras: Float[Tensor, "B 25"],
         body_poses: Float[Tensor, "B 6"],
-        mirror: Bool[Tensor, "B"],
-        zoom: Int[Tensor, "B"],
+        mirror: Bool[Tensor, " B"],
+        zoom: Int[Tensor, " B"],
         device: torch.device,
     ) -> Batch:
         """Kept images as a training step takes them; `mirror` and `zoom` on the CPU."""
