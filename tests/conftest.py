@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 
+JOBS = ("portrait360.photos.job", "portrait360.synthetic.job")
+
 os.environ["TRITON_INTERPRET"] = "1"  # has to be known before anything imports Triton, as torch may at any time
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch, before it is imported: pytest has a process per core
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +20,33 @@ def small_presets() -> None:
     from support.presets import register
 
     register()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_per_process() -> None:
+    """Torch and the kernels compute with one thread, as there is a process of pytest per core."""
+    from portrait360.runtime.threads import settle_threads
+
+    settle_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels(small_presets, one_thread_per_process, tmp_path_factory) -> None:
+    """Processes of pytest that work side by side share the compiling."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        from support.kernels import compile_kernels
+
+        compile_kernels(tmp_path_factory.getbasetemp().parent, int(worker.removeprefix("gw")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes() -> None:
+    """Jobs fork their processes from one that has imported everything."""
+    from portrait360.runtime.job_processes import LocalProcess
+
+    multiprocessing.set_forkserver_preload(["support.fake_portraits", "support.fake_worker", *JOBS])
+    LocalProcess.START_METHOD = "forkserver"
 
 
 @pytest.fixture(scope="session")
