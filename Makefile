@@ -11,11 +11,12 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
 	then echo $$python; break; fi; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test results clean
+.PHONY: help demo test test-slow results clean
 
 help:
 	@echo "make demo     install into $(VENV), then make four portraits in out/demo"
-	@echo "make test     install into $(VENV), then run every check"
+	@echo "make test     install into $(VENV), then run the checks that are quick"
+	@echo "make test-slow  install into $(VENV), then run the tests that are slow by nature"
 	@echo "make results  rewrite the tables of docs/results.md and README.md from docs/measurements"
 	@echo "make clean    remove $(VENV) and out"
 
@@ -27,7 +28,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache --no-logo
-	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not slow" --numprocesses 2 --dist worksteal
+
+test-slow: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -q -m slow --numprocesses 2 --dist worksteal
 
 results: $(VENV)/.installed-demo
 	$(BIN)/python -m tools.tables

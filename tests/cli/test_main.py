@@ -173,6 +173,7 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_triton_ends_silently():
     """Its bindings list everything as leaked that the garbage collector may not look through at the end."""
     code = (
