@@ -1,4 +1,4 @@
-# Two commands are enough:  make demo  (install, then portraits from seeds)   make test  (install, then every check)
+# Two commands are enough:  make demo  (install, then portraits from seeds)   make test  (install, then the quick checks)
 .SHELLFLAGS := -euc
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

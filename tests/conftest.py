@@ -11,7 +11,7 @@ import pytest
 JOBS = ("portrait360.photos.job", "portrait360.synthetic.job")
 
 os.environ["TRITON_INTERPRET"] = "1"  # has to be known before anything imports Triton, as torch may at any time
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch, before it is imported: pytest has a process per core
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest has a process per core: threads of torch would only wait
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +31,25 @@ def one_thread_per_process() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_kernels(small_presets, one_thread_per_process, tmp_path_factory) -> None:
+def shared_weight_volumes() -> None:
+    """Bodies of equal numbers share the volume of their weights, which takes half a second to build."""
+    from portrait360.geometry import weights
+
+    build, known = weights.build_weight_volume, {}
+
+    def shared(body):
+        if body.vertices.is_meta:
+            return build(body)
+        key = tuple(part.numpy().tobytes() for part in (body.vertices, body.weights, body.faces))
+        if key not in known:
+            known[key] = build(body)
+        return known[key]
+
+    weights.build_weight_volume = shared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels(small_presets, one_thread_per_process, shared_weight_volumes, tmp_path_factory) -> None:
     """Processes of pytest that work side by side share the compiling."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
