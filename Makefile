@@ -11,6 +11,12 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
 	then echo $$python; break; fi; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
+# Types and shapes of all arguments are checked at every call, which doubles the time of most tests.
+comma := ,
+TYPED := geometry media model data synthetic poses encoder training evaluation photos
+CHECK_TYPES := --jaxtyping-packages=$(subst $() ,$(comma),$(TYPED:%=portrait360.%)),tools,beartype.beartype
+
 .PHONY: help demo test test-slow results clean
 
 help:
@@ -28,10 +34,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache --no-logo
-	@$(BIN)/python -m pytest -q -m "not slow" --numprocesses 2 --dist worksteal
+	@$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -q -m slow --numprocesses 2 --dist worksteal
+	@$(PYTEST) -m "not slow" $(CHECK_TYPES) $(addprefix tests/,data geometry kernels media model poses portrait)
+	@$(PYTEST) -m slow $(CHECK_TYPES)
 
 results: $(VENV)/.installed-demo
 	$(BIN)/python -m tools.tables

@@ -27,6 +27,7 @@ from portrait360.model.rendering import (
     render_plain,
 )
 from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
+from portrait360.runtime.threads import settle_threads
 
 CONFIG = PRESETS["cpu-64"].model.render
 
@@ -82,6 +83,14 @@ def test_fused_equals_plain_in_values_and_gradients(case, options):
     found = torch.autograd.grad((fused.features * a).sum() + (fused.opacity * b).sum(), inputs)
     for e, f in zip(expected, found, strict=True):
         assert (e - f).norm() < 1e-3 * e.norm()
+
+
+def test_threads_share_the_work():
+    settle_threads(2)
+    try:
+        test_fused_equals_plain_in_values_and_gradients({"latents": 2, "views": 2}, {"occupancy": 0.5, "seed": 7})
+    finally:
+        settle_threads(1)
 
 
 def test_ending_opaque_rays_early_changes_little():

@@ -58,7 +58,7 @@ report("smoothing", torch.from_numpy(larger))
 
 @pytest.mark.slow
 def test_compiled_and_loaded_kernels_give_the_same_bits(tmp_path):
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "2"}
 
     def run() -> list[str]:
         command = [sys.executable, "-c", PROGRAM]

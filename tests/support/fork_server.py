@@ -16,6 +16,8 @@ import sys
 import types
 from typing import Any
 
+import torch
+
 PRELOADED = (
     "torch.distributed",
     "portrait360.cli.commands",
@@ -64,6 +66,7 @@ def serve(control: socket.socket) -> str:
     """Answer requests until the other side hangs up. Returns in the forks: the code to run."""
     for name in PRELOADED:
         importlib.import_module(name)
+    torch.optim.Adam([torch.zeros(1)])  # the first optimizer of a process imports torch's compiler, for seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # forks neither copy nor search what is imported
     while True:
