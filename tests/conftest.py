@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,16 @@ def quick_processes() -> None:
 
     multiprocessing.set_forkserver_preload(["support.fake_portraits", "support.fake_worker", *JOBS])
     LocalProcess.START_METHOD = "forkserver"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory() -> Iterator[None]:
+    """What a file of tests has used goes back to the system, also after a command that keeps it."""
+    from portrait360.runtime.memory import release_freed_memory
+
+    yield
+    gc.collect()
+    release_freed_memory()
 
 
 @pytest.fixture(scope="session")
