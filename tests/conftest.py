@@ -51,13 +51,14 @@ def shared_weight_volumes() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_kernels(small_presets, one_thread_per_process, shared_weight_volumes, tmp_path_factory) -> None:
-    """Processes of pytest that work side by side share the compiling."""
+def compiled_kernels(tmp_path_factory) -> None:
+    """Processes of pytest that work side by side share the compiling, in others that take its memory with them."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
-        from support.kernels import compile_kernels
+        from support.kernels import PROGRAM
+        from support.programs import run
 
-        compile_kernels(tmp_path_factory.getbasetemp().parent, int(worker.removeprefix("gw")))
+        run(PROGRAM, tmp_path_factory.getbasetemp().parent, worker.removeprefix("gw"))
 
 
 @pytest.fixture(scope="session", autouse=True)

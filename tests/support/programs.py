@@ -23,7 +23,7 @@ from pathlib import Path
 
 PATH = os.pathsep.join([*(str(Path(__file__).parents[n]) for n in (1, 2)), os.environ.get("PYTHONPATH", "")])
 """Where programs find `support` and `tools`."""
-PATIENCE = 300.0
+PATIENCE = 1200.0
 """Seconds that a busy machine may take for what a test waits for."""
 
 
