@@ -16,6 +16,14 @@ os.environ["TRITON_INTERPRET"] = "1"  # has to be known before anything imports 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest has a process per core: threads of torch would only wait
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with Anny's body are slow ones: it takes more than a gigabyte in each process."""
+    for item in items:
+        if isinstance(item, pytest.Function) and {"body", "anny_model", "source"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def small_presets() -> None:
     """Commands and `train` find the presets of `support.presets` by their names."""

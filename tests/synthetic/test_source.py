@@ -46,7 +46,6 @@ def test_sample_has_the_promised_arrays(source: PortraitSource) -> None:
     assert source.draw(3, 0, 48).depth is None
 
 
-@pytest.mark.slow
 def test_same_seed_same_bytes_in_another_process_and_order(source: PortraitSource, tiny_parts: Path) -> None:
     here = [digest(source.draw(5, i, 40, depth=True)) for i in (2, 0)]
     code = (
