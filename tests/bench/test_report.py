@@ -25,6 +25,7 @@ def hasty(monkeypatch):
     monkeypatch.setattr(report, "run_job", lambda job: json.loads(json.dumps(time_preset(**job))))
 
 
+@pytest.mark.slow
 def test_bench_of_small_presets(tmp_path, hasty, capsys):
     out = tmp_path / "bench.json"
     result = bench(out, quick=True, presets=("tiny", "tiny-original"))
@@ -80,6 +81,7 @@ def test_psnr_of_a_known_error():
     assert psnr(image(5.0), image(1.0)) >= 120.0
 
 
+@pytest.mark.slow
 def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
     seen = []
 
