@@ -1,4 +1,4 @@
-# Two commands are enough:  make demo  (install, then portraits from seeds)   make test  (install, then every check)
+# Two commands are enough:  make demo  (install, then portraits from seeds)   make test  (install, then the quick checks)
 .SHELLFLAGS := -euc
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -11,15 +11,22 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	then echo $$python; break; fi; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test docs docs-check results clean
+PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
+# Types and shapes of all arguments are checked at every call, which doubles the time of most tests.
+comma := ,
+TYPED := geometry media model data synthetic poses encoder training evaluation photos
+CHECK_TYPES := --jaxtyping-packages=$(subst $() ,$(comma),$(TYPED:%=portrait360.%)),tools,beartype.beartype
+
+.PHONY: help demo test test-slow docs docs-check results clean
 
 help:
-	@echo "make demo     install into $(VENV), then make four portraits in out/demo"
-	@echo "make test     install into $(VENV), then run every check"
-	@echo "make docs     build the site in out/site"
+	@echo "make demo        install into $(VENV), then make four portraits in out/demo"
+	@echo "make test        install into $(VENV), then run the checks that are quick"
+	@echo "make test-slow   install into $(VENV), then run the tests that are slow by nature"
+	@echo "make docs        build the site in out/site"
 	@echo "make docs-check  check prose, tables, links and commands of the documents"
-	@echo "make results  rewrite the tables of README.md and docs from docs/measurements"
-	@echo "make clean    remove $(VENV) and out"
+	@echo "make results     rewrite the tables of README.md and docs from docs/measurements"
+	@echo "make clean       remove $(VENV) and out"
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/portrait360 generate --seeds 0-3 --out out/demo
@@ -29,7 +36,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache --no-logo
-	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	@$(PYTEST) -m "not slow" $(CHECK_TYPES) $(addprefix tests/,data geometry kernels media model poses portrait)
+	@$(PYTEST) -m slow $(CHECK_TYPES)
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

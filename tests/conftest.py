@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+JOBS = ("portrait360.photos.job", "portrait360.synthetic.job")
+
 os.environ["TRITON_INTERPRET"] = "1"  # has to be known before anything imports Triton, as torch may at any time
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest has a process per core: threads of torch would only wait
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with Anny's body are slow ones: it takes more than a gigabyte in each process."""
+    for item in items:
+        if isinstance(item, pytest.Function) and {"body", "anny_model", "source"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +30,62 @@ def small_presets() -> None:
     from support.presets import register
 
     register()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_per_process() -> None:
+    """Torch and the kernels compute with one thread, as there is a process of pytest per core."""
+    from portrait360.runtime.threads import settle_threads
+
+    settle_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_weight_volumes() -> None:
+    """Bodies of equal numbers share the volume of their weights, which takes half a second to build."""
+    from portrait360.geometry import weights
+
+    build, known = weights.build_weight_volume, {}
+
+    def shared(body):
+        if body.vertices.is_meta:
+            return build(body)
+        key = tuple(part.numpy().tobytes() for part in (body.vertices, body.weights, body.faces))
+        if key not in known:
+            known[key] = build(body)
+        return known[key]
+
+    weights.build_weight_volume = shared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels(tmp_path_factory) -> None:
+    """Processes of pytest that work side by side share the compiling, in others that take its memory with them."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        from support.kernels import PROGRAM
+        from support.programs import run
+
+        run(PROGRAM, tmp_path_factory.getbasetemp().parent, worker.removeprefix("gw"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes() -> None:
+    """Jobs fork their processes from one that has imported everything."""
+    from portrait360.runtime.job_processes import LocalProcess
+
+    multiprocessing.set_forkserver_preload(["support.fake_portraits", "support.fake_worker", *JOBS])
+    LocalProcess.START_METHOD = "forkserver"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory() -> Iterator[None]:
+    """What a file of tests has used goes back to the system, also after a command that keeps it."""
+    from portrait360.runtime.memory import release_freed_memory
+
+    yield
+    gc.collect()
+    release_freed_memory()
 
 
 @pytest.fixture(scope="session")

@@ -41,15 +41,7 @@ def test_every_dependency_is_pinned_to_a_version_in_its_range():
             continue
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), text
-    assert pinned["torch"] == "2.13.0"
     assert pinned["numpy"].startswith("1." if sys.version_info < (3, 13) else "2.")  # mediapipe 0.10.21 asks for 1
-
-
-def test_this_environment_has_the_pinned_versions():
-    from importlib.metadata import version
-
-    for name in ("torch", "numpy", "numba", "scipy", "scikit-image", "av", "tyro", "safetensors", "anny"):
-        assert version(name).split("+")[0] == pins()[name]
 
 
 def test_the_version_is_in_one_place():

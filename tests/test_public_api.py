@@ -54,6 +54,7 @@ def test_other_names_are_refused():
     assert "Portrait" in dir(portrait360)
 
 
+@pytest.mark.slow
 def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,7 @@ def hasty(monkeypatch):
     monkeypatch.setattr(report, "run_job", lambda job: json.loads(json.dumps(time_preset(**job))))
 
 
+@pytest.mark.slow
 def test_bench_of_small_presets(tmp_path, hasty, capsys):
     out = tmp_path / "bench.json"
     result = bench(out, quick=True, presets=("tiny", "tiny-original"))
@@ -46,6 +47,7 @@ def test_bench_of_small_presets(tmp_path, hasty, capsys):
     assert table(result).row_count == 3
 
 
+@pytest.mark.slow
 def test_the_worker_is_a_process_of_its_own(tmp_path):
     result = bench(tmp_path / "bench.json", quick=True, presets=("tiny",))
     assert result["presets"]["tiny"]["views"]["first view, posed"] > 0
@@ -79,6 +81,7 @@ def test_psnr_of_a_known_error():
     assert psnr(image(5.0), image(1.0)) >= 120.0
 
 
+@pytest.mark.slow
 def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
     seen = []
 
@@ -103,6 +106,7 @@ def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
         bench_training(out, presets=("tiny",), device="tpu")
 
 
+@pytest.mark.slow
 def test_the_packaged_weights_are_trained_on_from():
     """What can be skipped shows only with a trained density. Without a GPU there are no graphs."""
     assert time_training("portrait-128", batch=2, steps=1, graphs=True)["trained"] is True

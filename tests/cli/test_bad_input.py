@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +11,18 @@ import pytest
 
 from support.bad_input import check
 from support.damage import cut, noise, nothing
+from support.programs import Program, run
 
 IMAGE, MASK = "images/00000/00000002.webp", "masks/00000/00000002.png"
 
 
-def limited(words: list[str], size: int) -> subprocess.CompletedProcess[str]:
+def limited(words: list[str], size: int) -> Program:
     """Run a command in a process that cannot write files larger than `size` bytes."""
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r});"
-        "from portrait360.cli.main import entry_point; from support.full_disk import fill_disk;"
-        f"fill_disk({size}); sys.argv[1:] = {words!r}; entry_point()"
+        "import sys; from portrait360.cli.main import entry_point; from support.full_disk import fill_disk;"
+        "fill_disk(int(sys.argv.pop(1))); entry_point()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return run(code, size, *words, status=2)
 
 
 @pytest.mark.parametrize("command", ["generate", "inspect"])
@@ -35,11 +33,10 @@ def test_a_full_disk(tmp_path, tiny_weights, tiny_dataset, command):
     else:
         words = ["dataset", "inspect", str(tiny_dataset), "--out", str(out)]
     result = limited(words, 500)
-    assert result.returncode == 2, result.stderr
-    lines = [line for line in result.stderr.splitlines() if line]
-    assert any(line.startswith("error: ") and "the disk is full" in line for line in lines), result.stderr
+    lines = [line for line in result.errors.splitlines() if line]
+    assert any(line.startswith("error: ") and "the disk is full" in line for line in lines), result.errors
     assert any(line.startswith("hint: Free some space") for line in lines)
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.errors
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from portrait360.cli.main import main
 from portrait360.synthetic.source import PortraitSource
 from support.bad_input import check
+from support.programs import Program
 
 
 @pytest.mark.parametrize(
@@ -59,26 +55,20 @@ def test_synth_without_npm(capfd, tmp_path, monkeypatch):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_synth_keeps_what_is_done(tmp_path):
     out = tmp_path / "a.zip"
     words = "dataset synth --count 60 --resolution 32 --seed 1 --workers 1 --out".split()
     code = (
-        "import signal, sys, portrait360.synthetic.source as s; from support import fake_portraits;"
-        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start deaf to it
-        "from portrait360.cli.main import entry_point; s.PortraitSource = fake_portraits.SlowSource;"
-        f"sys.argv[1:] = {[*words, str(out)]!r}; entry_point()"
+        "import sys, portrait360.synthetic.source as s; from support import fake_portraits;"
+        "from portrait360.cli.main import entry_point; s.PortraitSource = fake_portraits.EndlessSource; entry_point()"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     parts = out.with_name("a.zip.parts")
-    deadline = time.monotonic() + 60
-    while len(list(parts.glob("part-*.zip"))) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    with Program(code, *words, out) as program:
+        program.until(lambda: len(list(parts.glob("part-*.zip"))) >= 3)
+        program.send_signal(signal.SIGINT)
+        assert program.wait() == 130
+        errors = program.errors
     assert "Traceback" not in errors
     assert "images are kept" in errors
     assert "the same command" in errors

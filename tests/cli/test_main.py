@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -173,6 +172,7 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_triton_ends_silently():
     """Its bindings list everything as leaked that the garbage collector may not look through at the end."""
     code = (
@@ -186,7 +186,7 @@ def test_triton_ends_silently():
 
 def test_sigterm_cleans_up_like_ctrl_c(tmp_path):
     code = f"""
-import sys, time
+import signal, sys
 from pathlib import Path
 from portrait360.cli import commands, main as cli
 from portrait360.runtime.files import atomic_folder
@@ -194,17 +194,16 @@ def run(self):
     with atomic_folder(Path({str(tmp_path)!r}) / "out" / "seed0000") as folder:
         (folder / "half").write_bytes(b"")
         print("ready", flush=True)
-        time.sleep(60)
+        while True:
+            signal.pause()
 commands.Generate.run = run
 sys.argv[1:] = ["generate", "--seeds", "0", "--out", "d"]
 cli.entry_point()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
-    start = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - start < 30
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert errors == "\nstopped; finished portraits are in d\n"
     assert list(tmp_path.iterdir()) == []

@@ -225,11 +225,11 @@ def test_reads_from_threads_forks_and_pickles(drawn: Path) -> None:
         os._exit(0 if right else 1)
     assert all(int(dataset.mask(i).sum()) == expected[i] for i in order)
     assert os.waitpid(pid, 0)[1] == 0
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     queue = context.Queue()
     process = context.Process(target=_mask_sum, args=(dataset, 3, queue))
     process.start()
-    assert queue.get(timeout=30) == (3, expected[3])
+    assert queue.get(timeout=300) == (3, expected[3])
     process.join()
     queue.close()
     queue.join_thread()

@@ -73,6 +73,7 @@ def test_everything_is_measured(data, tmp_path, tiny_weights, tiny_encoder, own_
     assert list((own_cache / "evaluation").iterdir())
 
 
+@pytest.mark.slow
 def test_the_cache_changes_nothing(data, tmp_path, tiny_weights, tiny_encoder, own_cache, monkeypatch):
     first = measured(data, tmp_path / "a.json", tiny_weights, tiny_encoder)
     (cached,) = (own_cache / "evaluation").iterdir()
@@ -95,6 +96,7 @@ def test_the_cache_changes_nothing(data, tmp_path, tiny_weights, tiny_encoder, o
     assert cached.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_other_data_are_not_taken_from_the_cache(data, tmp_path, tiny_weights, tiny_encoder, own_cache):
     measured(data, tmp_path / "a.json", tiny_weights, tiny_encoder)
     other = tmp_path / "other.zip"

@@ -189,12 +189,7 @@ def test_the_packaged_body_is_measured_above_its_ears():
 
 
 @pytest.fixture(scope="module")
-def tiny_bodies(tmp_path_factory):
-    from portrait360.synthetic.body import AnnyBody
-    from portrait360.synthetic.source import PortraitSource
-    from support.tiny_parts import write_tiny_parts
-
-    source = PortraitSource(write_tiny_parts(tmp_path_factory.mktemp("parts"), AnnyBody()))
+def tiny_bodies(source):
     return measure_bodies(source, seed=3, count=6)
 
 

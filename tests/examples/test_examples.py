@@ -35,6 +35,7 @@ def test_every_example_is_run():
     assert [int(name[:2]) for name in sorted(found)] == list(range(1, len(found) + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts(monkeypatch, tmp_path, name):
     options, files = SCRIPTS[name]
@@ -46,6 +47,7 @@ def test_scripts(monkeypatch, tmp_path, name):
             assert np.asarray(Image.open(path)).std() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebooks(monkeypatch, tmp_path, name):
     """Their code cells in order, without Jupyter; they are kept without outputs."""
@@ -61,6 +63,7 @@ def test_notebooks(monkeypatch, tmp_path, name):
     assert {path.name for path in (tmp_path / "out" / name.removesuffix(".ipynb")).iterdir()} == NOTEBOOKS[name]
 
 
+@pytest.mark.slow
 def test_the_estimated_pose_is_near_the_true_one(monkeypatch, tmp_path):
     run_example(monkeypatch, "04_estimate_pose.py", "", tmp_path)
     pose = json.loads((tmp_path / "pose.json").read_text())

@@ -27,6 +27,7 @@ from portrait360.model.trigrid import Decoder
 CONFIG = PRESETS["cpu-64"].model.render
 
 
+@pytest.mark.slow
 def test_a_small_case_agrees_in_values_and_gradients():
     """Where portraits are rendered and in training, where it is asked first, too."""
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -37,6 +38,7 @@ def test_a_small_case_agrees_in_values_and_gradients():
         assert torch.equal(torch.get_rng_state(), random)  # a resumed run draws as one that went on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("views", "activation", "sigmoid", "seed", "with_field"),
     [(1, "softplus", False, 7, True), (2, "lrelu", True, None, False)],
@@ -67,6 +69,7 @@ def test_images_of_several_tri_grids_skip_empty_cells(views, activation, sigmoid
         assert (e - f).norm() < 1e-3 * e.norm()
 
 
+@pytest.mark.slow
 def test_opaque_rays_end_early_as_on_the_cpu():
     case = fused_gpu.small_case("cpu")
     case.decoder.net[2].bias.data[0] = 3.0
@@ -80,6 +83,7 @@ def test_opaque_rays_end_early_as_on_the_cpu():
     assert (whole.features - cpu.features).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_nearest_triangle_is_the_first_among_equals():
     """Of 21 triangles, a number that the kernel's groups do not divide, each comes a second time."""
     triangles = torch.randn(21, 3, 3, generator=torch.Generator().manual_seed(1))
@@ -91,6 +95,7 @@ def test_the_nearest_triangle_is_the_first_among_equals():
     assert len(nearest_triton(points[:0], triangles)) == 0
 
 
+@pytest.mark.slow
 def test_the_nearest_triangles_of_a_body_are_those_of_the_tree():
     """Most groups of triangles are passed over; points on the body, about it and far away."""
     body = load_body()
@@ -107,6 +112,7 @@ def test_the_nearest_triangles_of_a_body_are_those_of_the_tree():
     assert found[:60].tolist() == some.tolist()
 
 
+@pytest.mark.slow
 def test_the_nearest_of_triangles_without_extent_and_of_points_that_are_no_numbers():
     """Bounding boxes of one point each are as far as what is in them; rounding hides none."""
     corners = torch.randn(100, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -177,6 +183,7 @@ build(triton_nearest.nearest, kinds, {name: getattr(triton_nearest, name) for na
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu(tmp_path):
     """Down to machine code, which needs no GPU."""
     wanted = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}

@@ -22,11 +22,11 @@ CONFIG = RenderConfig(samples=14, importance_samples=9)
 
 def scene(config=CONFIG, *, latents=2, views=1, side=9, activation="softplus", contrast=40.0):
     torch.manual_seed(2)
-    decoder = Decoder(16, 32, 5, activation).requires_grad_(False)
+    decoder = Decoder(8, 16, 8, activation).requires_grad_(False)
     decoder.net[2].weight[0] -= decoder.net[2].weight[0].mean()
     decoder.net[2].weight[0] *= contrast
     decoder.net[2].bias[1:].normal_()
-    tri_grid = torch.randn(latents, 3, 16, 3, 32, 32)
+    tri_grid = torch.randn(latents, 3, 8, 3, 32, 32)
     camera = camera_label(torch.rand(latents * views) * 6.28, torch.randn(latents * views) * 0.1)
     return decoder, tri_grid, bound_rays(*rays(camera, side), config)
 
@@ -91,7 +91,7 @@ def test_each_portrait_has_its_own_cells():
 def ball(config: RenderConfig):
     """A decoder and a tri-grid whose density is a ball of radius 0.15 around the origin, with coloured noise."""
     torch.manual_seed(3)
-    decoder = Decoder(16, 32, 5, "softplus").requires_grad_(False)
+    decoder = Decoder(8, 16, 8, "softplus").requires_grad_(False)
     for layer in (decoder.net[0], decoder.net[2]):
         layer.bias.zero_()
     decoder.net[0].weight[0] = 0.0
@@ -99,7 +99,7 @@ def ball(config: RenderConfig):
     decoder.net[2].weight[0] = 0.0
     decoder.net[2].weight[0, 0] = 150.0 / decoder.net[2].weight_gain
     decoder.net[2].bias[0] = -15.0
-    tri_grid = torch.randn(1, 3, 16, 3, 64, 64)
+    tri_grid = torch.randn(1, 3, 8, 3, 64, 64)
     axis = (torch.arange(64) + 0.5) / 64 - 0.5
     square = axis.square() / 0.15**2
     fall = 3.0 * 40.0  # three planes are averaged
@@ -147,8 +147,8 @@ def test_the_generator_takes_it_at_inference_only(monkeypatch):
 def test_sizes_that_the_kernel_does_not_take():
     decoder, tri_grid, _ = scene()
     assert can_render_two_pass(tri_grid, decoder, CONFIG)
-    assert not can_render_two_pass(tri_grid[:, :, :12], decoder, CONFIG)
-    assert not can_render_two_pass(tri_grid, Decoder(16, 24, 5, "softplus"), CONFIG)
+    assert not can_render_two_pass(tri_grid[:, :, :4], decoder, CONFIG)
+    assert not can_render_two_pass(tri_grid, Decoder(8, 24, 8, "softplus"), CONFIG)
     assert not can_render_two_pass(tri_grid, decoder, dataclasses.replace(CONFIG, quadrature="point"))
     assert not can_render_two_pass(tri_grid, decoder, dataclasses.replace(CONFIG, feature_activation="sigmoid"))
     assert not can_render_two_pass(tri_grid, decoder, dataclasses.replace(CONFIG, samples=3))

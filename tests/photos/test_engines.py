@@ -96,6 +96,7 @@ def test_a_photo_that_ends_or_blocks_its_process_is_unreadable_and_the_others_go
     assert len(photos) == COUNT
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_bytes(local: Path, folder: Path, tmp_path: Path, ray_folder: Path) -> None:
     process(folder, tmp_path / "a.zip", "ray")
     assert digests(tmp_path / "a.zip") == digests(local)
@@ -105,6 +106,7 @@ def test_ray_gives_the_same_bytes(local: Path, folder: Path, tmp_path: Path, ray
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_ray_that_runs_is_used_and_left_running(folder: Path, tmp_path: Path, ray_folder: Path) -> None:
     import ray
 

@@ -7,9 +7,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +30,7 @@ from support import fake_worker
 from support.bad_input import check
 from support.full_disk import full_disk
 from support.here_crew import HereCrew
+from support.programs import Program, children, wait_for_ends
 
 COUNT = 40
 NEVER = {3: "nobody", 7: "unreadable", 11: "break"}
@@ -146,43 +144,31 @@ def test_one_worker_gives_the_same_bytes(whole: Path, folder: Path, tmp_path: Pa
         assert sha256(tmp_path / name) == sha256(whole.with_name(name)), name
 
 
-def run_in_subprocess(folder: Path, out: Path) -> subprocess.Popen:
-    """The same work in a process of its own that can be killed."""
+def in_a_process(folder: Path, out: Path) -> Program:
+    """The same work in a process of its own that can be killed; photo 30 takes until it is."""
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start deaf to it
-        "from support import fake_worker; from pathlib import Path;"
+        "import sys; from pathlib import Path; from support import fake_worker;"
         " from portrait360.photos.job import process_folder;"
-        f"process_folder(Path({str(folder)!r}), Path({str(out)!r}), resolution=32, workers=2,"
-        " worker_factory=fake_worker.SlowWorker)"
+        "process_folder(Path(sys.argv[1]), Path(sys.argv[2]), resolution=32, workers=2,"
+        " worker_factory=fake_worker.EndlessWorker)"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    return Program(code, folder, out)
 
 
-def wait_for_parts(parts: Path, count: int = 3) -> None:
-    limit = time.monotonic() + 600
-    while len(list(parts.glob("part-*.zip"))) < count:
-        assert time.monotonic() < limit, "the reading did not start"
-        time.sleep(0.02)
+def parts_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.zip"))
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
+@pytest.mark.slow
 def test_killed_run_continues_to_the_same_bytes(whole: Path, folder: Path, tmp_path: Path, here) -> None:
     out, parts = tmp_path / "whole.zip", tmp_path / "whole.zip.parts"
-    with run_in_subprocess(folder, out) as running:
-        wait_for_parts(parts)
-        running.kill()
+    with in_a_process(folder, out) as program:
+        program.until(lambda: len(parts_of(parts)) >= 3)
+        workers = children(program.pid)
+        program.send_signal(signal.SIGKILL)
     assert not out.exists()
-    limit = time.monotonic() + 300
-    while True:  # the lock of the run goes at once; its processes end when they notice
-        finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
-        time.sleep(0.5)
-        if finished.keys() == {path.name for path in parts.glob("part-*.zip")}:
-            break
-        assert time.monotonic() < limit, "processes outlived their parent"
+    wait_for_ends(workers)
+    finished = {path.name: path.stat().st_mtime_ns for path in parts_of(parts)}
     assert 3 <= len(finished) < COUNT
     victim = min(finished)
     (parts / victim).write_bytes((parts / victim).read_bytes()[:-30])  # as after a power cut
@@ -196,23 +182,25 @@ def test_killed_run_continues_to_the_same_bytes(whole: Path, folder: Path, tmp_p
             process(folder, out, **change)
     with pytest.raises(AssetError, match="the model is missing"):
         process(folder, out, fake_worker.MissingModel)
-    assert finished.keys() == {path.name for path in parts.glob("part-*.zip")}
+    assert finished.keys() == {path.name for path in parts_of(parts)}
     process(folder, out)
     assert sha256(out) == sha256(whole)
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_continue(folder: Path, tmp_path: Path) -> None:
     out, parts = tmp_path / "stopped.zip", tmp_path / "stopped.zip.parts"
-    with run_in_subprocess(folder, out) as running:
-        wait_for_parts(parts)
-        for pid in [running.pid, *children(running.pid)]:
+    with in_a_process(folder, out) as program:
+        program.until(lambda: len(parts_of(parts)) >= 3)
+        for pid in [program.pid, *children(program.pid)]:
             os.kill(pid, signal.SIGINT)  # a terminal sends it to the whole group
-        _, errors = running.communicate(timeout=300)
+        program.wait()
+        errors = program.errors
     assert f"of 40 photos are kept in {parts}; run the same command again to continue." in errors
     assert errors.count("Traceback") == 1  # of this test's own call without a command line, none of processes
     assert not out.exists()
-    assert len(list(parts.glob("part-*.zip"))) >= 3
+    assert len(parts_of(parts)) >= 3
 
 
 def test_processes_that_never_read_are_no_fault_of_the_photos(folder: Path, tmp_path: Path) -> None:

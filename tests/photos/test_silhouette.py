@@ -19,7 +19,7 @@ def test_the_silhouette_is_that_of_the_overlay(yaw):
     camera = camera_label(yaw, 0.1)[0]
     uv, depth = project(camera[None], posed_vertices(body, pose[None]))
     points, depths = uv[0].double().numpy() * SIDE, depth[0].double().numpy()
-    expected = np.isfinite(overlay._depth_image(points, depths, body.faces.numpy(), SIDE))
+    expected = np.isfinite(overlay.depth_image(points, depths, body.faces.numpy(), SIDE))
     found = body_silhouette(body, camera, pose)
     assert found[SIDE // 2, SIDE // 2]
     assert not found[0].any()

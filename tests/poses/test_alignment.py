@@ -10,7 +10,7 @@ import torch
 from portrait360.geometry.body import load_body, posed_vertices
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.model.generator import Generator
-from portrait360.poses.alignment import CanonicalTilt, _signed_distance, nod_degrees
+from portrait360.poses.alignment import SOFTNESS, CanonicalTilt, nod_degrees, signed_distance
 from support.presets import TINY
 from support.shrunken import shrunken
 
@@ -25,9 +25,9 @@ def pose(neck, head):
 
 
 def test_the_template_at_rest_does_not_nod(tilt):
-    _, nods, inside = tilt._comparison
-    rest = int((nods.abs().sum(dim=1) == 0).nonzero())
-    neck, head = nod_degrees(tilt.fit(inside[rest]))
+    body = load_body()
+    outside, _ = signed_distance(tilt.points, body.vertices, body.faces)
+    neck, head = nod_degrees(tilt.fit(torch.sigmoid(-outside / SOFTNESS)))
     assert abs(neck) < 0.5
     assert abs(head) < 0.5
 
@@ -40,7 +40,7 @@ def test_a_leaning_head_is_seen_in_a_generator(tilt, nod):
 
     class Leaning(Generator):
         def query(self, scene, points, body_pose=None):
-            outside, _ = _signed_distance(points[0], vertices, body.faces)
+            outside, _ = signed_distance(points[0], vertices, body.faces)
             density = torch.where(outside < 0, 1000.0, 0.0)[None, :, None]
             return density, density.expand(-1, -1, 3)
 
@@ -56,7 +56,7 @@ def test_a_leaning_head_is_seen_in_a_generator(tilt, nod):
 def test_inside_is_negative(tilt):
     body = load_body()
     points = torch.tensor([[0.0, 0.08, 0.03], [0.0, 0.08, 0.3]])
-    outside, forward = _signed_distance(points, body.vertices, body.faces)
+    outside, forward = signed_distance(points, body.vertices, body.faces)
     assert outside[0] < 0 < outside[1]
     assert forward[1] > 0.2
     torch.testing.assert_close(outside.abs(), nearest_triangles(points, body.vertices[body.faces])[2])

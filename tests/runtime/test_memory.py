@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
 
 from portrait360.runtime import memory
+from support import programs
 
 LINUX = sys.platform.startswith("linux")
 
 
 def run(code: str) -> dict:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    return json.loads(programs.run(code).output)
 
 
 @pytest.mark.skipif(not LINUX, reason="these switches are the GNU C library's")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +26,9 @@ class FakeSample:
 
 
 class FakeSource:
-    """Draws from (seed, index) only. `seconds` per image makes runs long enough to be killed."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._seconds = seconds
+    """Draws from (seed, index) only."""
 
     def draw(self, seed: int, index: int, resolution: int, depth: bool = False) -> FakeSample:
-        time.sleep(self._seconds)
         rng = np.random.default_rng([seed, index])
         yaw, pitch = rng.uniform(-np.pi, np.pi), rng.normal(0, 0.2)
         pose = rng.normal(0, 0.2, 6).astype(np.float32)
@@ -48,9 +43,13 @@ class FakeSource:
         return FakeSample(image, inside.astype(np.uint8) * 255, label, pose, far)
 
 
-class SlowSource(FakeSource):
-    def __init__(self) -> None:
-        super().__init__(seconds=0.05)
+class EndlessSource(FakeSource):
+    """Draws image 40 until it is killed."""
+
+    def draw(self, seed: int, index: int, resolution: int, depth: bool = False) -> FakeSample:
+        while index == 40:
+            signal.pause()
+        return super().draw(seed, index, resolution, depth)
 
 
 class FailingSource(FakeSource):

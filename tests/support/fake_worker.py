@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,7 @@ class FakeWorker:
         if kind == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         while kind == "hang":
-            time.sleep(60)
+            signal.pause()
         if kind == "break":
             raise ZeroDivisionError("no such angle")
         if kind == "unreadable":
@@ -78,11 +77,12 @@ class FakeWorker:
         )
 
 
-class SlowWorker(FakeWorker):
-    """Long enough to be stopped."""
+class EndlessWorker(FakeWorker):
+    """Reads the photo 30 until it is killed."""
 
     def __call__(self, file: PhotoFile) -> PhotoOutcome:
-        time.sleep(0.1)
+        while file.path.stem == "30":
+            signal.pause()
         return super().__call__(file)
 
 

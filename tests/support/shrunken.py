@@ -14,7 +14,11 @@ def _narrow(config: SynthesisConfig | None, steps: int) -> SynthesisConfig | Non
 
 
 def shrunken(preset: Preset) -> Preset:
-    """32-pixel images from 16-pixel rays (or 32 without super-resolution), 8 channels, few samples."""
+    """32-pixel images from 16-pixel rays (or 32 without super-resolution), 8 channels, few samples.
+
+    Planes and decoders have few sizes in all, as kernels are compiled for each: 8 channels, or the 16 of the packaged
+    weights' preset where images are rendered without super-resolution.
+    """
     model = preset.model
     sr = model.superresolution
     if sr is not None:
@@ -30,8 +34,8 @@ def shrunken(preset: Preset) -> Preset:
         discriminator=dataclasses.replace(model.discriminator, channels=(8, 8, 8, 8), pose_hidden=(8,)),
         z_dim=16,
         w_dim=16,
-        plane_features=8,
-        decoder_hidden=16,
+        plane_features=16 if model.features == 3 else 8,
+        decoder_hidden=32 if model.features == 3 else 16,
         features=3 if model.features == 3 else 8,
         pose_hidden=(8,),
         render=dataclasses.replace(

@@ -6,9 +6,6 @@ import fcntl
 import hashlib
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from portrait360.synthetic.label_noise import coarse_body_poses
 from portrait360.types import AssetError, DatasetError, InputError
 from support import fake_portraits
 from support.full_disk import full_disk
+from support.programs import Program, children, wait_for_ends
 
 COUNT = 100  # 34 chunks of 3
 
@@ -76,50 +74,32 @@ def test_views_are_noted_and_belong_to_the_dataset(tmp_path: Path, whole: Path) 
         draw(tmp_path / "views.zip", count=6)
 
 
-def run_in_subprocess(out: Path, source: str = "SlowSource") -> subprocess.Popen:
-    """The same run in a process of its own that can be killed."""
+def in_a_process(out: Path) -> Program:
+    """The same run in a process of its own that can be killed; image 40 takes until it is."""
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start deaf to it
-        "from support import fake_portraits; from pathlib import Path;"
+        "import sys; from pathlib import Path; from support import fake_portraits;"
         " from portrait360.synthetic.job import render_dataset;"
-        f"render_dataset(Path({str(out)!r}), count={COUNT}, resolution=32, seed=3, workers=2, label_noise=4.0,"
-        f" source_factory=fake_portraits.{source})"
+        f"render_dataset(Path(sys.argv[1]), count={COUNT}, resolution=32, seed=3, workers=2, label_noise=4.0,"
+        " source_factory=fake_portraits.EndlessSource)"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    return Program(code, out)
 
 
-def wait_for_parts(parts: Path, count: int = 3) -> None:
-    limit = time.monotonic() + 120
-    while len(list(parts.glob("part-*.zip"))) < count:
-        assert time.monotonic() < limit, "the run did not start"
-        time.sleep(0.02)
+def parts_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.zip"))
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
+@pytest.mark.slow
 def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     out, parts = tmp_path / "killed.zip", tmp_path / "killed.zip.parts"
-    with run_in_subprocess(out) as process:
-        wait_for_parts(parts)
-        workers = children(process.pid)
+    with in_a_process(out) as program:
+        program.until(lambda: len(parts_of(parts)) >= 3)
+        workers = children(program.pid)
         assert len(workers) >= 2
-        process.kill()
-    limit = time.monotonic() + 60
-    while any(is_running(pid) for pid in workers):
-        assert time.monotonic() < limit, "worker processes outlived their parent"
-        time.sleep(0.02)
+        program.send_signal(signal.SIGKILL)
+    wait_for_ends(workers)
     assert not out.exists()
-    finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
+    finished = {path.name: path.stat().st_mtime_ns for path in parts_of(parts)}
     assert 3 <= len(finished) < 34
     victim = min(finished)
     (parts / victim).write_bytes((parts / victim).read_bytes()[:-30])  # as after a power cut
@@ -127,20 +107,22 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(whole: Pat
     # A run that is stopped by an error keeps the parts that were there, and draws only what was missing.
     with pytest.raises(DatasetError, match=r"rendering image 40 .*ZeroDivisionError: no such angle"):
         draw(out, fake_portraits.FailingSource, workers=1)
-    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
+    kept = {path.name: path.stat().st_mtime_ns for path in parts_of(parts)}
     assert all(kept[name] == finished[name] for name in finished if name != victim)
     draw(out)
     assert sha256(out) == sha256(whole)
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_continue_and_one_worker_ends_with_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     out, parts = tmp_path / "stopped.zip", tmp_path / "stopped.zip.parts"
-    with run_in_subprocess(out) as process:
-        wait_for_parts(parts)
-        for pid in [process.pid, *children(process.pid)]:
+    with in_a_process(out) as program:
+        program.until(lambda: len(parts_of(parts)) >= 3)
+        for pid in [program.pid, *children(program.pid)]:
             os.kill(pid, signal.SIGINT)  # a terminal sends it to the whole group
-        _, errors = process.communicate(timeout=60)
+        program.wait()
+        errors = program.errors
     assert f"images are kept in {parts}; run the same command again to continue." in errors
     assert errors.count("Traceback") == 1  # of this test's own call without a command line, none of workers
     assert not out.exists()
@@ -153,7 +135,7 @@ def test_a_worker_that_is_killed_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="ended unexpectedly") as caught:
         draw(out, fake_portraits.DyingSource, workers=1)
     assert "again to continue" in caught.value.hint
-    assert len(list(parts.glob("part-*.zip"))) == 13  # images 0 to 38
+    assert len(parts_of(parts)) == 13  # images 0 to 38
     assert not out.exists()
     # Other values do not continue this run.
     for change, words in [

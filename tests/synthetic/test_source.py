@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from portrait360.geometry.cameras import camera_label, project
 from portrait360.kernels import raster
 from portrait360.synthetic.source import PortraitSource, SyntheticSample, portrait_camera
 from portrait360.types import InputError
+from support.programs import run
 
 STRAIGHT = {"neck": (0.0, 0.0, 0.0), "head": (0.0, 0.0, 0.0)}
 
@@ -51,7 +50,6 @@ def test_same_seed_same_bytes_in_another_process_and_order(source: PortraitSourc
     here = [digest(source.draw(5, i, 40, depth=True)) for i in (2, 0)]
     code = (
         "import sys, pathlib\n"
-        "sys.path[:0] = sys.argv[2:]\n"
         "from portrait360.synthetic.source import PortraitSource\n"
         "import importlib.util\n"
         "spec = importlib.util.spec_from_file_location('own', sys.argv[2])\n"
@@ -60,10 +58,7 @@ def test_same_seed_same_bytes_in_another_process_and_order(source: PortraitSourc
         "s.draw(5, 1, 32)\n"
         "print([own.digest(s.draw(5, i, 40, depth=True)) for i in (0, 2)])\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tiny_parts), __file__], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip().splitlines()[-1] == str(here[::-1])
+    assert run(code, tiny_parts, __file__).output.strip().splitlines()[-1] == str(here[::-1])
     assert here[0] != here[1]
 
 

@@ -50,6 +50,7 @@ def small(monkeypatch, tmp_path, tiny_encoder):
     monkeypatch.setattr(ablations, "evaluate", lambda *a, **k: measure(*a, encoder=tiny_encoder, progress=False, **k))
 
 
+@pytest.mark.slow
 def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
     data, out = tmp_path / "d.zip", tmp_path / "runs"
     write_fake_dataset(data, count=44, coarse=True)
@@ -73,6 +74,7 @@ def test_arms_are_trained_measured_and_left_alone(small, tmp_path):
             measure_arm("recipe", dataclasses.replace(setting, **other))
 
 
+@pytest.mark.slow
 def test_arms_may_be_measured_later(small, tmp_path, monkeypatch):
     data, out = tmp_path / "d.zip", tmp_path / "runs"
     write_fake_dataset(data, count=44, coarse=True)

@@ -63,6 +63,7 @@ def without(path: Path, prefix: str) -> Golden:
         return Golden(path, {name: file[name] for name in file.files if not name.startswith(prefix)})
 
 
+@pytest.mark.slow
 def test_released_sizes_agree():
     """Both sizes share all weights up to super-resolution: one tri-grid serves for both."""
     scene = None

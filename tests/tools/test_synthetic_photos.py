@@ -10,17 +10,9 @@ from PIL import Image
 
 from portrait360.photos.crop import Square
 from portrait360.photos.folder import find_photos
-from portrait360.synthetic.body import AnnyBody
-from portrait360.synthetic.source import PortraitSource
 from portrait360.types import DatasetError, InputError
-from support.tiny_parts import write_tiny_parts
 from tools import synthetic_photos
 from tools.synthetic_photos import read_truth, render_photo
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return PortraitSource(write_tiny_parts(tmp_path_factory.mktemp("parts"), AnnyBody()))
 
 
 def test_the_true_crop_of_a_photo_is_the_portrait(source):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,7 +9,8 @@ from portrait360.runtime.distributed import Ranks, join
 from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.types import InputError
 from support.fake_portraits import write_fake_dataset
-from support.several_processes import launch
+from support.programs import run_ranks
+from support.torchrun import torchrun
 
 AVERAGES = """
 import torch
@@ -70,7 +69,6 @@ loop.train(Path(sys.argv[1]), "tiny", Path(sys.argv[2]), kimg=0.024, quiet=True)
 GRADIENTS = """
 import dataclasses, sys
 import torch
-sys.path.insert(0, sys.argv[1])
 from portrait360.config import original_recipe
 from portrait360.runtime.distributed import Ranks, join
 from portrait360.training.state import new_state
@@ -95,7 +93,7 @@ def share_of(name):
 preset = shrunken(TINY)
 same = dict(batch=8, views_per_latent=1, swap_probability=0.0, swap_fade_kimg=0.0, background_swap_probability=0.0,
             occupancy=False, bf16=False)
-base = original_recipe(preset.model) if sys.argv[2] == "original" else preset.training
+base = original_recipe(preset.model) if sys.argv[1] == "original" else preset.training
 preset = dataclasses.replace(preset, training=dataclasses.replace(base, **same))
 state = new_state(preset, 0, torch.device("cpu"))
 whole = random_batch(preset.model, 8)
@@ -113,22 +111,22 @@ for name, optimizer in (("G", state.g_optimizer), ("D", state.d_optimizer)):
     optimizer.step = keep
 metrics = training_step(state, batch, ranks)
 if ranks.first:
-    torch.save(gradients | {"metrics": torch.stack([metrics[k] for k in sorted(metrics)])}, sys.argv[3])
+    torch.save(gradients | {"metrics": torch.stack([metrics[k] for k in sorted(metrics)])}, sys.argv[2])
 ranks.wait()
 ranks.leave()
 """
 
 
-def test_averages_over_two_processes(tmp_path):
-    launch(tmp_path, AVERAGES)
+def test_averages_over_two_processes():
+    run_ranks(AVERAGES)
 
 
 def test_two_processes_train_and_resume_exactly(tmp_path):
     data = tmp_path / "d.zip"
     write_fake_dataset(data, coarse=True)
-    launch(tmp_path, TRAIN, data, tmp_path / "whole", "new", 0.032)
-    launch(tmp_path, TRAIN, data, tmp_path / "parts", "new", 0.016)
-    launch(tmp_path, TRAIN, data, tmp_path / "parts", "resume", 0.032)
+    run_ranks(TRAIN, data, tmp_path / "whole", "new", 0.032)
+    run_ranks(TRAIN, data, tmp_path / "parts", "new", 0.016)
+    run_ranks(TRAIN, data, tmp_path / "parts", "resume", 0.032)
     whole = load_checkpoint(checkpoints(tmp_path / "whole")[-1]).tensors
     last = load_checkpoint(checkpoints(tmp_path / "parts")[-1])
     parts = last.tensors
@@ -137,12 +135,13 @@ def test_two_processes_train_and_resume_exactly(tmp_path):
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_comes_back_from_the_last_checkpoint(tmp_path):
     """torchrun starts all processes again with the same command: the end is that of a run without the failure."""
     data = tmp_path / "d.zip"
     write_fake_dataset(data, coarse=True)
-    launch(tmp_path, DIES_ONCE, data, tmp_path / "whole", "lives")
-    launch(tmp_path, DIES_ONCE, data, tmp_path / "broken", "dies", restarts=1)
+    run_ranks(DIES_ONCE, data, tmp_path / "whole", "lives", TORCHELASTIC_RESTART_COUNT="0")
+    torchrun(tmp_path, DIES_ONCE, data, tmp_path / "broken", "dies", restarts=1)
     ends = [load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken")]
     assert [end.images for end in ends] == [24, 24]
     assert all(torch.equal(ends[0].tensors[k], ends[1].tensors[k]) for k in ends[0].tensors)
@@ -154,7 +153,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path, 
     results = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.pt"
-        launch(tmp_path, GRADIENTS, Path(__file__).parents[1], recipe, out, processes=processes)
+        run_ranks(GRADIENTS, recipe, out, count=processes)
         results.append(torch.load(out, weights_only=True))
     one, two = results
     assert sorted(one) == sorted(two) == ["D0", *(["D1"] if recipe == "original" else []), "G0", "metrics"]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,14 +10,16 @@ import pytest
 from portrait360.data.shards import write_shards
 from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from support.fake_portraits import write_fake_dataset
+from support.programs import Program, ranks
 
 PROGRAM = """
-import dataclasses, os, signal, sys
+import dataclasses, sys
 from pathlib import Path
 import torch
 from support.full_disk import fill_disk
 from portrait360.config import register_preset
 from support.presets import TINY
+from support.programs import hold
 from portrait360.cli.main import main
 from portrait360.training import loop
 
@@ -36,6 +34,8 @@ def step(state, batch, ranks):
             next(state.discriminator.parameters()).fill_(float("nan"))
     if what == "full" and state.images == 12:
         fill_disk(20000)
+    if what == "sigterm" and state.images == 12 and ranks.first:
+        hold(Path(out))
     return original(state, batch, ranks)
 
 loop.training_step = step
@@ -51,32 +51,21 @@ def data(tmp_path_factory) -> Path:
     return path
 
 
-def start(tmp_path: Path, data: Path, what: str, processes: int) -> subprocess.Popen:
-    script = tmp_path / "script.py"
-    script.write_text(PROGRAM)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-    command = [
-        sys.executable,
-        *(launcher if processes > 1 else []),
-        str(script),
-        str(data),
-        str(tmp_path / "run"),
-        what,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def images_of_last(run: Path) -> int:
     last = checkpoints(run)[-1]
     return load_checkpoint(last).images
 
 
+def errors_of_two(data: Path, out: Path, what: str) -> str:
+    """What two processes say that both end with an error."""
+    with ranks(PROGRAM, data, out, what) as programs:
+        assert all(program.wait() != 0 for program in programs)
+        return "\n".join(program.errors for program in programs)
+
+
 def test_nan_in_one_process_ends_all_and_keeps_the_last_checkpoint(tmp_path, data):
-    process = start(tmp_path, data, "nan", 2)
-    _, error = process.communicate(timeout=240)
-    assert process.returncode != 0
-    assert "training diverged after 16 images: a loss is not finite." in error
+    errors = errors_of_two(data, tmp_path / "run", "nan")
+    assert "training diverged after 16 images: a loss is not finite." in errors
     assert images_of_last(tmp_path / "run") == 16
 
 
@@ -84,30 +73,25 @@ def test_an_unreadable_shard_in_one_process_ends_all_with_a_sentence(tmp_path, d
     write_shards(data, tmp_path / "s", per_shard=3, progress=False)
     damaged = max((tmp_path / "s").glob("*.tar"))
     damaged.write_bytes(b"\x01" * damaged.stat().st_size)
-    process = start(tmp_path, tmp_path / "s", "shards", 2)
-    _, error = process.communicate(timeout=240)
-    assert process.returncode != 0
-    assert f"error: {damaged} is damaged" in error
+    errors = errors_of_two(tmp_path / "s", tmp_path / "run", "shards")
+    assert f"error: {damaged} is damaged" in errors
     assert not list((tmp_path / "run").glob("*.tmp*"))
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence_and_nothing_half_written(tmp_path, data):
-    process = start(tmp_path, data, "full", 1)
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == 2
-    assert "the disk is full" in error
+    with Program(PROGRAM, data, tmp_path / "run", "full") as program:
+        assert program.wait() == 2
+        assert "the disk is full" in program.errors
     assert images_of_last(tmp_path / "run") == 8
     assert [file.name for file in (tmp_path / "run").iterdir() if "tmp" in file.name] == []
 
 
 def test_sigterm_reaches_all_processes_and_saves(tmp_path, data):
-    process = start(tmp_path, data, "sigterm", 2)
-    for _ in range(2400):
-        if (tmp_path / "run").is_dir() and checkpoints(tmp_path / "run"):
-            break
-        time.sleep(0.05)
-    before = images_of_last(tmp_path / "run")
-    time.sleep(1.0)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=240)
-    assert images_of_last(tmp_path / "run") > before
+    """One process has the signal; all end after the same step."""
+    out = tmp_path / "run"
+    with ranks(PROGRAM, data, out, "sigterm") as programs:
+        programs[0].held(out)
+        programs[1].send_signal(signal.SIGTERM)
+        programs[0].release(out)
+        assert [program.wait() for program in programs] == [0, 0]
+    assert 12 < images_of_last(out) <= 20

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,22 +21,30 @@ from portrait360.training.state import new_state
 from portrait360.types import CheckpointError, DivergenceError, InputError
 from support.fake_portraits import write_fake_dataset
 from support.presets import TINY
+from support.programs import Program, run
 
 PROGRAM = """
 import dataclasses, sys
 from pathlib import Path
 from portrait360.config import register_preset
 from support.presets import TINY
-from portrait360.model.discriminator import with_pose_path
-from portrait360.training import loop, watch
+from support.programs import hold
+from portrait360.training import loop
 
 training = dataclasses.replace(TINY.training, checkpoint_kimg=0.016, sheet_kimg=1000.0, keep_checkpoints=100)
 register_preset(dataclasses.replace(TINY, training=training))
 loop.REPORT_STEPS = 1
-data, out, start, kimg = sys.argv[1:]
-loop.train(Path(data), "tiny", Path(out), resume=start == "resume", kimg=float(kimg), quiet=True)
+data, out, start, stop = sys.argv[1:]
+original = loop.training_step
+
+def step(state, batch, ranks):
+    if state.images == int(stop):
+        hold(Path(out))
+    return original(state, batch, ranks)
+
+loop.training_step = step
+loop.train(Path(data), "tiny", Path(out), resume=start == "resume", kimg=0.08, quiet=True)
 """
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def unbroken(data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "unbroken"
-    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "new", "0.08"], env=ENVIRONMENT, check=True)
+    run(PROGRAM, data, out, "new", -1)
     return out
 
 
@@ -71,32 +76,25 @@ def assert_same_end(a: Path, b: Path) -> None:
 
 def test_killed_run_resumes_to_the_same_numbers(data, unbroken, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", PROGRAM, str(data), str(out)]
-    process = subprocess.Popen([*command, "new", "0.08"], env=ENVIRONMENT)
-    for _ in range(1200):
-        if len(checkpoints(out)) >= 2:
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Program(PROGRAM, data, out, "new", 40) as program:
+        program.held(out)
+        program.send_signal(signal.SIGKILL)
+        assert program.wait() == -signal.SIGKILL
     assert 0 < len(checkpoints(out)) < len(checkpoints(unbroken))
-    subprocess.run([*command, "resume", "0.08"], env=ENVIRONMENT, check=True)
+    run(PROGRAM, data, out, "resume", -1)
     assert losses(out) == losses(unbroken)
     assert_same_end(out, unbroken)
 
 
 def test_sigterm_saves_and_resumes(data, unbroken, tmp_path):
     out = tmp_path / "stopped"
-    command = [sys.executable, "-c", PROGRAM, str(data), str(out)]
-    process = subprocess.Popen([*command, "new", "0.08"], env=ENVIRONMENT)
-    for _ in range(1200):
-        if (out / "log.jsonl").exists():
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
-    assert 0 < load_checkpoint(checkpoints(out)[-1]).images < 80
-    subprocess.run([*command, "resume", "0.08"], env=ENVIRONMENT, check=True)
+    with Program(PROGRAM, data, out, "new", 24) as program:
+        program.held(out)
+        program.send_signal(signal.SIGTERM)
+        program.release(out)
+        assert program.wait() == 0
+    assert load_checkpoint(checkpoints(out)[-1]).images == 28  # the step that the signal met is done
+    run(PROGRAM, data, out, "resume", -1)
     assert_same_end(out, unbroken)
 
 
@@ -124,7 +122,7 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before(data, unbroken, tm
     whole, broken = checkpoints(unbroken)[-3:-1]
     (out / whole.name).write_bytes(whole.read_bytes())
     (out / broken.name).write_bytes(broken.read_bytes()[:1000])
-    subprocess.run([sys.executable, "-c", PROGRAM, str(data), str(out), "resume", "0.08"], env=ENVIRONMENT, check=True)
+    run(PROGRAM, data, out, "resume", -1)
     assert_same_end(out, unbroken)
 
 
@@ -276,18 +274,10 @@ def test_time_limit_ends_the_run_with_a_checkpoint(data, tmp_path):
 
 def test_ctrl_c_saves_and_is_reported(data, tmp_path):
     out = tmp_path / "run"
-    code = (
-        f"from pathlib import Path\nfrom portrait360.training.loop import train\n"
-        "from support.presets import register\nregister()\n"
-        f"train(Path({str(data)!r}), 'tiny', Path({str(out)!r}), kimg=100.0, quiet=True)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=ENVIRONMENT)
-    for _ in range(1200):
-        if (out / "tensorboard").exists():
-            break
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert b"KeyboardInterrupt" in error
-    assert len(checkpoints(out)) == 1
+    with Program(PROGRAM, data, out, "new", 8) as program:
+        program.held(out)
+        program.send_signal(signal.SIGINT)
+        program.release(out)
+        assert program.wait() == -signal.SIGINT
+        assert "KeyboardInterrupt" in program.errors
+    assert load_checkpoint(checkpoints(out)[-1]).images == 12  # the step that the signal met is done

@@ -40,7 +40,7 @@ def draw_body(
 
     # Find the contours that nothing hides.
     front = _front_facing(points, faces)
-    nearest = _depth_image(points, depths, faces[front], side)
+    nearest = depth_image(points, depths, faces[front], side)
     edges = _contours(faces, front)
     visible = _visible(points[edges].mean(axis=1), depths[edges].mean(axis=1), nearest)
 
@@ -70,7 +70,7 @@ def _contours(faces: Int[ndarray, "F 3"], front: Bool[ndarray, " F"]) -> Int[nda
     return edges[counts == 1]
 
 
-def _depth_image(
+def depth_image(
     points: Float[ndarray, "V 2"], depths: Float[ndarray, " V"], faces: Int[ndarray, "F 3"], side: int
 ) -> Float[ndarray, "side side"]:
     """Depth of the nearest face in every pixel, infinity where there is none (painter's algorithm)."""

@@ -213,8 +213,9 @@ def load_inception(path: Path) -> Inception:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no file of Inception weights at {path}.", "Check the path.")
+    tensors = _read_tensors(path)
     network = Inception()
-    _fill(network, _read_tensors(path), path)
+    _fill(network, tensors, path)
     return network.eval().requires_grad_(False)
 
 

@@ -52,13 +52,13 @@ class CanonicalTilt:
         low, high = torch.tensor(REGION[0]), torch.tensor(REGION[1])
         random = torch.Generator().manual_seed(0)
         points = low + (high - low) * torch.rand(POINTS, 3, generator=random)
-        outside, forward = _signed_distance(points, self.body.vertices, self.body.faces)
+        outside, forward = signed_distance(points, self.body.vertices, self.body.faces)
         points = points[(outside.abs() < BAND) & (forward > 0.2)]
         nods = torch.cartesian_prod(torch.tensor(ANGLES), torch.tensor(ANGLES)).float()
         poses = torch.zeros(len(nods), 6)
         poses[:, [NECK_NOD, HEAD_NOD]] = torch.deg2rad(nods)
         inside = [
-            torch.sigmoid(-_signed_distance(points, vertices, self.body.faces)[0] / SOFTNESS)
+            torch.sigmoid(-signed_distance(points, vertices, self.body.faces)[0] / SOFTNESS)
             for vertices in posed_vertices(self.body, poses)
         ]
         return points, nods, torch.stack(inside)
@@ -90,7 +90,7 @@ class CanonicalTilt:
         return self.fit((total / PORTRAITS).cpu())
 
 
-def _signed_distance(points: Tensor, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+def signed_distance(points: Tensor, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Distance to a closed mesh, negative inside, and how much the nearest triangle faces forward (its normal's z)."""
     triangles = vertices[faces]
     nearest, _, distance = nearest_triangles(points, triangles)

@@ -149,8 +149,11 @@ class Crew(ABC, Generic[P]):
 class LocalProcess:
     """The parent's side of a process of this machine, which prepares at once."""
 
+    START_METHOD = "spawn"
+    """Of `multiprocessing`: a process that shares nothing with its parent, whose threads a fork would not survive."""
+
     def __init__(self, worker: UnitWorker) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(self.START_METHOD)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_main, args=(theirs, worker), daemon=True)
         with _child_settings():

@@ -1,4 +1,4 @@
-"""Run a script in several processes that torchrun starts; it can import what is in tests/."""
+"""Run a script in two processes that torchrun starts; it can import what is in tests/."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2, restarts: int = 0) -> None:
+def torchrun(tmp_path: Path, code: str, *arguments: object, restarts: int = 0) -> None:
     script = tmp_path / "script.py"
     script.write_text(code)
     command = [
@@ -16,7 +16,7 @@ def launch(tmp_path: Path, code: str, *arguments: object, processes: int = 2, re
         "-m",
         "torch.distributed.run",
         "--nproc-per-node",
-        str(processes),
+        "2",
         "--max-restarts",
         str(restarts),
         "--standalone",
