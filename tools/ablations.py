@@ -30,7 +30,8 @@ from portrait360.evaluation.evaluate import evaluate
 from portrait360.evaluation.plan import Plan
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import write_json
-from portrait360.runtime.script import run_script, settle_process
+from portrait360.runtime.process import settle_process
+from portrait360.runtime.script import run_script
 from portrait360.training.loop import train
 from portrait360.types import InputError, Portrait360Error
 

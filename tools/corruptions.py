@@ -37,8 +37,9 @@ from portrait360.portrait.scene import SceneRenderer
 from portrait360.portrait.weights import load_weights
 from portrait360.runtime.files import check_place, write_json
 from portrait360.runtime.precision import processor_name
+from portrait360.runtime.process import settle_process
 from portrait360.runtime.progress import show_progress
-from portrait360.runtime.script import run_script, settle_process
+from portrait360.runtime.script import run_script
 from portrait360.synthetic.assets import makehuman_folder
 from portrait360.synthetic.source import PortraitSource, portrait_camera
 from portrait360.types import DatasetError

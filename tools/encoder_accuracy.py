@@ -33,7 +33,8 @@ from portrait360.media.images import to_bytes
 from portrait360.media.sheets import captioned, tiled
 from portrait360.runtime.files import atomic_write, write_json
 from portrait360.runtime.precision import processor_name
-from portrait360.runtime.script import run_script, settle_process
+from portrait360.runtime.process import settle_process
+from portrait360.runtime.script import run_script
 from portrait360.types import InputError
 
 PEOPLE = 200

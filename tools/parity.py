@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from portrait360.runtime.files import atomic_write
-from portrait360.runtime.script import settle_process
+from portrait360.runtime.process import settle_process
 from portrait360.types import Portrait360Error
 from tools.comparison import Comparison, Row, rows_table, stages_table
 from tools.golden import full_size_networks, read_golden, small_networks

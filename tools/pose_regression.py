@@ -21,9 +21,10 @@ from portrait360.data.dataset import PortraitDataset
 from portrait360.evaluation.measures import rotation_errors
 from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.runtime.files import check_place, write_json
+from portrait360.runtime.process import settle_process
 from portrait360.runtime.progress import show_progress
 from portrait360.runtime.schedule import cosine_decay
-from portrait360.runtime.script import run_script, settle_process
+from portrait360.runtime.script import run_script
 from portrait360.training.augment import mirror_some
 from portrait360.training.data import composite
 from portrait360.training.losses import pose_loss

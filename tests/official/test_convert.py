@@ -113,6 +113,7 @@ def test_every_tensor_and_option_comes_over(resolution, tmp_path):
     assert weights.info.about["converted_from"] == "original.pkl"
 
 
+@pytest.mark.slow
 def test_an_smpl_file_becomes_the_body_of_the_weights(capsys, tmp_path):
     model = dataclasses.replace(narrow(128), raw_resolution=16)
     snapshot, smpl, out = tmp_path / "original.pkl", tmp_path / "smpl.pkl", tmp_path / "converted.safetensors"

@@ -53,6 +53,7 @@ def test_people_are_found_from_every_side(parts, number):
     assert matte.calls == 1
 
 
+@pytest.mark.slow
 def test_crops_are_mostly_much_closer(parts):
     photos = [photo(number) for number in range(24)]
     people = [outline.find_by_outline(image, *parts, matte=Known(mask)) for image, mask in photos]

@@ -24,6 +24,7 @@ def pose(neck, head):
     return torch.tensor([[math.radians(neck), 0.0, 0.0, math.radians(head), 0.0, 0.0]])
 
 
+@pytest.mark.slow
 def test_the_template_at_rest_does_not_nod(tilt):
     body = load_body()
     outside, _ = signed_distance(tilt.points, body.vertices, body.faces)

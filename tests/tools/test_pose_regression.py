@@ -31,6 +31,7 @@ class Bars(Labelled):
         self.cameras = camera_label(torch.zeros(count))
 
 
+@pytest.mark.slow
 def test_it_learns_a_pose_that_shows(monkeypatch):
     monkeypatch.setattr(pose_regression, "WARMUP", 10)
     monkeypatch.setattr(pose_regression, "BATCH", 8)

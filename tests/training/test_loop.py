@@ -156,6 +156,7 @@ def test_checkpoint_of_another_preset_is_refused(data, unbroken, tmp_path):
         train(data, "tiny-original", unbroken, resume=True, kimg=1.0)
 
 
+@pytest.mark.slow
 def test_a_run_in_the_published_recipe_resumes_exactly(data, tmp_path):
     """Labels drawn anew for either phase come from the random state that checkpoints keep; so does a grown raw side."""
     options = {"recipe": "original", "quiet": True}

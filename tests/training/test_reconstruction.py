@@ -96,6 +96,7 @@ def test_a_run_resumes_exactly_and_its_styles_move(data: Path, first: Path, tmp_
     assert load_weights(tmp_path / "whole").generator.backbone.mapping.w_avg.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_examples")
 def test_reconstructions_approach_their_images(data: Path, first: Path, tmp_path: Path) -> None:
     """The pixel loss of the same few people falls when styles and generator are fitted to them."""

@@ -98,6 +98,7 @@ def test_portrait_128_grows_from_cpu_64():
     assert not can_start_from(small, dataclasses.replace(large, discriminator=wider))
 
 
+@pytest.mark.slow
 def test_a_run_that_refines_poses_resumes_exactly(tmp_path):
     """Two steps, or one, a checkpoint and one: the same weights, memory of poses and tilt."""
     training = dataclasses.replace(TINY.training, pose_refine_kimg=0.001, pose_match_weight=1.0)

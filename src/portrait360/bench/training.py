@@ -25,7 +25,7 @@ from portrait360.runtime.device import choose_device
 from portrait360.runtime.distributed import Ranks
 from portrait360.runtime.memory import peak_megabytes, restart_peak
 from portrait360.runtime.precision import choose_bf16
-from portrait360.runtime.script import settle_process
+from portrait360.runtime.process import settle_process
 from portrait360.runtime.tensors import from_json
 from portrait360.runtime.threads import denormals_flushed
 from portrait360.training.adapt import StartingWeights, read_weights, start_from, with_pose_path_of

@@ -26,7 +26,7 @@ from portrait360.model.rendering import Occupancy
 from portrait360.portrait.scene import SceneRenderer, find_matter
 from portrait360.runtime.memory import peak_megabytes, release_freed_memory, restart_peak
 from portrait360.runtime.precision import worth_bf16
-from portrait360.runtime.script import settle_process
+from portrait360.runtime.process import settle_process
 from portrait360.runtime.tensors import from_json
 from portrait360.types import RenderOutput
 

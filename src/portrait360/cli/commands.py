@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 import tyro
 
 from portrait360.cli.train import Train, train_command
-from portrait360.runtime.script import settle_process
+from portrait360.runtime.process import settle_process
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")

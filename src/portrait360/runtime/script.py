@@ -12,15 +12,6 @@ from portrait360.runtime.files import explain_os_error
 from portrait360.types import Portrait360Error
 
 
-def settle_process() -> None:
-    """Choose threads and memory for the whole process: a library may not, but a program of its own may."""
-    from portrait360.runtime.memory import keep_freed_memory
-    from portrait360.runtime.threads import settle_threads
-
-    settle_threads()
-    keep_freed_memory()
-
-
 def run_script(main: Callable[..., Any]) -> None:
     """Run a module's `main` on the command line; bad input and full disks get a sentence, a hint, and exit status 2."""
     try:
