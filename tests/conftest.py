@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -85,7 +86,16 @@ def freed_memory() -> Iterator[None]:
 
     yield
     gc.collect()
+    _return_freed_memory()
     release_freed_memory()
+
+
+def _return_freed_memory() -> None:
+    """Undo what commands under test set for the whole process: large blocks return to the system again."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for name, value in ((-4, 65536), (-1, 128 * 1024), (-2, 0)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            mallopt(ctypes.c_int(name), ctypes.c_int(value))
 
 
 @pytest.fixture(scope="session")

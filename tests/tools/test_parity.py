@@ -48,6 +48,7 @@ def _fast_memory():
     keep_freed_memory()
 
 
+@pytest.mark.slow
 def test_every_stage_of_the_small_file_agrees():
     result = compare(PART)
     assert {row.stage for row in result.rows} == STAGES_OF_PART
