@@ -29,6 +29,7 @@ from portrait360.model.rendering import (
     Rays,
     Rendered,
     Sampling,
+    TwoPassDraws,
     bound_rays,
     query,
     render_original,
@@ -224,10 +225,8 @@ class Generator(nn.Module):
         n, m = bounded.near.shape
         jitter = None if draws.jitter is None else draws.jitter[..., None, None].expand(n, m, config.samples, 1)
         tri_grid = scene.tri_grid.repeat_interleave(n // scene.tri_grid.shape[0], dim=0)
-        return render_original(
-            tri_grid, self.decoder, bounded, config,
-            deform=deform, jitter=jitter, density_noise=draws.density_noise,
-        )  # fmt: skip
+        random = TwoPassDraws(jitter, draws.density_noise)
+        return render_original(tri_grid, self.decoder, bounded, config, deform=deform, draws=random)
 
     def _cast_one_pass(
         self, scene: Scene, bounded: Rays, body_pose: Tensor | None, draws: RenderDraws, plain: bool

@@ -165,6 +165,16 @@ def query(
     return density, features
 
 
+@dataclass(frozen=True)
+class TwoPassDraws:
+    """What is random in a two-pass render."""
+
+    jitter: Float[Tensor, "B M S 1"] | None = None
+    """Where in its interval each coarse sample lies, 0 to 1; None: in the middle."""
+    density_noise: float = 0.0
+    """Standard deviation of the noise on raw densities."""
+
+
 def render_original(
     tri_grid: Float[Tensor, "B 3 C D H W"],
     decoder: Decoder,
@@ -172,15 +182,15 @@ def render_original(
     config: RenderConfig,
     *,
     deform: Deform | None = None,
-    jitter: Float[Tensor, "B M S 1"] | None = None,
-    importance_u: Float[Tensor, "B M I"] | None = None,
-    density_noise: float = 0.0,
+    draws: TwoPassDraws | None = None,
     trace: dict[str, Tensor] | None = None,
 ) -> Rendered:
-    """Coarse pass, importance samples, merge, composite (equations 5.2-5.8). No jitter means 0.5 everywhere.
+    """Coarse pass, importance samples, merge, composite (equations 5.2-5.8).
 
+    `draws`: what is random in training; None: nothing.
     `trace` is filled with `depths_coarse` [B, M, S, 1], `weights_coarse` [B, M, S-1, 1] and `depths_fine` [B, M, I, 1].
     """
+    draws = draws or TwoPassDraws()
     n, m, _ = rays.directions.shape
     device = rays.directions.device
 
@@ -188,15 +198,14 @@ def render_original(
     def shade(t: Tensor) -> tuple[Tensor, Tensor]:
         points = (rays.origins[:, None, None] + t * rays.directions[:, :, None]).reshape(n, -1, 3)
         density, feature = query(tri_grid, decoder, points if deform is None else deform(points), config)
-        if density_noise > 0:
+        if draws.density_noise > 0:
             density = torch.where(
-                density <= EMPTY_DENSITY, density, density + torch.randn_like(density) * density_noise
+                density <= EMPTY_DENSITY, density, density + torch.randn_like(density) * draws.density_noise
             )
         return density.reshape(n, m, -1, 1), feature.reshape(n, m, t.shape[2], -1)
 
     # Coarse pass.
-    if jitter is None:
-        jitter = torch.full((n, m, config.samples, 1), 0.5, device=device)
+    jitter = torch.full((n, m, config.samples, 1), 0.5, device=device) if draws.jitter is None else draws.jitter
     t0 = coarse_depths(config.near, config.far, config.samples, jitter)
     density0, feature0 = shade(t0)
     feature, distance, weights = march_midpoints(feature0, density0, t0, config)
@@ -206,10 +215,8 @@ def render_original(
         return Rendered(feature, weights.sum(dim=2), distance)
 
     # Importance samples.
-    if importance_u is None:
-        count = config.importance_samples
-        importance_u = torch.linspace(0.0, 1.0, count, device=device).expand(n, m, count)
-    t1 = importance_depths(t0, weights, importance_u)
+    count = config.importance_samples
+    t1 = importance_depths(t0, weights, torch.linspace(0.0, 1.0, count, device=device).expand(n, m, count))
     if trace is not None:
         trace["depths_fine"] = t1
     density1, feature1 = shade(t1)
