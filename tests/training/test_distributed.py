@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from portrait360.runtime.distributed import Ranks, join
+from portrait360.training import loop
 from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.types import InputError
 from support.fake_portraits import write_fake_dataset
+from support.presets import TINY
 from support.programs import run_ranks
 from support.torchrun import torchrun
 
@@ -65,6 +67,36 @@ def step(state, batch, ranks):
 loop.training_step = step
 loop.train(Path(sys.argv[1]), "tiny", Path(sys.argv[2]), kimg=0.024, quiet=True)
 """
+
+STYLES = """
+import dataclasses
+import torch
+from portrait360.config import PRESETS
+from portrait360.runtime.distributed import join
+from portrait360.training.reconstruction import reconstruct
+from portrait360.training.state import new_state
+from support.random_batches import random_batch, with_random_people
+from support.shrunken import shrunken
+
+ranks = join(torch.device("cpu"))
+preset = shrunken(PRESETS["portrait-identity"])
+recipe = dataclasses.replace(preset.training.reconstruction, images=2)
+preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, reconstruction=recipe))
+state = new_state(preset, 0, torch.device("cpu"))
+with_random_people(state, random_batch(preset.model, 4))
+before = state.people.table.values.clone()
+torch.manual_seed(ranks.rank)
+batch = with_random_people(state, random_batch(preset.model, 4, ranks.rank), seed=ranks.rank)
+reconstruct(state, batch, ranks)
+moved = (state.people.table.values != before).any(dim=1)
+rows = ranks.gather(batch.targets.rows)
+assert moved.nonzero()[:, 0].tolist() == rows.unique().tolist(), (moved, rows)
+everywhere = ranks.gather(state.people.table.values[None])
+assert torch.equal(everywhere[0], everywhere[1])
+ranks.wait()
+ranks.leave()
+"""
+
 
 GRADIENTS = """
 import dataclasses, sys
@@ -171,7 +203,25 @@ def test_one_process_is_alone(monkeypatch):
     assert ranks.gather(values["a"][None]).tolist() == [1.0]
 
 
+def test_all_processes_move_the_styles_of_all_images():
+    run_ranks(STYLES)
+
+
 def test_processes_must_divide_the_batch():
     assert Ranks(0, 2).share(16) == 8
     with pytest.raises(InputError, match="cannot share"):
         Ranks(0, 3).share(16)
+
+
+def test_processes_must_have_whole_portraits(tmp_path, monkeypatch):
+    class Apart(Ranks):
+        """One of four that never met."""
+
+        def leave(self):
+            pass
+
+    monkeypatch.setattr(loop, "join", lambda _: Apart(0, 4))
+    data = tmp_path / "d.zip"
+    write_fake_dataset(data, coarse=True)
+    with pytest.raises(InputError, match="2 views of each portrait"):
+        loop.train(data, TINY, tmp_path / "run", quiet=True)

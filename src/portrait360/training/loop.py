@@ -36,6 +36,7 @@ from portrait360.training.state import fill_state, new_state
 from portrait360.training.step import training_step
 from portrait360.training.streaming import StreamingData
 from portrait360.training.watch import Every, Report, StopRequests, Timer, Watchdog
+from portrait360.types import InputError
 
 REPORT_STEPS = 50
 """From one line of the log to the next."""
@@ -133,7 +134,7 @@ def _first_state(
     """The networks as the run finds them, its random state, and its folder, opened."""
     # Fresh networks, and how steps are computed on this machine: all processes alike
     preset, run = folder.preset, folder.run
-    ranks.share(preset.training.batch)
+    _check_share(ranks, preset.training.batch, preset.training.views_per_latent)
     state = new_state(preset, run.seed, device)
     torch.manual_seed(run.seed * ranks.size + ranks.rank)
     measured = dataclasses.asdict(origin.run) if isinstance(origin, Checkpoint) else {}
@@ -159,6 +160,15 @@ def _first_state(
     record_steps(state, device)
     folder.open(ranks, state.images, dataclasses.replace(run, bf16=bf16, processor=processor_name()))
     return state
+
+
+def _check_share(ranks: Ranks, batch: int, views: int) -> None:
+    """Each process renders whole portraits, with all of their views."""
+    if ranks.share(batch) % views:
+        raise InputError(
+            f"{ranks.size} processes cannot share a batch of {batch} with {views} views of each portrait.",
+            f"Choose a `training.batch` that is a multiple of {ranks.size * views}.",
+        )
 
 
 def _new_people(state: TrainingState, origin: StartingWeights, images: TrainingData | StreamingData) -> People | None:
