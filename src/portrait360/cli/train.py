@@ -14,6 +14,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo, Unsupporte
 
 from portrait360.config import PRESETS
 from portrait360.config.fields import PresetField, preset_fields
+from portrait360.runtime.process import settle_process
 
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
 
@@ -54,6 +55,7 @@ class Train:
     def run(self) -> None:
         from portrait360.apps.train import train
 
+        settle_process()
         train(
             self.data,
             preset=self.preset,

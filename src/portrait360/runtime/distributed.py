@@ -108,7 +108,7 @@ def own_gpu(device: torch.device) -> torch.device:
 
 
 def join(device: torch.device) -> Ranks:
-    """Read torchrun's environment; without it, this process is alone."""
+    """Read torchrun's environment, and give this process its share of the threads; without it, it is alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
     if device.type == "cuda":

@@ -17,10 +17,9 @@ from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.memory import shared_turns
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.distributed import Ranks, join, own_gpu
-from portrait360.runtime.memory import keep_freed_memory
 from portrait360.runtime.precision import choose_bf16, processor_name
 from portrait360.runtime.progress import show_progress
-from portrait360.runtime.threads import denormals_flushed
+from portrait360.runtime.threads import denormals_flushed, settle_threads
 from portrait360.training.adapt import StartingWeights, start_from
 from portrait360.training.calibrate import calibrate
 from portrait360.training.checkpoints import Checkpoint, RunRecord
@@ -117,8 +116,8 @@ def _train(
     quiet: bool,
 ) -> Path:
     """Train until the end or a stop, in this process's place among all; the weights file."""
+    threads = torch.get_num_threads()
     ranks = join(device)
-    keep_freed_memory()
     try:
         state = _first_state(folder, origin, images, device, ranks)
         _take_steps(state, folder, images, timer, quiet)
@@ -126,6 +125,7 @@ def _train(
         return folder.weights
     finally:
         ranks.leave()
+        settle_threads(threads)
 
 
 def _first_state(
