@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 import tyro
 
+from portrait360.cli.page import Page
 from portrait360.cli.train import Train, train_command
 from portrait360.runtime.process import settle_process
 
@@ -389,6 +390,7 @@ def commands(arguments: Sequence[str]) -> Any:
     train = train_command() if arguments[:1] == ["train"] else None
     return (
         Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Page, tyro.conf.subcommand("page")]
         | Annotated[
             _Dataset,
             tyro.conf.subcommand(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, CheckpointError
 
 if TYPE_CHECKING:
     from portrait360.portrait.solid import PortraitMesh
+    from portrait360.viewer.payload import PagePortrait
 
 VIEWS = 8
 """Views on views.png, one each 45 degrees."""
@@ -130,6 +132,54 @@ class Portrait:
             content = posed_json(self.record, pose) | {"views": cameras, "files": [*files, "portrait.json"]}
             write_json(temporary / "portrait.json", content)
         return folder
+
+    def page(self, path: str | Path, *, mesh: bool = False) -> Path:
+        """Write a web page that shows the portrait: one .html file that works offline and asks the network for nothing.
+
+        The page renders the volume itself, from every side and under any pose of neck and head.
+
+        Args:
+            path: the .html file.
+            mesh: whether the page offers the mesh for download, which makes it larger.
+
+        Raises:
+            InputError: `path` does not end in .html or cannot be written, or the model has networks behind the volume.
+        """
+        from portrait360.viewer.page import page_path, write_page
+
+        path = page_path(path)
+        shown = self.for_page(mesh=mesh)
+        write_page(path, self.renderer.generator, [shown], title=f"Portrait: {shown.name.lower()}")
+        return path
+
+    def for_page(self, *, mesh: bool = False) -> PagePortrait:
+        """What a page needs of the portrait (`viewer.page.write_page` takes several).
+
+        Args:
+            mesh: whether the page offers the mesh for download.
+
+        Raises:
+            InputError: a page cannot render the model.
+        """
+        from portrait360.viewer.page import FALLBACK_SIDE
+        from portrait360.viewer.payload import PagePortrait, check_can_show
+
+        check_can_show(self.renderer.generator.config)
+        views = np.concatenate(list(render_bytes(self.renderer, _around(VIEWS), None, FALLBACK_SIDE)))
+        seed = self.record.seed
+        return PagePortrait(
+            name="A person" if seed is None else f"Seed {seed}",
+            scene=self.renderer.scene,
+            occupied=self.renderer.cells,
+            views=tuple(views),
+            record=self.record.as_json(),
+            mesh=self._mesh_file() if mesh else None,
+        )
+
+    def _mesh_file(self) -> bytes:
+        """The mesh as the bytes of a .glb file."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.mesh().save(Path(folder) / "portrait.glb").read_bytes()
 
     # ---- images ----
 

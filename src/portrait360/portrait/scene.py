@@ -90,6 +90,13 @@ class SceneRenderer:
         return RENDER_RESOLUTION if config.superresolution is None else config.raw_resolution
 
     @property
+    def cells(self) -> UInt8[Tensor, "1 nz ny nx"]:
+        """Cells of the tri-grid's box that rays visit: all of them where no renderer skips any."""
+        if self.occupied is None:
+            return torch.ones(1, *VIEWING_CELLS, dtype=torch.uint8)
+        return self.occupied.cpu()
+
+    @property
     def own_side(self) -> int | None:
         """Side of the images of a model with super-resolution; None where any side can be rendered."""
         config = self.generator.config
