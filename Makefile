@@ -20,7 +20,7 @@ CHECK_TYPES := --jaxtyping-packages=$(subst $() ,$(comma),$(TYPED:%=portrait360.
 .PHONY: help demo test test-slow docs docs-check results clean
 
 help:
-	@echo "make demo        install into $(VENV), then make four portraits in out/demo"
+	@echo "make demo        install into $(VENV), then make four portraits and a web page in out/demo"
 	@echo "make test        install into $(VENV), then run the checks that are quick"
 	@echo "make test-slow   install into $(VENV), then run the tests that are slow by nature"
 	@echo "make docs        build the site in out/site"
@@ -30,6 +30,7 @@ help:
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/portrait360 generate --seeds 0-3 --out out/demo
+	$(BIN)/portrait360 page --model --out out/demo/model.html
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -234,8 +234,8 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "Expected one of {generate, dataset,", "run portrait360 --help"),
-        ("bake", "Unrecognized options: bake", "Available subcommands: generate, dataset,"),
+        ("", "Expected one of {generate, page,", "run portrait360 --help"),
+        ("bake", "Unrecognized options: bake", "Available subcommands: generate, page,"),
         ("dataset bake", "Unrecognized options: bake", "Available subcommands: synth, photos, inspect, shard"),
         (f"{SYNTH} --count x", "Error parsing --count: expected a whole number, not 'x'.", "--help"),
         (f"{SYNTH} --count 2 --workers 1.5", "Error parsing --workers: expected a whole number, not '1.5'.", "--help"),

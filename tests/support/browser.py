@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -37,28 +39,49 @@ def chromium() -> str:
     raise AssertionError("these tests need Chromium: apt-get install chromium")
 
 
+_START = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def _pipe() -> tuple[int, int]:
+    """Both ends of a pipe, numbered so high that they are not in the way of others."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
+
+
 class Browser:
     """One page in one window."""
 
     def __init__(self, *flags: str) -> None:
         # Chromium reads commands from descriptor 3 and answers on 4, each message ended by a zero byte
-        self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
-        self.downloads = Path(self._profile.name) / "downloads"
-        commands, self._to = os.pipe()
-        self._from, answers = os.pipe()
+        self._profile = Path(tempfile.mkdtemp(prefix="chromium-"))
+        self.downloads = self._profile / "downloads"
+        commands, self._to = _pipe()
+        self._from, answers = _pipe()
+        program = [chromium(), *FLAGS, *flags, f"--user-data-dir={self._profile}/profile", "about:blank"]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", chromium(), *FLAGS, *flags,
-             f"--user-data-dir={self._profile.name}/profile", "about:blank"],
+            [sys.executable, "-c", _START, str(commands), str(answers), *program],
             pass_fds=[commands, answers],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(commands)
         os.close(answers)
         self._buffer, self._number = b"", 0
         self.events: list[dict[str, Any]] = []
 
-        # The window, and what is to be heard of it
-        self._session = None
+        self._session: str | None = None
+
+    def connect(self) -> None:
+        """Find the window, and ask what is to be heard of it."""
         target = self._wait_for_target()
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -114,7 +137,7 @@ class Browser:
             self._process.wait()
         os.close(self._to)
         os.close(self._from)
-        self._profile.cleanup()
+        shutil.rmtree(self._profile, ignore_errors=True)
 
     # ---- what people do ----
 
@@ -250,6 +273,7 @@ def open_browser(*flags: str) -> Iterator[Browser]:
     """A browser that ends with the block."""
     browser = Browser(*flags)
     try:
+        browser.connect()
         yield browser
     finally:
         browser.close()

@@ -33,6 +33,14 @@ def test_rows_come_back_within_half_a_step(bits, shape):
     assert (error <= 0.5001 * step + 1e-12).all()
 
 
+def test_steps_can_be_as_coarse_as_wanted():
+    values = np.random.default_rng(1).standard_normal((4, 50)).astype(np.float32)
+    fine, coarse = (rows_blob(values, 8, step) for step in (0.0, 0.25))
+    assert np.allclose(read_array(coarse) % 0.25, 0.0)
+    assert np.abs(read_array(coarse) - values).max() <= 0.1251
+    assert len(coarse["data"]) < len(fine["data"])
+
+
 def test_tiles_and_back():
     channels = np.random.default_rng(2).integers(0, 256, (10, 4, 4), np.uint8)
     image = tiles(channels, 3)

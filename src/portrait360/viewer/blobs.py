@@ -30,8 +30,8 @@ def array_blob(values: ndarray) -> Blob:
     return {"type": name, "shape": list(values.shape), "data": base64_text(zlib.compress(data, 9))}
 
 
-def rows_blob(values: Float[ndarray, "rows ..."], bits: Literal[8, 12]) -> Blob:
-    """Rows of numbers as whole numbers of 8 or 12 bits times a scale of each row.
+def rows_blob(values: Float[ndarray, "rows ..."], bits: Literal[8, 12], least_scale: float = 0.0) -> Blob:
+    """Rows of numbers as whole numbers of 8 or 12 bits times a scale of each row, which is at least `least_scale`.
 
     The layout: scales (float32), upper 8 bits of all numbers (offset by 128), then with 12 bits the lower 4 of them,
     two numbers to a byte, the first one in the lower half. The upper bits repeat often enough to be compressed.
@@ -39,7 +39,7 @@ def rows_blob(values: Float[ndarray, "rows ..."], bits: Literal[8, 12]) -> Blob:
     flat = values.reshape(len(values), -1).astype(np.float64)
     largest = 2 ** (bits - 1) - 1
     peak = np.abs(flat).max(axis=1, keepdims=True)
-    scales = np.where(peak > 0, peak / largest, 1.0).astype(np.float32)
+    scales = np.maximum(np.where(peak > 0, peak / largest, 1.0), least_scale).astype(np.float32)
     whole = np.round(flat / scales).astype(np.int32).reshape(-1)
     parts = [scales.astype("<f4").tobytes()]
     if bits == 8:

@@ -1,11 +1,13 @@
 """The generator as data for a page, which makes people of any seed in the browser (`web/generator.js`).
 
-Matrices and convolutions are stored in 12 bits per number with a scale per row, an identity warp in 8 bits.
+Matrices and convolutions are stored in 12 bits per number with a scale per row. An identity warp has as many numbers as
+all the rest together and needs fewer bits: they are as coarse as its displacements may be.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,10 @@ from portrait360.types import BODY_POSE_SIZE, InputError
 from portrait360.viewer.blobs import array_blob, rows_blob
 from portrait360.viewer.payload import check_can_show
 
+WARP_ERROR = 1.5e-4
+"""Root mean square error of a warp's displacements, world units; a pixel of 512 is 8e-4."""
+_STYLES = 1000
+"""Over so many styles."""
 _STILL = 1e-6
 """Share of the largest number in a warp below which it is rounding: the outermost nodes do not move."""
 
@@ -53,7 +59,7 @@ def maker_payload(generator: Generator) -> dict[str, Any]:
     return {
         "mapping": _mapping(generator.backbone.mapping),
         "synthesis": _synthesis(generator),
-        "warp": None if config.warp is None else _warp(generator.warp),
+        "warp": None if config.warp is None else _warp(generator),
         "cells": {"shape": list(VIEWING_CELLS), "visible": VISIBLE_DENSITY},
     }
 
@@ -62,9 +68,9 @@ def _numbers(tensor: Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def _dense(weight: Tensor, bias: Tensor, *, activates: bool = False, bits: Literal[8, 12] = 12) -> dict[str, Any]:
+def _dense(weight: Tensor, bias: Tensor, *, activates: bool = False) -> dict[str, Any]:
     """A matrix and a bias; `activates`: lrelu times sqrt(2) follows."""
-    return {"weight": rows_blob(_numbers(weight), bits), "bias": array_blob(_numbers(bias)), "activates": activates}
+    return {"weight": rows_blob(_numbers(weight), 12), "bias": array_blob(_numbers(bias)), "activates": activates}
 
 
 def _mapping(mapping: MappingNetwork) -> dict[str, Any]:
@@ -135,18 +141,27 @@ def _to_rgb(layer: ToRGB) -> dict[str, Any]:
     }
 
 
-def _warp(warp: IdentityWarp) -> dict[str, Any]:
+def _warp(generator: Generator) -> dict[str, Any]:
     """The identity warp as one matrix, fading and the removal of rigid motions included, without rows of zeros."""
+    # The matrix
+    warp: IdentityWarp = generator.warp
     identity = torch.eye(warp.weight.shape[1], device=warp.weight.device)
     none = torch.zeros(1, len(identity), device=identity.device)
     bias = warp(none)[0].flatten()
     weight = (warp(identity).flatten(1) - bias).T
     largest = torch.cat([weight, bias[:, None]], dim=1).abs().amax(dim=1)
     moving = (largest > _STILL * largest.max()).nonzero()[:, 0]
+
+    # Rounding errors, uniform and independent, add up over the style's numbers
+    draws = torch.Generator().manual_seed(0)
+    z = torch.randn(_STYLES, generator.backbone.mapping.z_dim, generator=draws).to(weight)
+    w = generator.map(z, camera_label(0.0, device=weight.device).expand(len(z), -1))
+    step = WARP_ERROR * math.sqrt(12.0 / float(w.square().sum(dim=1).mean()))
     return {
         "low": list(warp.config.low),
         "high": list(warp.config.high),
         "shape": list(warp.config.shape),
         "numbers": array_blob(moving.int().cpu().numpy()),
-        **_dense(weight[moving], bias[moving], bits=8),
+        "weight": rows_blob(_numbers(weight[moving]), 8, step),
+        "bias": array_blob(_numbers(bias[moving])),
     }

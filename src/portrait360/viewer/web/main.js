@@ -3,6 +3,7 @@
 import { decodeBase64, PayloadError } from "./blobs.js";
 import { Controls } from "./controls.js";
 import { GeneratorSource } from "./generator.js";
+import { latentOf } from "./latent.js";
 import { GraphicsError } from "./glsl.js";
 import { LocalSource } from "./source.js";
 
@@ -103,7 +104,7 @@ async function start() {
   find("status").textContent = "";
 
   // For scripts that embed or test the page
-  globalThis.portrait360 = { controls, source, choose };
+  globalThis.portrait360 = { controls, source, choose, latentOf };
   document.documentElement.dataset.ready = "true";
 }
 

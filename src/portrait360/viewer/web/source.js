@@ -62,7 +62,7 @@ export class LocalSource {
     clearTimeout(this.timer);
     if (!this.scene) return;
     this.timer = setTimeout(() => this._drawFull(turn), moving ? STILL_MS : 0);
-    if (!this.isBusy) this._drawCoarse();
+    this.coarse ??= this._drawCoarse().finally(() => (this.coarse = null));
   }
 
   _prepared(view) {
@@ -72,9 +72,8 @@ export class LocalSource {
 
   /** The newest view at a resolution that takes FRAME_MS, again and again while newer ones come. */
   async _drawCoarse() {
-    this.isBusy = true;
     let drawn = -1;
-    while (drawn !== this.turn && !this.isFull) {
+    while (drawn !== this.turn) {
       drawn = this.turn;
       const side = Math.min(this.movingSide, this.element.width);
       const start = performance.now();
@@ -87,7 +86,6 @@ export class LocalSource {
       const next = side * Math.min(Math.max(Math.sqrt(FRAME_MS / spent), 0.5), 1.5);
       this.movingSide = Math.max(SMALLEST, Math.round(Math.min(next, this.element.width)));
     }
-    this.isBusy = false;
   }
 
   _drawScaled(side) {
@@ -118,7 +116,9 @@ export class LocalSource {
     return this.target;
   }
 
+  /** The view as sharp as the canvas, unless a newer one comes in between. */
   async _drawFull(turn) {
+    await this.coarse; // which would draw over it
     const side = this.element.width;
     const draw = (part) => {
       this._prepared(this.view);
