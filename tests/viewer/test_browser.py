@@ -66,7 +66,7 @@ def shared_browser() -> Iterator[Browser]:
 @pytest.fixture
 def browser(shared_browser, page) -> Browser:
     """At the page of two people, in a small window, as software renders slowly."""
-    shared_browser.window(620, 460)
+    shared_browser.window(560, 380)
     open_page(shared_browser, page)
     return shared_browser
 

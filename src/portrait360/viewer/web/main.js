@@ -56,6 +56,15 @@ function fitCanvas(canvas) {
   return true;
 }
 
+/** The page's first image lies over the canvas until something is drawn there. */
+function showPoster(canvas) {
+  const poster = new Image();
+  poster.alt = "";
+  poster.src = document.querySelector("#fallback img").src;
+  find("frame").append(poster);
+  canvas.addEventListener("drawn", () => poster.remove(), { once: true });
+}
+
 function connectButtons(form, source, controls) {
   const name = () => source.people[source.index];
   form.elements.save.addEventListener("click", async () => {
@@ -86,10 +95,12 @@ async function start() {
   find("fallback").hidden = true;
   find("viewer").hidden = false;
   fitCanvas(canvas);
+  showPoster(canvas);
 
   const controls = new Controls(canvas, form, (view, moving) => source.show(view, moving));
   const choose = async (index) => {
     source.index = index;
+    form.elements.person.value = index;
     canvas.setAttribute("aria-label", `${source.people[index]}, a portrait in 3D`);
     form.elements.mesh.hidden = !source.portraits[index]?.mesh;
     await source.select(index);

@@ -9,6 +9,7 @@ import { openContext, Renderer, Scene, SharedModel } from "./renderer.js";
 const FRAME_MS = 45; // of a frame while the view moves
 const TILE_MS = 25; // of a tile while it is still
 const STILL_MS = 180; // from the last movement to the full resolution
+const HIDDEN_MS = 100; // of a frame that the browser does not show
 const SMALLEST = 64;
 const LARGEST_TILE = 512;
 
@@ -33,8 +34,7 @@ export class LocalSource {
     this.turn = 0; // counts what was asked for: drawing for an older one stops
     this.isFull = false;
     this.index = 0;
-    gl.clearColor(...model.render.background, 1);
-    gl.clear(gl.COLOR_BUFFER_BIT);
+    this.targets = {};
   }
 
   /** Load a person; the one shown before stays in sight until then. */
@@ -65,7 +65,7 @@ export class LocalSource {
     this.coarse ??= this._drawCoarse().finally(() => (this.coarse = null));
   }
 
-  _prepared(view) {
+  _prepare(view) {
     const background = BACKGROUNDS[view.background] ?? this.model.render.background;
     this.renderer.prepare(this.scene, { ...view, background });
   }
@@ -76,74 +76,71 @@ export class LocalSource {
     while (drawn !== this.turn) {
       drawn = this.turn;
       const side = Math.min(this.movingSide, this.element.width);
+      const target = this._target("coarse", side);
+      this._prepare(this.view);
       const start = performance.now();
-      this._prepared(this.view);
-      const fieldMs = performance.now() - start;
-      this._drawScaled(side);
+      this._drawPart(target, { x: 0, y: 0, width: side, height: side });
       await finished(this.gl);
-      await new Promise(requestAnimationFrame);
-      const spent = Math.max(performance.now() - start - fieldMs, 4);
+      const spent = Math.max(performance.now() - start, 4);
+      await nextFrame();
+      this._present(target, { x: 0, y: 0, width: side, height: side });
+      this.element.dispatchEvent(new Event("drawn"));
       const next = side * Math.min(Math.max(Math.sqrt(FRAME_MS / spent), 0.5), 1.5);
       this.movingSide = Math.max(SMALLEST, Math.round(Math.min(next, this.element.width)));
     }
   }
 
-  _drawScaled(side) {
-    const { gl } = this;
-    const target = this._target(side);
-    gl.bindFramebuffer(gl.FRAMEBUFFER, target.framebuffer);
-    this.renderer.draw(side);
-    gl.bindFramebuffer(gl.READ_FRAMEBUFFER, target.framebuffer);
-    gl.bindFramebuffer(gl.DRAW_FRAMEBUFFER, null);
-    const { width, height } = this.element;
-    gl.blitFramebuffer(0, 0, side, side, 0, 0, width, height, gl.COLOR_BUFFER_BIT, gl.LINEAR);
-  }
-
-  /** A texture of `side` pixels to draw into. */
-  _target(side) {
-    const { gl } = this;
-    if (this.target?.side !== side) {
-      if (this.target) {
-        gl.deleteTexture(this.target.texture);
-        gl.deleteFramebuffer(this.target.framebuffer);
-      }
-      const texture = makeTexture(gl, gl.TEXTURE_2D, gl.RGBA8, [side, side], gl.LINEAR);
-      const framebuffer = gl.createFramebuffer();
-      gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
-      gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
-      this.target = { side, texture, framebuffer };
-    }
-    return this.target;
-  }
-
   /** The view as sharp as the canvas, unless a newer one comes in between. */
   async _drawFull(turn) {
     await this.coarse; // which would draw over it
-    const side = this.element.width;
-    const draw = (part) => {
-      this._prepared(this.view);
-      this.gl.bindFramebuffer(this.gl.FRAMEBUFFER, null);
-      this.renderer.draw(side, part);
-    };
-    if (await this._drawTiles(side, draw, () => turn === this.turn)) {
+    const target = this._target("full", this.element.width);
+    const isWanted = () => turn === this.turn && target.side === this.element.width;
+    if (await this._drawTiles(target, this.view, isWanted, (part) => this._present(target, part))) {
       this.isFull = true;
       this.element.dispatchEvent(new Event("sharp"));
     }
   }
 
-  /** Draw an image in parts from its middle on, each in about TILE_MS. Whether it was finished. */
-  async _drawTiles(side, draw, isWanted) {
-    const size = Math.min(this.tile, side);
-    for (const part of spiral(side, size)) {
-      if (!isWanted() || this.gl.isContextLost()) return false;
-      const start = performance.now();
-      draw(part);
-      await finished(this.gl);
-      const spent = performance.now() - start;
-      if (part.width === size && part.height === size) this._tileTook(size, spent);
-      await new Promise((resolve) => setTimeout(resolve, 0));
+  /** A texture of `side` pixels to draw into; one is kept for each use. */
+  _target(use, side) {
+    if (this.targets[use]?.side !== side) {
+      if (this.targets[use]) releaseTarget(this.gl, this.targets[use]);
+      this.targets[use] = makeTarget(this.gl, side);
     }
-    return isWanted();
+    return this.targets[use];
+  }
+
+  _drawPart(target, part) {
+    this.gl.bindFramebuffer(this.gl.FRAMEBUFFER, target.framebuffer);
+    this.renderer.draw(target.side, part);
+  }
+
+  /** Show part of a target on the canvas, enlarged. */
+  _present(target, { x, y, width, height }) {
+    const { gl } = this;
+    const scale = this.element.width / target.side;
+    const [left, bottom, right, top] = [x, y, x + width, y + height].map((value) => Math.round(value * scale));
+    gl.bindFramebuffer(gl.READ_FRAMEBUFFER, target.framebuffer);
+    gl.bindFramebuffer(gl.DRAW_FRAMEBUFFER, null);
+    const filter = scale === 1 ? gl.NEAREST : gl.LINEAR;
+    gl.blitFramebuffer(x, y, x + width, y + height, left, bottom, right, top, gl.COLOR_BUFFER_BIT, filter);
+  }
+
+  /** Draw a view in parts from its middle on, each in about TILE_MS. Whether it was finished. */
+  async _drawTiles(target, view, isWanted, onPart) {
+    const size = Math.min(this.tile, target.side);
+    for (const part of spiral(target.side, size)) {
+      if (!isWanted() || this.gl.isContextLost()) return false;
+      this._prepare(view);
+      const start = performance.now();
+      this._drawPart(target, part);
+      await finished(this.gl);
+      if (part.width === size && part.height === size) this._tileTook(size, performance.now() - start);
+      await nextFrame();
+      if (!isWanted()) return false;
+      onPart(part);
+    }
+    return true;
   }
 
   _tileTook(size, spent) {
@@ -153,25 +150,15 @@ export class LocalSource {
 
   /** A view as a PNG of `side` pixels. */
   async picture(view, side) {
-    const { gl } = this;
-    const scene = this.scene;
-    const texture = makeTexture(gl, gl.TEXTURE_2D, gl.RGBA8, [side, side], gl.LINEAR);
-    const framebuffer = gl.createFramebuffer();
-    gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
-    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
-    const draw = (part) => {
-      this._prepared(view);
-      gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
-      this.renderer.draw(side, part);
-    };
-    await this._drawTiles(side, draw, () => scene === this.scene);
+    const { gl, scene } = this;
+    const target = makeTarget(gl, side);
+    await this._drawTiles(target, view, () => scene === this.scene, () => {});
 
     // From the graphics card, whose rows run upwards, to a file
     const pixels = new Uint8ClampedArray(4 * side * side);
-    gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, target.framebuffer);
     gl.readPixels(0, 0, side, side, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
-    gl.deleteFramebuffer(framebuffer);
-    gl.deleteTexture(texture);
+    releaseTarget(gl, target);
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = side;
     const context = canvas.getContext("2d");
@@ -181,6 +168,27 @@ export class LocalSource {
     }
     return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   }
+}
+
+/** Until the browser has shown what was drawn, and has looked after people's hands; pages out of sight get no frames. */
+function nextFrame() {
+  return new Promise((resolve) => {
+    requestAnimationFrame(resolve);
+    setTimeout(resolve, HIDDEN_MS);
+  });
+}
+
+function makeTarget(gl, side) {
+  const texture = makeTexture(gl, gl.TEXTURE_2D, gl.RGBA8, [side, side], gl.LINEAR);
+  const framebuffer = gl.createFramebuffer();
+  gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  return { side, texture, framebuffer };
+}
+
+function releaseTarget(gl, { texture, framebuffer }) {
+  gl.deleteTexture(texture);
+  gl.deleteFramebuffer(framebuffer);
 }
 
 /** Square parts that cover an image, those near its middle first. */
