@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 # Types and shapes of all arguments are checked at every call, which doubles the time of most tests.
 comma := ,
-TYPED := geometry media model data synthetic poses encoder training evaluation photos
+TYPED := geometry media model data synthetic poses encoder training evaluation photos viewer
 CHECK_TYPES := --jaxtyping-packages=$(subst $() ,$(comma),$(TYPED:%=portrait360.%)),tools,beartype.beartype
 
 .PHONY: help demo test test-slow docs docs-check results clean

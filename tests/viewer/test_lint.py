@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 GLOBALS = """
-atob Blob clearTimeout console crypto createImageBitmap DecompressionStream devicePixelRatio document Event Image ImageData
-Option performance requestAnimationFrame ResizeObserver Response setTimeout URL
+atob Blob clearTimeout console crypto createImageBitmap DecompressionStream devicePixelRatio document Event Image
+ImageData Option performance requestAnimationFrame ResizeObserver Response setTimeout URL
 """.split()
 CONFIG = """
 import js from "@eslint/js";

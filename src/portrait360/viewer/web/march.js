@@ -135,7 +135,7 @@ void main() {
 
   // Its samples, from the camera on until no light is left.
   vec3 sum = vec3(0.0);
-  float through = 1.0, opacity = 0.0, distance = 0.0;
+  float through = 1.0, opacity = 0.0, depth = 0.0;  // depth: a sum of weight * distance, for the residual
   ivec3 count = textureSize(cells, 0);
   for (int s = 0; s < SAMPLES; s++) {
     if (stepLength <= 0.0) break;
@@ -149,13 +149,13 @@ void main() {
     float weight = through * (1.0 - passes);
     sum += weight * ${sizes.sigmoid ? "(1.0 / (1.0 + exp(-decoded.yzw)))" : "decoded.yzw"};
     opacity += weight;
-    distance += weight * t;
+    depth += weight * t;
     through *= passes;
     if (through < stop) break;
   }
 
   // A portrait's residual (what a photo adds) belongs here: its colour at the canonical position of the surface,
-  // canonical(position + distance / opacity * direction), is added to the sum with the weight of the opacity.
+  // canonical(position + depth / opacity * direction), is added to the sum with the weight of the opacity.
   vec3 shown = ${sizes.sigmoid ? "sum" : "0.5 * sum + 0.5 * opacity"};
   colour = vec4(shown + (1.0 - opacity) * background, 1.0);
 }`;

@@ -102,15 +102,14 @@ void main() {
 /** Makes tri-grids of styles. */
 export class Synthesis {
   /**
-   * @param gl with EXT_color_buffer_float.
    * @param network {constant, blocks: [{side, conv0, conv1, toRgb}], symmetric} with arrays of numbers.
    * @param sizes of the tri-grid: planes, depth, features, resolution.
    */
   constructor(gl, network, sizes) {
     Object.assign(this, { gl, network, sizes });
-    if (gl.getExtension("EXT_color_buffer_float") === null) {
-      throw new GraphicsError("this device cannot compute with float textures");
-    }
+    if (gl.getExtension("EXT_color_buffer_float") !== null) this.format = gl.RGBA32F;
+    else if (gl.getExtension("EXT_color_buffer_half_float") !== null) this.format = gl.RGBA16F; // some phones
+    else throw new GraphicsError("this device cannot compute with float textures");
     this.blockBytes = Math.min(gl.getParameter(gl.MAX_UNIFORM_BLOCK_SIZE), MOST_BLOCK_BYTES);
     this.alignment = gl.getParameter(gl.UNIFORM_BUFFER_OFFSET_ALIGNMENT);
     this.framebuffer = gl.createFramebuffer();
@@ -155,7 +154,7 @@ export class Synthesis {
         texels[4 * ((channel >> 2) * side * side + pixel) + (channel & 3)] = values[channel * side * side + pixel];
       }
     }
-    const map = this._map(side, channels / 4, gl.RGBA32F, gl.NEAREST);
+    const map = this._map(side, channels / 4, this.format, gl.NEAREST);
     gl.texSubImage3D(gl.TEXTURE_2D_ARRAY, 0, 0, 0, 0, side, side, channels / 4, gl.RGBA, gl.FLOAT, texels);
     return map;
   }
@@ -180,9 +179,9 @@ export class Synthesis {
     // Where it writes
     const isImage = kind === "point";
     const side = source.side * (isShuffled ? 2 : 1);
-    const format = isImage ? gl.RGBA16F : gl.RGBA32F;
+    const format = isImage ? gl.RGBA16F : this.format;
     const map = this._map(side, outputs * phases, format, isImage ? gl.LINEAR : gl.NEAREST);
-    const sums = [0, 1].map(() => inputs < groups && this._map(side, together, gl.RGBA32F, gl.NEAREST));
+    const sums = [0, 1].map(() => inputs < groups && this._map(side, together, this.format, gl.NEAREST));
     const form = { kind, outputs: together, inputs, isShuffled, hasImage: image !== null };
     const { program, uniforms } = (this.programs[JSON.stringify(form)] ??= makeProgram(gl, convolutionGlsl(form)));
 
