@@ -73,7 +73,7 @@ TINY_SHOWN = _tiny(
     discriminator=DiscriminatorConfig((8, 16, 16), "box", mapping_layers=2, pose_hidden=(16,), mirror_once=True),
 )
 """Rendered colours are the image: what web pages can show. Mostly air, as people are."""
-ALL_PRESETS = {**PRESETS, "tiny": TINY, "tiny-original": TINY_ORIGINAL, "tiny-shown": TINY_SHOWN}
+ALL_PRESETS = {**PRESETS, "tiny": TINY, "tiny-original": TINY_ORIGINAL}
 """Those that users can name, and these."""
 
 
