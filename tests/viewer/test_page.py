@@ -61,6 +61,14 @@ def test_it_names_no_address(page):
     assert set(re.findall(r'(?:src|href)="([^",]*)', page)) == {"data:image/webp;base64"}
 
 
+def test_only_people_of_a_seed_are_said_not_to_be_real(person, page, tmp_path):
+    assert "Not a real person." in page
+    path = tmp_path / "p.html"
+    record = dataclasses.replace(person.record, seed=None)
+    dataclasses.replace(person, record=record).page(path)
+    assert "Not a real person." not in path.read_text(encoding="utf-8")
+
+
 def test_images_have_alternatives_in_words(page):
     images = re.findall(r"<img [^>]*>", page)
     assert len(images) == 8
