@@ -14,12 +14,14 @@ from torch import Tensor
 from portrait360.config import Vector3
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
+from portrait360.geometry.deformation import apply_field, deformation_field
 from portrait360.media.images import to_bytes
 from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
 from portrait360.model.rendering import Occupancy
 from portrait360.model.two_pass import can_render_two_pass, cells_for_two_pass
+from portrait360.portrait.residual import PhotoResidual, add_residuals, residual_colour
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
@@ -52,6 +54,8 @@ class SceneRenderer:
     """Cells that rays visit, None for all of them (and for renderers that do not skip)."""
     bf16: bool = False
     """Convolutions in bf16: for original networks on processors where that is faster (`worth_bf16`)."""
+    residuals: tuple[PhotoResidual, ...] = ()
+    """What photos add to the surface's colours."""
 
     @classmethod
     @torch.no_grad()
@@ -72,6 +76,22 @@ class SceneRenderer:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             scene = generator.scene(w.to(device), gradients=False)
         return cls(generator, scene, find_matter(generator, scene), bf16)
+
+    @classmethod
+    @torch.no_grad()
+    def from_layers(
+        cls,
+        generator: Generator,
+        ws: Float[Tensor, "1 N S"],
+        residuals: tuple[PhotoResidual, ...] = (),
+        *,
+        bf16: bool = False,
+    ) -> SceneRenderer:
+        """The person of styles that differ from layer to layer, with what photos add."""
+        device = next(generator.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            scene = generator.layered_scene(ws.to(device), gradients=False)
+        return cls(generator, scene, find_matter(generator, scene), bf16, residuals)
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +159,12 @@ class SceneRenderer:
             out = self.generator.render(
                 self.scene, camera.to(self.device), pose, resolution=side, draws=draws, plain=plain
             )
-        return out if self.device.type == "cpu" else joined_outputs([out])
+        out = out if self.device.type == "cpu" else joined_outputs([out])
+        if not self.residuals:
+            return out
+        image = add_residuals(self.residuals, self.body, out, camera, body_pose)
+        # without super-resolution `raw` is the image itself
+        return dataclasses.replace(out, image=image, raw=image if self.own_side is None else out.raw)
 
     @torch.no_grad()
     def query(
@@ -148,7 +173,15 @@ class SceneRenderer:
         """Density per world unit and colour in [0, 1] at points of posed space."""
         pose = None if body_pose is None else body_pose[None].to(self.device)
         density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)
-        return density[0, :, 0].cpu(), colour[0].cpu()
+        colour = colour[0].cpu()
+        if self.residuals:
+            rest = (
+                points[None]
+                if body_pose is None
+                else apply_field(deformation_field(self.body, body_pose[None]), points[None])
+            )
+            colour = (colour + 0.5 * residual_colour(self.residuals, self.body, rest[0])).clamp(0.0, 1.0)
+        return density[0, :, 0].cpu(), colour
 
 
 def joined_outputs(parts: list[RenderOutput]) -> RenderOutput:
