@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from portrait360.encoder.network import PortraitEncoder
 from portrait360.inversion.losses import Critics
 from portrait360.inversion.optimise import Photo, Recipe, Watch, align_photos, optimise_styles, photo_loss, photos_of
 from portrait360.inversion.regressor import StartRegressor, start_features
-from portrait360.inversion.rendering import occupancy_of
+from portrait360.inversion.rendering import occupancy_of, render_view
 from portrait360.inversion.reproject import colour_change, photo_residual, recoloured
 from portrait360.inversion.style import Styles, style_space
 from portrait360.inversion.target import Target, resized
@@ -24,6 +24,7 @@ from portrait360.inversion.tuning import hold, tune, tuned_names
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
 from portrait360.portrait.residual import PhotoResidual
+from portrait360.training.losses import pyramid_l1
 from portrait360.training.whitening import Whitening
 
 RESIDUAL_SIDE = 1024
@@ -31,6 +32,10 @@ RESIDUAL_SIDE = 1024
 _SMALLEST_RESIDUAL = 256
 _START_SHARES = (1.0, 0.5, 0.0)
 """Shares of the regressor's style that are tried: the last is the average person."""
+_RANDOM_STARTS, _START_SPREAD = 24, 0.7
+"""Where there is no regressor: so many random people are tried, of this share of the styles' deviation."""
+_START_SIDE = 64
+"""Pixels at which starts are compared."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Networks:
     """None: no features are compared."""
     encoder: PortraitEncoder
     regressor: StartRegressor | None
-    """None: it starts from the average person."""
+    """None: it starts from the best of some random people."""
 
     @staticmethod
     def of(generator: Generator, discriminator: Discriminator | None, regressor: StartRegressor | None) -> Networks:
@@ -160,25 +165,31 @@ def residual_side(photo: Photo, count: int) -> int:
 
 @torch.no_grad()
 def start_styles(networks: Networks, space: Whitening, photos: list[Photo], recipe: Recipe) -> Styles:
-    """The best of the regressor's style, a part of it, and the average person."""
+    """The start that is nearest to the first photo: of the regressor's style and parts of it, or of random people."""
     # What is tried
     generator = networks.generator
     width, layers = generator.config.w_dim, generator.backbone.synthesis.num_ws
-    guess, shares = torch.zeros(1, width), (0.0,)
     if networks.regressor is not None:
         side = networks.encoder.config.resolution
         images = torch.cat([resized(photo.target.image, side) for photo in photos])
         guess = networks.regressor(start_features(networks.encoder, images)).mean(dim=0, keepdim=True)
-        shares = _START_SHARES
-    candidates = [Styles(share * guess, torch.zeros(1, layers, width)) for share in shares]
-    if len(candidates) == 1:
-        return candidates[0]
+        tried = torch.cat([share * guess for share in _START_SHARES])
+    else:
+        draws = torch.Generator().manual_seed(recipe.seed)
+        random = _START_SPREAD * torch.randn(_RANDOM_STARTS, width, generator=draws)
+        tried = torch.cat([torch.zeros(1, width), random])
 
-    # The one that is nearest to the first photo
-    critics, first = Critics(networks.discriminator, networks.encoder), photos[:1]
-    whole = replace(recipe, windows=(1.0,))
-    losses = [_final_loss(generator, styles.ws(space), first, whole, critics) for styles in candidates]
-    return candidates[losses.index(min(losses))]
+    # The one whose rendering is nearest
+    shown = photos[0].target.window(1.0, _START_SIDE)
+    losses = []
+    for common in tried.split(1):
+        scene = generator.scene(space.styles(common), gradients=False)
+        view = render_view(
+            generator, scene, shown.camera, shown.body_pose, _START_SIDE, occupancy=occupancy_of(generator, scene)
+        )
+        losses.append(float(pyramid_l1(view.image, shown.image, shown.known)))
+    best = losses.index(min(losses))
+    return Styles(tried[best : best + 1].clone(), torch.zeros(1, layers, width))
 
 
 @torch.no_grad()

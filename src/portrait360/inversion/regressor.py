@@ -72,12 +72,14 @@ def save_start(path: Path, regressor: StartRegressor) -> None:
 
 
 def load_start(weights_sha256: str, path: Path | None = None) -> StartRegressor | None:
-    """The regressor for these weights; None where it is for others.
+    """The regressor for these weights; None where it is for others, or where there is no file.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is damaged.
     """
     path = start_path() if path is None else path
+    if not path.exists():
+        return None
     tensors, metadata = read_tensors(path)
     names = set(StartRegressor.__dataclass_fields__) - {"weights_sha256"}
     if metadata.get("kind") != _KIND or set(tensors) != names:

@@ -133,6 +133,9 @@ class Portrait:
             if mesh:
                 self._mesh(pose).save(temporary / "portrait.glb")
                 files.append("portrait.glb")
+            for name, sheet in self.sheets.items():
+                save_png(temporary / name, sheet)
+                files.append(name)
 
             # What makes them again
             write_portrait_file(
