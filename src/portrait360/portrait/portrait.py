@@ -315,7 +315,7 @@ class Portrait:
 def portrait_renderer(generator: Generator, tensors: PortraitTensors, *, bf16: bool) -> SceneRenderer:
     """The scene of a portrait; `generator` has the tuned tensors already."""
     if tensors.ws is not None:
-        return SceneRenderer.from_layers(generator, tensors.ws, tensors.residuals, bf16=bf16)
+        return SceneRenderer.from_layers(generator, tensors.ws, tensors.appearance, bf16=bf16)
     assert tensors.w is not None
     return SceneRenderer.from_w(generator, tensors.w, bf16=bf16)
 
