@@ -147,7 +147,7 @@ class SceneRenderer:
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Density per world unit and colour in [0, 1] at points of posed space."""
         pose = None if body_pose is None else body_pose[None].to(self.device)
-        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)
+        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose, gradients=False)
         return density[0, :, 0].cpu(), colour[0].cpu()
 
 
