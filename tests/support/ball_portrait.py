@@ -1,4 +1,4 @@
-"""A scene without a network, for tests: a ball for the head on a box for the shoulders."""
+"""A scene without a network, for tests: a ball for the head, with a square neck, on a box for the shoulders."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ BALL_CENTRE = (0.0, 0.08, 0.01)
 BALL_RADIUS = 0.1
 BALL_BOX = ((-0.2, -0.18, -0.15), (0.2, 0.2, 0.15))
 SHOULDERS = ((-0.16, -0.2, -0.07), (0.16, -0.07, 0.07))
+NECK = ((-0.04, -0.09, -0.03), (0.04, 0.0, 0.05))
 DENSITY = 400.0
 SKIN = (0.8, 0.6, 0.5)
 SHIRT = (0.1, 0.2, 0.6)
@@ -44,6 +45,8 @@ class BallPortrait:
             turn = axis_angle_to_matrix(body_pose[:3]) @ axis_angle_to_matrix(body_pose[3:])
             head = points @ turn  # row vectors: this is the inverse rotation
         ball = (head - torch.tensor(BALL_CENTRE)).norm(dim=1) < BALL_RADIUS
+        below, above = torch.tensor(NECK)
+        ball |= ((head > below) & (head < above)).all(dim=1)
         low, high = torch.tensor(SHOULDERS)
         box = ((points > low) & (points < high)).all(dim=1)
         face = (0.75 + 0.25 * (head[:, 2:] - BALL_CENTRE[2]) / BALL_RADIUS).clamp(0.5, 1.0)
