@@ -26,6 +26,7 @@ from portrait360.geometry.rig import joint_rotations
 from portrait360.media.texture import barycentric, covering_faces
 from portrait360.portrait.solid import METRES_PER_UNIT
 from portrait360.runtime.files import write_json
+from portrait360.runtime.precision import processor_name
 from portrait360.runtime.script import run_script
 from tools.glb_reader import GlbMesh, read_glb
 
@@ -142,7 +143,7 @@ def measure(person: p3.Portrait, *, side: int = 512, posed: bool = True) -> Meas
     )
 
 
-def main(out: Path, *, weights: Path | None = None, seeds: int = 8, posed: int = 3) -> None:
+def main(out: Path, *, weights: Path | None = None, seeds: int = 8, posed: int = 3, side: int = 512) -> None:
     """Measure the meshes of many people.
 
     Args:
@@ -150,12 +151,13 @@ def main(out: Path, *, weights: Path | None = None, seeds: int = 8, posed: int =
         weights: a weights file; the packaged ones when None.
         seeds: people, from seed 0 on.
         posed: how many of them are posed.
+        side: of the views, pixels; silhouettes have half of it.
     """
     model = p3.PortraitModel.from_pretrained(weights)
     model.sample(0).mesh()  # compiles the kernels
     people = []
     for seed in range(seeds):
-        people.append(measure(model.sample(seed), posed=seed < posed))
+        people.append(measure(model.sample(seed), side=side, posed=seed < posed))
         print(people[-1], flush=True)
     overlaps = np.array([person.overlap for person in people[:posed]])
     rows = [
@@ -176,11 +178,13 @@ def main(out: Path, *, weights: Path | None = None, seeds: int = 8, posed: int =
         out,
         {
             "about": {
+                "machine": f"{processor_name()}, {torch.get_num_threads()} threads",
+                "command": f"python -m tools.mesh_report --out {out} --seeds {seeds} --posed {posed} --side {side}",
                 "model": model.info.model,
                 "weights": model.info.sha256,
                 "date": date.today().isoformat(),
-                "views": "8 yaws, 512 pixels, inside the mask of the volume rendering",
-                "poses": "neck and head by 25 degrees about each axis, both ways, in 4 views of 256 pixels",
+                "views": f"8 yaws, {side} pixels, inside the mask of the volume rendering",
+                "poses": "neck and head by 25 degrees about each axis, both ways, in 4 views of half the pixels",
                 "least overlap of one pose and view": float(overlaps.min()),
                 "CPU seconds": [round(p.cpu_seconds, 1) for p in people],
             },

@@ -88,7 +88,9 @@ def test_the_largest_piece_is_by_volume():
 
 def test_edges_of_four_triangles_become_pairs():
     # Two tetrahedra that share one edge: closed, but not a manifold.
-    corners = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 0.5], [0.5, 0.7, 0.5], [-1, 0, 0.5], [-0.5, -0.7, 0.5]], np.float32)
+    corners = np.array(
+        [[0, 0, 0], [0, 0, 1], [1, 0, 0.5], [0.5, 0.7, 0.5], [-1, 0, 0.5], [-0.5, -0.7, 0.5]], np.float32
+    )
     faces = []
     for four in ((0, 1, 2, 3), (0, 1, 4, 5)):
         hull = trimesh.convex.convex_hull(corners[list(four)])

@@ -9,7 +9,7 @@ import trimesh
 
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.media.mesh import extract_mesh
-from portrait360.media.texture import barycentric, bake_texture, find_texels, spread, surface_colours
+from portrait360.media.texture import bake_texture, barycentric, find_texels, spread, surface_colours
 from portrait360.media.unwrap import light_and_flat
 from support.ball_portrait import BALL_BOX, BALL_CENTRE, BALL_RADIUS, SHIRT, SKIN, BallPortrait
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -20,6 +21,14 @@ NECK = ((-0.04, -0.09, -0.03), (0.04, 0.0, 0.05))
 DENSITY = 400.0
 SKIN = (0.8, 0.6, 0.5)
 SHIRT = (0.1, 0.2, 0.6)
+
+
+def coarse_meshes(monkeypatch: pytest.MonkeyPatch, step: float = 0.01) -> None:
+    """Meshes of large triangles with small textures, laid out in a hurry."""
+    monkeypatch.setattr("portrait360.portrait.portrait.MESH_STEP", step)
+    monkeypatch.setattr("portrait360.portrait.options.DEFAULT_TEXTURE", 256)
+    monkeypatch.setattr("portrait360.media.unwrap._LAYOUT", 400)
+    monkeypatch.setattr("portrait360.media.unwrap.LEAST_COVERAGE", 0.0)
 
 
 class BallPortrait:
@@ -46,7 +55,7 @@ class BallPortrait:
             head = points @ turn  # row vectors: this is the inverse rotation
         ball = (head - torch.tensor(BALL_CENTRE)).norm(dim=1) < BALL_RADIUS
         below, above = torch.tensor(NECK)
-        ball |= ((head > below) & (head < above)).all(dim=1)
+        ball |= ((points > below) & (points < above)).all(dim=1)  # it does not bend
         low, high = torch.tensor(SHOULDERS)
         box = ((points > low) & (points < high)).all(dim=1)
         face = (0.75 + 0.25 * (head[:, 2:] - BALL_CENTRE[2]) / BALL_RADIUS).clamp(0.5, 1.0)
