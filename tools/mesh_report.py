@@ -144,7 +144,7 @@ def measure(person: p3.Portrait, *, side: int = 512, posed: bool = True) -> Meas
 
 
 def main(out: Path, *, weights: Path | None = None, seeds: int = 8, posed: int = 3, side: int = 512) -> None:
-    """Measure the meshes of many people.
+    """Write how good the meshes of many people are.
 
     Args:
         out: JSON with the table and every value.

@@ -37,7 +37,8 @@ class BallPortrait:
     resolution = 32
     own_side = None
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, neck: bool = True) -> None:
+        self.neck = neck  # without it the head floats
         self.scene = SimpleNamespace(w=torch.full((1, 4), float(seed)))
         self.brightness = 1.0 - 0.1 * (seed % 5)
         self.queries = 0
@@ -55,7 +56,7 @@ class BallPortrait:
             head = points @ turn  # row vectors: this is the inverse rotation
         ball = (head - torch.tensor(BALL_CENTRE)).norm(dim=1) < BALL_RADIUS
         below, above = torch.tensor(NECK)
-        ball |= ((points > below) & (points < above)).all(dim=1)  # it does not bend
+        ball |= self.neck & ((points > below) & (points < above)).all(dim=1)  # it does not bend
         low, high = torch.tensor(SHOULDERS)
         box = ((points > low) & (points < high)).all(dim=1)
         face = (0.75 + 0.25 * (head[:, 2:] - BALL_CENTRE[2]) / BALL_RADIUS).clamp(0.5, 1.0)
