@@ -14,7 +14,6 @@ from torch import Tensor
 from portrait360.config import Vector3
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
-from portrait360.geometry.deformation import apply_field, deformation_field
 from portrait360.media.images import to_bytes
 from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
@@ -172,16 +171,8 @@ class SceneRenderer:
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Density per world unit and colour in [0, 1] at points of posed space."""
         pose = None if body_pose is None else body_pose[None].to(self.device)
-        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)
-        colour = colour[0].cpu()
-        if self.appearance is not None:
-            rest = (
-                points[None]
-                if body_pose is None
-                else apply_field(deformation_field(self.body, body_pose[None]), points[None])
-            )
-            colour = (colour + 0.5 * self.appearance.at(self.body, rest[0])).clamp(0.0, 1.0)
-        return density[0, :, 0].cpu(), colour
+        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose, gradients=False)
+        return density[0, :, 0].cpu(), colour[0].cpu()
 
 
 def joined_outputs(parts: list[RenderOutput]) -> RenderOutput:
