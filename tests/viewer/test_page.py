@@ -14,7 +14,7 @@ import pytest
 
 from portrait360.portrait.model import PortraitModel
 from portrait360.types import InputError
-from portrait360.viewer.page import page_path
+from portrait360.viewer.page import page_path, write_page
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +88,22 @@ def test_the_payload_says_what_it_is(page, person):
 
 
 def test_a_mesh_can_be_embedded(person, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(person), "_mesh_file", lambda self: b"glTF of the person")
-    shown = person.for_page(mesh=True)
-    assert shown.mesh == b"glTF of the person"
+    class Mesh:
+        def to_glb(self) -> bytes:
+            return b"glTF of the person"
+
+    monkeypatch.setattr(type(person), "mesh", lambda self: Mesh())
     path = person.page(tmp_path / "with.html", mesh=True)
     (portrait,) = payload_of(path.read_text(encoding="utf-8"))["portraits"]
-    assert base64.b64decode(portrait["mesh"]) == shown.mesh
+    assert base64.b64decode(portrait["mesh"]) == b"glTF of the person"
 
 
-def test_the_mesh_is_that_of_the_portrait(person, tmp_path):
-    class Saved:
-        def save(self, path):
-            path.write_bytes(b"glTF")
-            return path
-
-    person = dataclasses.replace(person)
-    object.__setattr__(person, "mesh", Saved)
-    assert person._mesh_file() == b"glTF"
+def test_what_is_left_out_of_a_portrait_of_photos_is_said(person, page, tmp_path):
+    shown = dataclasses.replace(person.for_page(), note="Something is missing.")
+    path = tmp_path / "p.html"
+    write_page(path, person.renderer.generator, [shown], title="Ada")
+    assert "<p>Something is missing.</p>" in path.read_text(encoding="utf-8")
+    assert "missing" not in page.split('id="payload"')[0]
 
 
 def test_the_same_portrait_gives_the_same_page(person, page, tmp_path):
@@ -112,8 +111,6 @@ def test_the_same_portrait_gives_the_same_page(person, page, tmp_path):
 
 
 def test_titles_are_escaped(person, tmp_path):
-    from portrait360.viewer.page import write_page
-
     path = tmp_path / "p.html"
     write_page(path, person.renderer.generator, [person.for_page()], title="<b>Ada & Co</b>")
     assert "<title>&lt;b&gt;Ada &amp; Co&lt;/b&gt;</title>" in path.read_text(encoding="utf-8")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,13 +19,27 @@ from torch import Tensor
 from portrait360.config import Vector3
 from portrait360.geometry.cameras import camera_label
 from portrait360.media.sheets import grid, save_png
+from portrait360.model.generator import Generator
 from portrait360.portrait.camera import Camera
-from portrait360.portrait.options import AT_REST, body_pose_from_degrees, checked_size
-from portrait360.portrait.record import PortraitRecord, posed_json, read_portrait_file, write_portrait_file
-from portrait360.portrait.scene import MESH_STEP, SceneRenderer, mesh_box, render_bytes
-from portrait360.portrait.weights import load_generator
+from portrait360.portrait.options import (
+    AT_REST,
+    body_pose_from_degrees,
+    check_format,
+    checked_size,
+    checked_texture,
+)
+from portrait360.portrait.record import (
+    PortraitRecord,
+    PortraitTensors,
+    posed_json,
+    read_portrait_file,
+    write_portrait_file,
+)
+from portrait360.portrait.scene import MESH_STEP, SceneRenderer, render_bytes
+from portrait360.portrait.weights import DEFAULT_WEIGHTS, load_generator
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import atomic_folder, write_json
+from portrait360.runtime.tensors import file_sha256
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, CheckpointError, InputError, RenderOutput
 
 if TYPE_CHECKING:
@@ -55,6 +69,12 @@ class Portrait:
     """The scene in tensors."""
     record: PortraitRecord
     """Where the portrait comes from."""
+    tensors: PortraitTensors | None = None
+    """What it is synthesized from, if that is more than the scene's style."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """How it was made from photos: losses, times, warnings; empty for others."""
+    sheets: dict[str, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+    """Further images that `save` writes, by the names of their files."""
 
     # ---- files ----
 
@@ -70,16 +90,16 @@ class Portrait:
         Raises:
             CheckpointError: the file is missing, damaged or no portrait, or the weights are others.
         """
-        w, record = read_portrait_file(Path(path))
+        tensors, record = read_portrait_file(Path(path))
         generator, info = load_generator(weights)
-        if info.sha256 != record.weights_sha256 or w.shape[1] != generator.config.w_dim:
+        if info.sha256 != record.weights_sha256 or not _fits(tensors, generator):
             raise CheckpointError(
                 f"{path} was made with other weights ({record.model}, SHA-256 {record.weights_sha256[:12]}...)"
                 f" than {info.path}.",
                 "Give the file of those weights as `weights`.",
             )
-        renderer = SceneRenderer.from_w(generator.to(choose_device(device)), w, bf16=record.convolutions == "bf16")
-        return cls(renderer, record)
+        generator = with_tuned(generator, tensors.tuned).to(choose_device(device))
+        return cls(portrait_renderer(generator, tensors, bf16=record.convolutions == "bf16"), record, tensors)
 
     def save(
         self,
@@ -90,6 +110,8 @@ class Portrait:
         size: int | None = None,
         video: bool = True,
         mesh: bool = True,
+        texture: int | None = None,
+        format: Literal["glb", "obj"] = "glb",
     ) -> Path:
         """Write views.png, turntable.mp4, portrait.glb, portrait.safetensors and portrait.json.
 
@@ -102,6 +124,8 @@ class Portrait:
             size: side of each view (default: 512, or the model's own); the video has half of it.
             video: whether to write turntable.mp4.
             mesh: whether to write portrait.glb.
+            texture: side of the mesh's texture in texels: 256, 512, 1024 (the default) or 2048.
+            format: of the mesh; obj writes portrait.obj, portrait.mtl and portrait.png instead of portrait.glb.
 
         Returns:
             The folder.
@@ -110,7 +134,8 @@ class Portrait:
             InputError: an argument is out of range, or the folder cannot be written.
         """
         pose = body_pose_from_degrees(neck, head)
-        side = self._rays(size)
+        side, texels = self._rays(size), checked_texture(texture)
+        check_format(format)
         folder = Path(folder)
         with atomic_folder(folder) as temporary:
             # What people look at: the files that portrait.json lists
@@ -120,23 +145,30 @@ class Portrait:
                 self._turn(temporary / "turntable.mp4", pose, None if side is None else side // 2)
                 files.append("turntable.mp4")
             if mesh:
-                self._mesh(pose).save(temporary / "portrait.glb")
-                files.append("portrait.glb")
+                self._mesh(pose, texels).save(temporary / f"portrait.{format}")
+                files += ["portrait.obj", "portrait.mtl", "portrait.png"] if format == "obj" else ["portrait.glb"]
+            for name, sheet in self.sheets.items():
+                save_png(temporary / name, sheet)
+                files.append(name)
 
             # What makes them again
-            write_portrait_file(temporary / "portrait.safetensors", self.w, self.record)
+            tensors = self.tensors or PortraitTensors(self.w)
+            write_portrait_file(temporary / "portrait.safetensors", tensors, self.record)
             cameras = [
                 {"yaw_degrees": yaw, "camera": label}
                 for yaw, label in zip(range(0, 360, 360 // VIEWS), _around(VIEWS).tolist(), strict=True)
             ]
             content = posed_json(self.record, pose) | {"views": cameras, "files": [*files, "portrait.json"]}
+            if self.report:
+                content |= {"inversion": self.report}
             write_json(temporary / "portrait.json", content)
         return folder
 
     def page(self, path: str | Path, *, mesh: bool = False) -> Path:
         """Write a web page that shows the portrait: one .html file that works offline and asks the network for nothing.
 
-        The page renders the volume itself, from every side and under any pose of neck and head.
+        The page renders the volume itself, from every side and under any pose of neck and head; what photos add to the
+        colours of a portrait is left out.
 
         Args:
             path: the .html file.
@@ -165,7 +197,8 @@ class Portrait:
         from portrait360.viewer.payload import PagePortrait, check_can_show
 
         check_can_show(self.renderer.generator.config)
-        views = np.concatenate(list(render_bytes(self.renderer, _around(VIEWS), None, FALLBACK_SIDE)))
+        volume = dataclasses.replace(self.renderer, appearance=None)
+        views = np.concatenate(list(render_bytes(volume, _around(VIEWS), None, FALLBACK_SIDE)))
         seed = self.record.seed
         return PagePortrait(
             name="A person" if seed is None else f"Seed {seed}",
@@ -173,13 +206,9 @@ class Portrait:
             occupied=self.renderer.cells,
             views=tuple(views),
             record=self.record.as_json(),
-            mesh=self._mesh_file() if mesh else None,
+            mesh=self.mesh().to_glb() if mesh else None,
+            note="" if self.renderer.appearance is None else "This page leaves out the pixels of the photo.",
         )
-
-    def _mesh_file(self) -> bytes:
-        """The mesh as the bytes of a .glb file."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self.mesh().save(Path(folder) / "portrait.glb").read_bytes()
 
     # ---- images ----
 
@@ -283,17 +312,27 @@ class Portrait:
 
     # ---- the 3D ----
 
-    def mesh(self, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST) -> PortraitMesh:
-        """Extract the surface as a closed triangle mesh with vertex colours; `mesh().save("person.glb")` writes it.
+    def mesh(
+        self,
+        *,
+        texture: int | None = None,
+        neck: Vector3 = AT_REST,
+        head: Vector3 = AT_REST,
+    ) -> PortraitMesh:
+        """Extract the surface as a closed triangle mesh with a texture; `mesh().save("person.glb")` writes it.
+
+        The mesh is that of the person at rest. Its joints root, neck and head carry the pose, so that other programs
+        can change it.
 
         Args:
+            texture: side of the texture in texels: 256, 512, 1024 (the default) or 2048.
             neck: turn in degrees.
             head: turn against the neck, in the same way.
 
         Raises:
             InputError: an argument is out of range, or there is nothing solid.
         """
-        return self._mesh(body_pose_from_degrees(neck, head))
+        return self._mesh(body_pose_from_degrees(neck, head), checked_texture(texture))
 
     @property
     def w(self) -> Float[Tensor, "1 S"]:
@@ -331,15 +370,43 @@ class Portrait:
         parts = render_bytes(self.renderer, camera_label(turn), _at_rest_none(pose), side)
         write_video(path, (frame for part in parts for frame in part), frames_per_second=FRAMES_PER_SECOND)
 
-    def _mesh(self, pose: Tensor) -> PortraitMesh:
-        from portrait360.media.mesh import extract_mesh
-        from portrait360.portrait.solid import PortraitMesh
+    def _mesh(self, pose: Tensor, texels: int) -> PortraitMesh:
+        from portrait360.portrait.solid import PortraitMesh, textured_mesh  # half a second, as above
 
-        low, high = mesh_box(self.renderer.bounds, pose, self.renderer.body)
-        body_pose = _at_rest_none(pose)
-        with torch.inference_mode():
-            surface = extract_mesh(lambda points: self.renderer.query(points, body_pose), low, high, step=MESH_STEP)
-        return PortraitMesh(surface, posed_json(self.record, pose))
+        textured = textured_mesh(self.renderer, texels, step=MESH_STEP)
+        name = "portrait" if self.record.seed is None else f"portrait {self.record.seed}"
+        extras = {"name": name, "licence": self._licence()} | posed_json(self.record, pose)
+        return PortraitMesh(textured, name, extras, pose)
+
+    def _licence(self) -> str:
+        packaged = self.record.weights_sha256 == file_sha256(DEFAULT_WEIGHTS)
+        return "Apache-2.0" if packaged else "as the weights that made it"
+
+
+def portrait_renderer(generator: Generator, tensors: PortraitTensors, *, bf16: bool) -> SceneRenderer:
+    """The scene of a portrait; `generator` has the tuned tensors already."""
+    if tensors.ws is not None:
+        return SceneRenderer.from_layers(generator, tensors.ws, tensors.appearance, bf16=bf16)
+    assert tensors.w is not None
+    return SceneRenderer.from_w(generator, tensors.w, bf16=bf16)
+
+
+def with_tuned(generator: Generator, tuned: dict[str, Tensor]) -> Generator:
+    """The generator with tensors of a portrait in place of its own."""
+    if tuned:
+        generator.load_state_dict(generator.state_dict() | tuned)
+    return generator
+
+
+def _fits(tensors: PortraitTensors, generator: Generator) -> bool:
+    """Whether a portrait's tensors have the shapes of a generator."""
+    own = generator.state_dict()
+    if any(name not in own or own[name].shape != value.shape for name, value in tensors.tuned.items()):
+        return False
+    width, layers = generator.config.w_dim, generator.backbone.synthesis.num_ws
+    if tensors.ws is not None:
+        return tensors.ws.shape[1:] == (layers, width)
+    return tensors.w is not None and tensors.w.shape[1] == width
 
 
 def _around(count: int) -> Float[Tensor, "B 25"]:

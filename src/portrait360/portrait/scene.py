@@ -20,6 +20,7 @@ from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
 from portrait360.model.rendering import Occupancy
 from portrait360.model.two_pass import can_render_two_pass, cells_for_two_pass
+from portrait360.portrait.appearance import Appearance, coloured
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
@@ -52,6 +53,8 @@ class SceneRenderer:
     """Cells that rays visit, None for all of them (and for renderers that do not skip)."""
     bf16: bool = False
     """Convolutions in bf16: for original networks on processors where that is faster (`worth_bf16`)."""
+    appearance: Appearance | None = None
+    """What photos add to the surface's colours."""
 
     @classmethod
     @torch.no_grad()
@@ -72,6 +75,22 @@ class SceneRenderer:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             scene = generator.scene(w.to(device), gradients=False)
         return cls(generator, scene, find_matter(generator, scene), bf16)
+
+    @classmethod
+    @torch.no_grad()
+    def from_layers(
+        cls,
+        generator: Generator,
+        ws: Float[Tensor, "1 N S"],
+        appearance: Appearance | None = None,
+        *,
+        bf16: bool = False,
+    ) -> SceneRenderer:
+        """The person of styles that differ from layer to layer, with what photos add."""
+        device = next(generator.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            scene = generator.layered_scene(ws.to(device), gradients=False)
+        return cls(generator, scene, find_matter(generator, scene), bf16, appearance)
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +165,12 @@ class SceneRenderer:
             out = self.generator.render(
                 self.scene, camera.to(self.device), pose, resolution=side, draws=draws, plain=plain
             )
-        return out if self.device.type == "cpu" else joined_outputs([out])
+        out = out if self.device.type == "cpu" else joined_outputs([out])
+        if self.appearance is None:
+            return out
+        image = coloured(self.appearance, self.body, out, camera, body_pose)
+        # without super-resolution `raw` is the image itself
+        return dataclasses.replace(out, image=image, raw=image if self.own_side is None else out.raw)
 
     @torch.no_grad()
     def query(
@@ -154,7 +178,7 @@ class SceneRenderer:
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Density per world unit and colour in [0, 1] at points of posed space."""
         pose = None if body_pose is None else body_pose[None].to(self.device)
-        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)
+        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose, gradients=False)
         return density[0, :, 0].cpu(), colour[0].cpu()
 
 

@@ -55,6 +55,8 @@ class PagePortrait:
     """JSON that says where the portrait comes from."""
     mesh: bytes | None = None
     """A GLB to be downloaded."""
+    note: str = ""
+    """A sentence for people: what the page does not show of the portrait."""
 
 
 def check_can_show(config: ModelConfig) -> None:
