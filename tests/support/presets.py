@@ -61,6 +61,8 @@ TINY_ORIGINAL = _tiny(
 """The published networks' parts, in small."""
 ALL_PRESETS = {**PRESETS, "tiny": TINY, "tiny-original": TINY_ORIGINAL}
 """Those that users can name, and these."""
+TRAINABLE = {name: preset for name, preset in ALL_PRESETS.items() if preset.model.posable}
+"""Training needs body poses."""
 
 
 def register() -> None:

@@ -20,6 +20,8 @@ Vector3 = tuple[float, float, float]
 Query = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points (N, 3) to density (N,) >= 0 per world unit and colour (N, 3) in [0, 1]."""
 
+SKIN = 0.012
+"""World units that a solid's surface may be thick to let half of the light through."""
 _CHUNK = 1 << 18
 _COARSE = 4
 _COARSE_OPACITY = 0.01
@@ -46,7 +48,7 @@ def extract_mesh(
     box_max: Vector3,
     *,
     step: float = 0.0023,
-    skin: float = 0.012,
+    skin: float = SKIN,
     smallest_share: float = 0.02,
 ) -> Mesh:
     """The surface behind which a density becomes opaque, by marching cubes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from portrait360.config import Vector3
 from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.conventions import world_points
 from portrait360.media.sheets import grid, save_png
 from portrait360.portrait.camera import Camera
-from portrait360.portrait.options import AT_REST, body_pose_from_degrees, checked_size
+from portrait360.portrait.options import AT_REST, body_pose_from_degrees, check_posable, checked_size
 from portrait360.portrait.record import PortraitRecord, posed_json, read_portrait_file, write_portrait_file
 from portrait360.portrait.scene import MESH_STEP, SceneRenderer, mesh_box, render_bytes
 from portrait360.portrait.weights import load_generator
@@ -107,7 +109,7 @@ class Portrait:
         Raises:
             InputError: an argument is out of range, or the folder cannot be written.
         """
-        pose = body_pose_from_degrees(neck, head)
+        pose = self._pose(neck, head)
         side = self._rays(size)
         folder = Path(folder)
         with atomic_folder(folder) as temporary:
@@ -158,7 +160,7 @@ class Portrait:
         """
         # Degrees to labels and radians.
         label = Camera(yaw, pitch, roll).label[None]
-        side, pose = self._rays(size), _at_rest_none(body_pose_from_degrees(neck, head))
+        side, pose = self._rays(size), _at_rest_none(self._pose(neck, head))
 
         return Image.fromarray(next(render_bytes(self.renderer, label, pose, side))[0])
 
@@ -178,7 +180,7 @@ class Portrait:
         """
         if count < 1:
             raise InputError(f"`count` must be at least 1, not {count}.", "Try `count=8`.")
-        return Image.fromarray(self._views(count, body_pose_from_degrees(neck, head), self._rays(size)))
+        return Image.fromarray(self._views(count, self._pose(neck, head), self._rays(size)))
 
     def turntable(
         self, path: str | Path, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST, size: int | None = None
@@ -194,7 +196,7 @@ class Portrait:
         Raises:
             InputError: an argument is out of range, or the file cannot be written.
         """
-        self._turn(Path(path), body_pose_from_degrees(neck, head), self._rays(size))
+        self._turn(Path(path), self._pose(neck, head), self._rays(size))
         return Path(path)
 
     def render_tensors(
@@ -224,6 +226,7 @@ class Portrait:
 
         # One pose for all cameras, or one each.
         poses = _rows(body_poses, BODY_POSE_SIZE, "body_poses")
+        check_posable(poses, self.renderer.generator.config)
         if len(poses) not in (1, len(cameras)):
             raise InputError(
                 f"`body_poses` must hold one pose, or one for each of {len(cameras)} cameras, not {len(poses)}.",
@@ -243,7 +246,7 @@ class Portrait:
         Raises:
             InputError: an argument is out of range, or there is nothing solid.
         """
-        return self._mesh(body_pose_from_degrees(neck, head))
+        return self._mesh(self._pose(neck, head))
 
     @property
     def w(self) -> Float[Tensor, "1 S"]:
@@ -270,6 +273,11 @@ class Portrait:
     def _rays(self, size: int | None) -> int | None:
         return checked_size(size, self.renderer.own_side, self.record.model)
 
+    def _pose(self, neck: Vector3, head: Vector3) -> Float[Tensor, " 6"]:
+        pose = body_pose_from_degrees(neck, head)
+        check_posable(pose, self.renderer.generator.config)
+        return pose
+
     def _views(self, count: int, pose: Tensor, side: int | None) -> UInt8[np.ndarray, "H W 3"]:
         parts = render_bytes(self.renderer, _around(count), _at_rest_none(pose), side)
         return grid(np.concatenate(list(parts)), min(count, VIEWS))
@@ -282,14 +290,19 @@ class Portrait:
         write_video(path, (frame for part in parts for frame in part), frames_per_second=FRAMES_PER_SECOND)
 
     def _mesh(self, pose: Tensor) -> PortraitMesh:
-        from portrait360.media.mesh import extract_mesh
+        from portrait360.media.mesh import SKIN, extract_mesh
         from portrait360.portrait.solid import PortraitMesh
 
-        low, high = mesh_box(self.renderer.bounds, pose, self.renderer.body)
+        camera = self.renderer.camera
+        low, high = mesh_box(self.renderer.bounds, pose, self.renderer.body, camera)
         body_pose = _at_rest_none(pose)
         with torch.inference_mode():
-            surface = extract_mesh(lambda points: self.renderer.query(points, body_pose), low, high, step=MESH_STEP)
-        return PortraitMesh(surface, posed_json(self.record, pose))
+            surface = extract_mesh(
+                lambda points: self.renderer.query(points, body_pose), low, high, step=MESH_STEP * camera.scale,
+                skin=SKIN * camera.scale,
+            )  # fmt: skip
+        vertices = world_points(torch.from_numpy(surface.vertices), camera).numpy()
+        return PortraitMesh(dataclasses.replace(surface, vertices=vertices), posed_json(self.record, pose))
 
 
 def _around(count: int) -> Float[Tensor, "B 25"]:

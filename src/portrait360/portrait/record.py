@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import portrait360
-from portrait360.runtime.tensors import FORMAT, from_json, read_tensors, to_json, write_tensors
+from portrait360.runtime.tensors import FORMAT, from_json, read_tensors, write_tensors
 from portrait360.types import CheckpointError
 
 _KIND = "portrait"
@@ -30,10 +32,12 @@ class PortraitRecord:
     seed: int | None = None
     """None for styles that do not come from one."""
     truncation_psi: float | None = None
+    licence: str | None = None
+    """What the authors of converted weights allow."""
 
     def as_json(self) -> dict[str, Any]:
         """What portrait.json and the extras of a mesh begin with."""
-        drawn = {"seed": self.seed, "truncation_psi": self.truncation_psi}
+        drawn = {"seed": self.seed, "truncation_psi": self.truncation_psi, "licence": self.licence}
         known = {name: value for name, value in drawn.items() if value is not None}
         source = {"weights": {"sha256": self.weights_sha256}, "model": self.model, "convolutions": self.convolutions}
         return known | source
@@ -52,7 +56,11 @@ def posed_json(record: PortraitRecord, body_pose: Float[Tensor, " 6"]) -> dict[s
 
 def write_portrait_file(path: Path, w: Float[Tensor, "1 S"], record: PortraitRecord) -> None:
     """Write portrait.safetensors: the style in float32 and the record in the metadata."""
-    metadata = {"format": FORMAT, "kind": _KIND, "version": portrait360.__version__, "record": to_json(record)}
+    fields = dataclasses.asdict(record)
+    if record.licence is None:
+        del fields["licence"]  # most portraits have none
+    about = json.dumps(fields, sort_keys=True)
+    metadata = {"format": FORMAT, "kind": _KIND, "version": portrait360.__version__, "record": about}
     write_tensors(path, {_STYLE: w.float()}, metadata)
 
 
