@@ -1,10 +1,11 @@
 """Files of golden numbers: inputs and outputs of the published code, stage by stage, as arrays in a `.npz`.
 
-Files of 3DPortraitGAN and of its relatives (equations 15). Two layouts. A *small* file brings a network's own tensors (`G/<name>`, `D/<name>`), inputs and outputs (`out/<name>`)
-and `meta_json`: constructor arguments and norms of gradients; files of the relatives have inputs under `in/`. A *full-size* file brings inputs (`in/<name>`) and
-outputs of the released configurations; its weights are made from their names (`named_tensor`). The name of an output
-may end in the part of it that is stored: `out/image[::8,2::8]`, applied to the last axes, or, if it begins with a
-bare colon, to the first ones: `out/depths[:, ::4]`.
+Files of 3DPortraitGAN and of its relatives (equations 15). Two layouts. A *small* file brings a network's own tensors
+(`G/<name>`, `D/<name>`), inputs and outputs (`out/<name>`) and `meta_json`: constructor arguments and norms of
+gradients; files of the relatives have inputs under `in/`. A *full-size* file brings inputs (`in/<name>`) and outputs of
+the released configurations; its weights are made from their names (`named_tensor`). The name of an output may end in
+the part of it that is stored: `out/image[::8,2::8]`, applied to the last axes, or, if it begins with a bare colon, to
+the first ones: `out/depths[:, ::4]`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from portrait360.types import InputError
 Part = tuple[slice, ...]
 _HINT = "docs/lab/2026-11-26-parity.md names the files of golden numbers."
 _LEFT_OUT = ("renderer.", "dataset_label_std")
-_POSE_BRANCH = "pose_branch."
+_POSE_BRANCH, _SUPERRESOLUTION = "pose_branch.", "superresolution."
 _KEY = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 
 
@@ -198,7 +199,7 @@ def full_size_networks(golden: Golden, salt: str) -> Networks:
     if name not in PRESETS:
         raise InputError(f"{golden.path} has images of side {resolution}; no released network makes them.", _HINT)
     networks = _networks(PRESETS[name].model)
-    filled = [(networks.generator, "G/")]
+    filled: list[tuple[nn.Module, str]] = [(networks.generator, "G/")]
     if family == "original":
         filled.append((networks.discriminator, "D/"))
     for module, prefix in filled:
@@ -211,7 +212,10 @@ def full_size_networks(golden: Golden, salt: str) -> Networks:
 
 
 def small_networks(golden: Golden) -> Networks:
-    """The networks whose tensors a small file brings; it may lack the discriminator's large pose branch.
+    """The networks whose tensors a small file brings.
+
+    It may lack large parts, then random here: the discriminator's pose branch, and super-resolution but for the two
+    biases that tell its widths.
 
     Raises:
         InputError: tensors are missing, or belong to other networks.
@@ -228,7 +232,8 @@ def small_networks(golden: Golden) -> Networks:
         raise InputError(
             f"{golden.path} holds networks of another kind ({type(error).__name__}: {error}).", _HINT
         ) from error
-    _load(networks.generator, g, golden.path, "G/")
+    whole = _SUPERRESOLUTION + "block0.conv0.weight" in g
+    _load(networks.generator, g, golden.path, "G/", () if whole else (_SUPERRESOLUTION,))
     if family == "original":
         absent = () if has_pose_head else (_POSE_BRANCH,)
         _load(networks.discriminator, d, golden.path, "D/", absent)
@@ -246,7 +251,7 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str
     fixed = ".resample_filter"  # the same in every network, and not in every file
     state = {name: value for name, value in module.state_dict().items() if not name.startswith(absent or "\0")}
     wanted = {name: value.shape for name, value in state.items()}
-    given = {name: value.shape for name, value in tensors.items()}
+    given = {name: value.shape for name, value in tensors.items() if not name.startswith(absent or "\0")}
     given |= {n: shape for n, shape in wanted.items() if n.endswith(fixed) or n == fixed[1:]}
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):

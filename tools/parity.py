@@ -21,8 +21,8 @@ from portrait360.runtime.files import atomic_write
 from portrait360.runtime.process import settle_process
 from portrait360.types import Portrait360Error
 from tools.comparison import Comparison, Row, rows_table, stages_table
-from tools.golden import full_size_networks, read_golden, small_networks
 from tools.family_stages import compare_full_size_relative, compare_panohead, compare_pyramid
+from tools.golden import full_size_networks, read_golden, small_networks
 from tools.stages import compare_full_size, compare_small
 
 

@@ -28,7 +28,7 @@ def hasty(monkeypatch):
 @pytest.mark.slow
 def test_bench_of_small_presets(tmp_path, hasty, capsys):
     out = tmp_path / "bench.json"
-    result = bench(out, quick=True, presets=("tiny", "tiny-original"))
+    result = bench(out, quick=True, presets=("tiny", "tiny-original", "tiny-head"))
     assert json.loads(out.read_text()) == result
     assert result["machine"]["gflops_float32"] > 0
     tiny, original = result["presets"]["tiny"], result["presets"]["tiny-original"]
@@ -36,15 +36,19 @@ def test_bench_of_small_presets(tmp_path, hasty, capsys):
         tiny["stages"]
     )
     assert "exact" not in tiny
-    for found in (tiny, original, original["exact"]):
+    for found in (tiny, original):
         assert set(found["views"]) == set(report.VIEWS)
         assert all(value > 0 for value in found["views"].values())
         assert found["peak_mib"] > 100
-    assert original["exact"]["psnr_db"]["canonical"] > 40
+    head = result["presets"]["tiny-head"]
+    assert head["exact"]["psnr_db"]["canonical"] > 40
+    for found in (head, head["exact"]):
+        assert set(found["views"]) == {"first view, canonical", "further view, canonical"}
+    assert set(head["exact"]["psnr_db"]) == {"canonical"}
     printed = capsys.readouterr().out
     assert "tiny-original" in printed
     assert "exact" in printed
-    assert table(result).row_count == 3
+    assert table(result).row_count == 4
 
 
 @pytest.mark.slow

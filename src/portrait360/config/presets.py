@@ -219,7 +219,9 @@ def _pyramid() -> Preset:
         plane_features=features,
         plane_depth=depth,
         decoder_hidden=32,
-        render=RenderConfig(near=2.385, far=3.12, box_half=(box / 2.0,) * 3, crop=box / 2.0 - 0.1 * box),
+        render=RenderConfig(
+            near=2.385, far=3.12, box_half=(box / 2.0, box / 2.0, box / 2.0), crop=box / 2.0 - 0.1 * box
+        ),
         discriminator=DiscriminatorConfig(stylegan_channels(18432, 144, 512)[::-1]),
     )
     return Preset(model, original_recipe(model))

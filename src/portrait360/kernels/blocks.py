@@ -1,7 +1,7 @@
 """What the CPU renderers read, in named blocks: planes and decoder, rays, samples, space, and the boxes' numbers.
 
-Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent, flat, those of a pyramid one after the other; B = L * views images, latent-major. An empty array
-switches a part off (field, density noise, occupancy, gaps).
+Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent, flat, those of a pyramid one after the other; B = L * views
+images, latent-major. An empty array switches a part off (field, density noise, occupancy, gaps).
 """
 
 from __future__ import annotations

@@ -100,8 +100,13 @@ def folded_colours(layer: ToRGB, x: Float[Tensor, "P I H W"], w: Float[Tensor, "
 
 
 def _folded(
-    layer: SynthesisLayer, x: Tensor, style: Tensor, noise_mode: str, dtype: torch.dtype, convolve: Convolve | None = None
-) -> Tensor:  # fmt: skip
+    layer: SynthesisLayer,
+    x: Tensor,
+    style: Tensor,
+    noise_mode: str,
+    dtype: torch.dtype,
+    convolve: Convolve | None = None,
+) -> Tensor:
     """The layer for one map [1, I, H, W] under the style of its channels; `convolve`: of more channels than x has."""
     # Style and demodulation.
     kernel = layer.weight.permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I): what follows runs along the channels

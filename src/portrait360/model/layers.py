@@ -166,8 +166,8 @@ class LayerConfig:
 def roll_out(x: Float[Tensor, "B3 C H W"]) -> Float[Tensor, "B3 C3 H W"]:
     """What a layer that sees all three planes reads: each plane, and of the two others the averages along one axis.
 
-    Channels come in the order of the planes. Plane p gets the next one's averages over rows, laid down its own rows, and
-    those of the one after over columns, laid across its columns, the three in a circle (equations 15.4).
+    Channels come in the order of the planes. Plane p gets the next one's averages over rows, laid down its own rows,
+    and those of the one after over columns, laid across its columns, the three in a circle (equations 15.4).
     """
     planes = x.unflatten(0, (-1, 3)).unbind(1)
     rolled = []

@@ -21,8 +21,8 @@ class MappingNetwork(nn.Module):
 
     With `conditioning_scale` 0 there is no embedding of the labels and w depends on z alone. (Feeding zeros instead
     would take two thirds of the variance that z gives to w, and the portraits lose their variety.)
-    `posed`: whether the labels hold the body pose beside the camera. `average` keeps the running mean `w_avg` that truncation pulls towards. `output`: a linear layer at the end, which
-    passes on what it gets at first.
+    `posed`: whether the labels hold the body pose beside the camera. `average` keeps the running mean `w_avg` that
+    truncation pulls towards. `output`: a linear layer at the end, which passes on what it gets at first.
     """
 
     w_avg: Tensor

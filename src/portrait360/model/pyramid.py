@@ -48,8 +48,8 @@ class PyramidSynthesis(SynthesisNetwork):
         if fold_precision(ws, gradients) is None:
             return tuple(self._split(planes) for planes in self._grow(ws, noise_mode, None))
 
-        # One sample at a time, as the folded layers want them, and in float32: the errors of bf16 add up over the levels,
-        # and as much time goes into reading and writing large maps
+        # One sample at a time, as the folded layers want them, and in float32: errors of bf16 add up over the levels,
+        # and most of the time goes into reading and writing large maps
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             samples = [
                 [self._split(planes) for planes in self._grow(row, noise_mode, torch.float32)]

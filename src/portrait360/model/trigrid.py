@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from portrait360.model.layers import FullyConnected, leaky_relu
 from portrait360.runtime.device import constant
 
-
 TriGrid = Tensor | tuple[Tensor, ...]
 """A tri-grid [B, 3, F, D, H, W], or the levels of a pyramid of them, each of twice the side of the one before."""
 

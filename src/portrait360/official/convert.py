@@ -29,8 +29,8 @@ from portrait360.types import CheckpointError, InputError
 
 _LEFT_OUT = ("renderer.", "dataset_label_std")
 AUTHORS_LICENCE = (
-    "The authors of {title} license their weights for non-commercial use only. This holds for converted weights and for"
-    " every image, mesh and file made with them; read the licence that came with the original file."
+    "The authors of {title} license it for non-commercial use only. Converted weights, and what is made with them, stay"
+    " under their licence: read it where the original file came from."
 )
 """What is said at conversion and in everything that is made with converted weights."""
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from portrait360.config import ModelConfig, Vector3
+from portrait360.config import Vector3
 from portrait360.types import InputError
 
 AT_REST: Vector3 = (0.0, 0.0, 0.0)
@@ -44,11 +44,11 @@ def body_pose_from_degrees(neck: Vector3, head: Vector3) -> Float[Tensor, " 6"]:
     return torch.deg2rad(torch.tensor([*neck, *head], dtype=torch.float64)).float()
 
 
-def check_posable(body_pose: Tensor | None, model: ModelConfig) -> None:
-    """Raise InputError for a turn of neck or head of a model that knows none."""
-    if body_pose is not None and bool(body_pose.any()) and not model.posable:
+def check_posable(body_pose: Tensor, posable: bool, model: str) -> None:
+    """Raise InputError for a turn of neck or head if the model of that name knows none."""
+    if not posable and bool(body_pose.any()):
         raise InputError(
-            f"{model.name} makes heads that cannot be re-posed.",
+            f"{model} makes heads that cannot be re-posed.",
             "Leave out `neck` and `head`; turn the camera instead.",
         )
 

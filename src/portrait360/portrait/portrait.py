@@ -226,7 +226,9 @@ class Portrait:
 
         # One pose for all cameras, or one each.
         poses = _rows(body_poses, BODY_POSE_SIZE, "body_poses")
-        check_posable(poses, self.renderer.generator.config)
+        check_posable(poses, self.renderer.posable, self.record.model)
+        if not self.renderer.posable:
+            return self.renderer.render(cameras, None, resolution, plain=plain)
         if len(poses) not in (1, len(cameras)):
             raise InputError(
                 f"`body_poses` must hold one pose, or one for each of {len(cameras)} cameras, not {len(poses)}.",
@@ -275,7 +277,7 @@ class Portrait:
 
     def _pose(self, neck: Vector3, head: Vector3) -> Float[Tensor, " 6"]:
         pose = body_pose_from_degrees(neck, head)
-        check_posable(pose, self.renderer.generator.config)
+        check_posable(pose, self.renderer.posable, self.record.model)
         return pose
 
     def _views(self, count: int, pose: Tensor, side: int | None) -> UInt8[np.ndarray, "H W 3"]:

@@ -91,6 +91,11 @@ class SceneRenderer:
         return self.generator.config.camera
 
     @property
+    def posable(self) -> bool:
+        """Whether neck and head can be turned."""
+        return self.generator.config.posable
+
+    @property
     def default_resolution(self) -> int:
         """Side of the rays: the model's own with super-resolution, `RENDER_RESOLUTION` without."""
         config = self.generator.config
