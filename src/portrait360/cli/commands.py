@@ -83,6 +83,62 @@ class Generate:
 
 
 @dataclass(frozen=True)
+class Invert:
+    """Make the portrait of a person in a photo, or in several photos of the same person, taken from any side.
+
+    Writes into DIR what `generate` writes for a seed, and comparison.png: the photo, the portrait from its camera, and
+    eight yaws. Photos are read, fitted and accepted as `dataset photos` does it. Ctrl-C keeps the best so far.
+
+    Example: portrait360 invert ada.jpg --out out/ada
+    """
+
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO ...", help_behavior_hint="")]
+    """The photos."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the portrait."""
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="W", help_behavior_hint="")] = None
+    """Weights (.safetensors), or the folder of a run. Default: those that come with the package."""
+    fast: Annotated[bool, _PLAIN] = False
+    """Leave out the search for the person's style, which takes most of the time."""
+    force: Annotated[bool, _PLAIN] = False
+    """Go on with photos that would be refused, if a person is found in them."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Steps of the search. Default: 80."""
+    neck: _Angles = (0.0, 0.0, 0.0)
+    """Turn the neck in what is written, degrees: X nods down, Y turns to the person's left, Z tilts to their right."""
+    head: _Angles = (0.0, 0.0, 0.0)
+    """Turn the head against the neck, in the same way."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="S", help_behavior_hint="")] = None
+    """Side of each view in pixels; the video has half of it. Default: 512, or the model's own side if it has one."""
+    video: Annotated[bool, _PLAIN] = True
+    """Leave out turntable.mp4."""
+    mesh: Annotated[bool, _PLAIN] = True
+    """Leave out portrait.glb."""
+    positional: ClassVar[dict[str, str]] = {"photos": "PHOTO"}
+
+    def run(self) -> None:
+        from portrait360.apps.invert import invert
+
+        settle_process()
+        invert(
+            self.photos,
+            self.out,
+            weights=self.weights,
+            steps=self.steps,
+            fast=self.fast,
+            force=self.force,
+            neck=self.neck,
+            head=self.head,
+            size=self.size,
+            video=self.video,
+            mesh=self.mesh,
+        )
+
+    def resume_hint(self) -> str:
+        return "nothing was written"
+
+
+@dataclass(frozen=True)
 class DatasetSynth:
     """Render synthetic portraits with exact camera, body pose and mask each.
 
@@ -392,6 +448,7 @@ def commands(arguments: Sequence[str]) -> Any:
     train = train_command() if arguments[:1] == ["train"] else None
     return (
         Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Invert, tyro.conf.subcommand("invert")]
         | Annotated[
             _Dataset,
             tyro.conf.subcommand(

@@ -176,6 +176,13 @@ def deformation_field_reference(
     return shift - _solve(jacobian.detach(), moved - moved.detach())
 
 
+def posed_points(
+    body: BodyTemplate, pose: Float[Tensor, "B 6"], points: Float[Tensor, "B N 3"]
+) -> Float[Tensor, "B N 3"]:
+    """Posed places of canonical points: the inverse of `apply_field` with the field of the same pose."""
+    return points + _pose_points(weight_volume(body).to(pose), bone_deltas(body, pose), points)[0]
+
+
 def posing_jacobian(
     body: BodyTemplate, pose: Float[Tensor, "B 6"], points: Float[Tensor, "B N 3"]
 ) -> Float[Tensor, "B N 3 3"]:

@@ -175,6 +175,16 @@ class Generator(nn.Module):
     ) -> Scene:
         """Tri-grid and background of each style. `gradients` False permits the folded layers of inference."""
         ws = w[:, None].expand(-1, self.backbone.synthesis.num_ws, -1)
+        return self._scene(w, ws, w_background, noise_mode, gradients)
+
+    def layered_scene(self, ws: Float[Tensor, "L N S"], noise_mode: str = "const", *, gradients: bool = True) -> Scene:
+        """Tri-grid and background of styles that differ from layer to layer (W+, Abdal et al. 2019).
+
+        All else, the background and the warp among it, follows the mean of the layers' styles.
+        """
+        return self._scene(ws.mean(dim=1), ws, None, noise_mode, gradients)
+
+    def _scene(self, w: Tensor, ws: Tensor, w_background: Tensor | None, noise_mode: str, gradients: bool) -> Scene:
         *coarser, tri_grid = self.tri_grids(ws, noise_mode, gradients=gradients)
         background = None
         if self.config.background is not None:

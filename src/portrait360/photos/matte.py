@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 from scipy import ndimage
@@ -143,6 +143,11 @@ def body_silhouette(
     body: BodyTemplate, camera: Float[Tensor, " 25"], body_pose: Float[Tensor, " 6"]
 ) -> Bool[ndarray, "S S"]:
     """Where the posed body is in the image of a camera: head, neck, and the shoulders as far as it reaches."""
+    return body_faces(body, camera, body_pose) >= 0
+
+
+def body_faces(body: BodyTemplate, camera: Float[Tensor, " 25"], body_pose: Float[Tensor, " 6"]) -> Int[ndarray, "S S"]:
+    """Which triangle of the posed body each pixel of a camera's image shows; -1: none."""
     uv, depth = project(camera[None], posed_vertices(body, body_pose[None]))
     screen = np.concatenate([uv[0].numpy() * SIDE, depth[0, :, None].numpy()], axis=1).astype(np.float64)
     faces = np.ascontiguousarray(body.faces.numpy(), np.int32)
@@ -150,7 +155,7 @@ def body_silhouette(
     nearest, face = np.full(SIDE * SIDE, np.inf), np.full(SIDE * SIDE, -1, np.int32)
     corners, atlas = np.zeros((len(faces), 3, 2), np.float32), np.zeros((1, 1, 4), np.uint8)
     raster.raster_depth(screen, faces, corners, none, plain, plain, atlas, True, 0, SIDE, nearest, face)
-    return face.reshape(SIDE, SIDE) >= 0
+    return face.reshape(SIDE, SIDE)
 
 
 def uncovered_share(

@@ -62,6 +62,20 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Examined:
+    """A person of a photo."""
+
+    fit: Fit
+    cut: Cut
+    measures: dict[str, float]
+    """What the gates decide by (`gates`)."""
+    rejected: tuple[str, str] | None
+    """Reason and sentence; None: accepted."""
+    has_face: bool
+    """Whether a face mesh was found."""
+
+
+@dataclass(frozen=True)
 class Networks:
     """Networks and bodies that a worker has in memory."""
 
@@ -124,14 +138,10 @@ class PhotoWorker:
         except PhotoError as error:
             return PhotoOutcome(file.name, error.reason, error.message)
         size = (photo.shape[1], photo.shape[0])
-        people = self._find(photo)
+        people = self.examine(photo)
         if not people:
             return PhotoOutcome(file.name, "no person", "Nobody was found.", size)
-        boxes = [person.head_box() for person in people]
-        outcomes = tuple(
-            self._person(photo, person, boxes[:i] + boxes[i + 1 :]) for i, person in enumerate(people)
-        )  # fmt: skip
-        return PhotoOutcome(file.name, size=size, people=outcomes)
+        return PhotoOutcome(file.name, size=size, people=tuple(_outcome(person) for person in people))
 
     def fit(self, photo: UInt8[ndarray, "H W 3"]) -> list[tuple[Detection, Fit]]:
         """The persons of a photo, the largest head first."""
@@ -183,12 +193,21 @@ class PhotoWorker:
         assert best is not None
         return best
 
-    def _person(self, photo: UInt8[ndarray, "H W 3"], person: Detection, others: list[Box]) -> PersonOutcome:
-        try:
-            fit = self._fit(photo, person)
-            cut = self.cut(photo, fit)
-        except PhotoError as error:
-            return PersonOutcome(error.reason, error.message)
+    def examine(self, photo: UInt8[ndarray, "H W 3"]) -> list[Examined | PhotoError]:
+        """Each person of a photo, the largest head first; the error where there is no crop."""
+        people = self._find(photo)
+        boxes = [person.head_box() for person in people]
+        found: list[Examined | PhotoError] = []
+        for i, person in enumerate(people):
+            try:
+                found.append(self._examine(photo, person, boxes[:i] + boxes[i + 1 :]))
+            except PhotoError as error:
+                found.append(error)
+        return found
+
+    def _examine(self, photo: UInt8[ndarray, "H W 3"], person: Detection, others: list[Box]) -> Examined:
+        fit = self._fit(photo, person)
+        cut = self.cut(photo, fit)
 
         # Measure the crop and how it lies in the photo.
         size = (photo.shape[1], photo.shape[0])
@@ -206,15 +225,20 @@ class PhotoWorker:
             measures["covered"] = fit.covered
         if self.quality is not None:
             measures["quality"] = float(self.quality(cut.image))
+        return Examined(fit, cut, measures, rejection(measures, self.limits), person.mesh is not None)
 
-        # Accept or reject.
-        found = PersonOutcome(None, "", fit.square.numbers, measures, fit.camera.numpy(), fit.body_pose.numpy())
-        rejected = rejection(measures, self.limits)
-        if rejected is not None:
-            reason, detail = rejected
-            return replace(found, reason=reason, detail=detail)
-        image, mask = layout.encode_image(cut.image), layout.encode_mask(cut.mask)
-        return replace(found, image=image, mask=mask, hash=perceptual_hash(cut.image))
+
+def _outcome(person: Examined | PhotoError) -> PersonOutcome:
+    """What the report and the dataset keep of a person."""
+    if isinstance(person, PhotoError):
+        return PersonOutcome(person.reason, person.message)
+    fit, cut = person.fit, person.cut
+    found = PersonOutcome(None, "", fit.square.numbers, person.measures, fit.camera.numpy(), fit.body_pose.numpy())
+    if person.rejected is not None:
+        reason, detail = person.rejected
+        return replace(found, reason=reason, detail=detail)
+    image, mask = layout.encode_image(cut.image), layout.encode_mask(cut.mask)
+    return replace(found, image=image, mask=mask, hash=perceptual_hash(cut.image))
 
 
 def _mask(opacity: Float[ndarray, "R R"]) -> UInt8[ndarray, "R R"]:

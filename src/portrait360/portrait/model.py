@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -26,12 +27,13 @@ class PortraitModel:
     Attributes:
         generator: the network, in eval mode.
         info: what the weights file says of itself.
+        bf16: whether convolutions run in bf16, which depends on the processor.
     """
 
     def __init__(self, generator: Generator, info: WeightsInfo) -> None:
         self.generator = generator
         self.info = info
-        self._bf16 = next(generator.parameters()).device.type == "cpu" and worth_bf16(generator.config)
+        self.bf16 = next(generator.parameters()).device.type == "cpu" and worth_bf16(generator.config)
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, *, device: str = "cpu") -> PortraitModel:
@@ -77,8 +79,40 @@ class PortraitModel:
         if not 0 <= seed <= LARGEST_SEED:
             raise InputError(f"`seed` must lie between 0 and {LARGEST_SEED}, not be {seed}.", "Try `seed=7`.")
         check_truncation(truncation)
-        renderer = SceneRenderer.from_seed(self.generator, seed, truncation, bf16=self._bf16)
+        renderer = SceneRenderer.from_seed(self.generator, seed, truncation, bf16=self.bf16)
         return Portrait(renderer, self._record(seed, truncation))
+
+    def invert(
+        self,
+        photos: str | Path | Sequence[str | Path],
+        *,
+        steps: int | None = None,
+        fast: bool = False,
+        force: bool = False,
+        progress: bool = True,
+    ) -> Portrait:
+        """Make the portrait of a person in photos, with the photos' own pixels where they show it.
+
+        Ctrl-C ends the search and keeps the best so far. The same photos always give the same portrait.
+
+        Args:
+            photos: one photo from any side, or several of the same person.
+            steps: of the search for the style; more take longer and come closer.
+            fast: leave the search out, a tenth of the time.
+            force: go on with photos that are refused (blurred, cut off, several people ...) if a person is found.
+            progress: show progress on standard error.
+
+        Returns:
+            The portrait; its `report` holds losses, times and warnings.
+
+        Raises:
+            InputError: an argument is out of range, or no photo can be used.
+            CheckpointError: the weights file that this model was loaded from has gone or changed.
+        """
+        from portrait360.inversion.portrait import portrait_from_photos
+
+        paths = [photos] if isinstance(photos, (str, Path)) else list(photos)
+        return portrait_from_photos(self, paths, steps=steps, fast=fast, force=force, progress=progress)
 
     def synthesize(self, w: Float[Tensor, "1 S"]) -> Portrait:
         """Make the person of a style, for instance one between two `Portrait.w`.
@@ -92,7 +126,7 @@ class PortraitModel:
         width = self.generator.config.w_dim
         if tuple(w.shape) != (1, width):
             raise InputError(f"`w` must be [1, {width}], not {list(w.shape)}.", "Take it from `Portrait.w`.")
-        return Portrait(SceneRenderer.from_w(self.generator, w, bf16=self._bf16), self._record(None, None))
+        return Portrait(SceneRenderer.from_w(self.generator, w, bf16=self.bf16), self._record(None, None))
 
     @property
     def average_w(self) -> Float[Tensor, "1 S"]:
@@ -100,8 +134,10 @@ class PortraitModel:
         return self.generator.backbone.mapping.w_avg[None].cpu()
 
     def _record(self, seed: int | None, truncation: float | None) -> PortraitRecord:
-        convolutions = "bf16" if self._bf16 else "float32"
-        return PortraitRecord(self.info.sha256, self.info.model, convolutions, seed, truncation, self.info.licence)
+        convolutions = "bf16" if self.bf16 else "float32"
+        return PortraitRecord(
+            self.info.sha256, self.info.model, convolutions, seed, truncation, licence=self.info.licence
+        )
 
     def __repr__(self) -> str:
         return f"PortraitModel({self.info.model!r}, {str(self.info.path)!r})"

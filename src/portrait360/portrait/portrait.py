@@ -6,7 +6,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,16 @@ from portrait360.config import Vector3
 from portrait360.geometry.cameras import camera_label
 from portrait360.geometry.conventions import world_points
 from portrait360.media.sheets import grid, save_png
+from portrait360.model.generator import Generator
 from portrait360.portrait.camera import Camera
 from portrait360.portrait.options import AT_REST, body_pose_from_degrees, check_posable, checked_size
-from portrait360.portrait.record import PortraitRecord, posed_json, read_portrait_file, write_portrait_file
+from portrait360.portrait.record import (
+    PortraitRecord,
+    PortraitTensors,
+    posed_json,
+    read_portrait_file,
+    write_portrait_file,
+)
 from portrait360.portrait.scene import MESH_STEP, SceneRenderer, mesh_box, render_bytes
 from portrait360.portrait.weights import load_generator
 from portrait360.runtime.device import choose_device
@@ -55,6 +62,12 @@ class Portrait:
     """The scene in tensors."""
     record: PortraitRecord
     """Where the portrait comes from."""
+    tensors: PortraitTensors | None = None
+    """What it is synthesized from, if that is more than the scene's style."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """How it was made from photos: losses, times, warnings; empty for others."""
+    sheets: dict[str, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+    """Further images that `save` writes, by the names of their files."""
 
     # ---- files ----
 
@@ -70,16 +83,16 @@ class Portrait:
         Raises:
             CheckpointError: the file is missing, damaged or no portrait, or the weights are others.
         """
-        w, record = read_portrait_file(Path(path))
+        tensors, record = read_portrait_file(Path(path))
         generator, info = load_generator(weights)
-        if info.sha256 != record.weights_sha256 or w.shape[1] != generator.config.w_dim:
+        if info.sha256 != record.weights_sha256 or not _fits(tensors, generator):
             raise CheckpointError(
                 f"{path} was made with other weights ({record.model}, SHA-256 {record.weights_sha256[:12]}...)"
                 f" than {info.path}.",
                 "Give the file of those weights as `weights`.",
             )
-        renderer = SceneRenderer.from_w(generator.to(choose_device(device)), w, bf16=record.convolutions == "bf16")
-        return cls(renderer, record)
+        generator = with_tuned(generator, tensors.tuned).to(choose_device(device))
+        return cls(portrait_renderer(generator, tensors, bf16=record.convolutions == "bf16"), record, tensors)
 
     def save(
         self,
@@ -122,14 +135,21 @@ class Portrait:
             if mesh:
                 self._mesh(pose).save(temporary / "portrait.glb")
                 files.append("portrait.glb")
+            for name, sheet in self.sheets.items():
+                save_png(temporary / name, sheet)
+                files.append(name)
 
             # What makes them again
-            write_portrait_file(temporary / "portrait.safetensors", self.w, self.record)
+            write_portrait_file(
+                temporary / "portrait.safetensors", self.tensors or PortraitTensors(self.w), self.record
+            )
             cameras = [
                 {"yaw_degrees": yaw, "camera": label}
                 for yaw, label in zip(range(0, 360, 360 // VIEWS), _around(VIEWS).tolist(), strict=True)
             ]
             content = posed_json(self.record, pose) | {"views": cameras, "files": [*files, "portrait.json"]}
+            if self.report:
+                content |= {"inversion": self.report}
             write_json(temporary / "portrait.json", content)
         return folder
 
@@ -305,6 +325,32 @@ class Portrait:
             )  # fmt: skip
         vertices = world_points(torch.from_numpy(surface.vertices), camera).numpy()
         return PortraitMesh(dataclasses.replace(surface, vertices=vertices), posed_json(self.record, pose))
+
+
+def portrait_renderer(generator: Generator, tensors: PortraitTensors, *, bf16: bool) -> SceneRenderer:
+    """The scene of a portrait; `generator` has the tuned tensors already."""
+    if tensors.ws is not None:
+        return SceneRenderer.from_layers(generator, tensors.ws, tensors.residuals, bf16=bf16)
+    assert tensors.w is not None
+    return SceneRenderer.from_w(generator, tensors.w, bf16=bf16)
+
+
+def with_tuned(generator: Generator, tuned: dict[str, Tensor]) -> Generator:
+    """The generator with tensors of a portrait in place of its own."""
+    if tuned:
+        generator.load_state_dict(generator.state_dict() | tuned)
+    return generator
+
+
+def _fits(tensors: PortraitTensors, generator: Generator) -> bool:
+    """Whether a portrait's tensors have the shapes of a generator."""
+    own = generator.state_dict()
+    if any(name not in own or own[name].shape != value.shape for name, value in tensors.tuned.items()):
+        return False
+    width, layers = generator.config.w_dim, generator.backbone.synthesis.num_ws
+    if tensors.ws is not None:
+        return tensors.ws.shape[1:] == (layers, width)
+    return tensors.w is not None and tensors.w.shape[1] == width
 
 
 def _around(count: int) -> Float[Tensor, "B 25"]:

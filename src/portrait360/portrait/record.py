@@ -1,10 +1,9 @@
-"""Where a portrait comes from, and the portrait file, which holds that and the style w: enough to make it again."""
+"""Where a portrait comes from, and the portrait file, which holds that and its styles: enough to make it again."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 import portrait360
-from portrait360.runtime.tensors import FORMAT, from_json, read_tensors, write_tensors
+from portrait360.portrait.residual import PhotoResidual, packed, unpacked
+from portrait360.runtime.tensors import FORMAT, from_json, in_float32, read_tensors, write_tensors
 from portrait360.types import CheckpointError
 
 _KIND = "portrait"
-_STYLE = "w"
+_STYLE, _LAYERS, _TUNED, _RESIDUAL = "w", "ws", "tuned/", "residual/"
+
+
+@dataclass(frozen=True)
+class PhotoRecord:
+    """A photo that a portrait was made from."""
+
+    name: str
+    """Of the file, without its folder."""
+    camera: tuple[float, ...]
+    """The crop's camera label, as it was corrected."""
+    body_pose: tuple[float, ...]
+    """Radians, as it was corrected."""
+    crop: tuple[float, float, float]
+    """Centre (right, down) and side of the crop, pixels of the upright photo."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,8 @@ class PortraitRecord:
     seed: int | None = None
     """None for styles that do not come from one."""
     truncation_psi: float | None = None
+    photos: tuple[PhotoRecord, ...] = ()
+    """Those that the portrait was made from, the one with the best evidence first."""
     licence: str | None = None
     """What the authors of converted weights allow."""
 
@@ -40,7 +56,8 @@ class PortraitRecord:
         drawn = {"seed": self.seed, "truncation_psi": self.truncation_psi, "licence": self.licence}
         known = {name: value for name, value in drawn.items() if value is not None}
         source = {"weights": {"sha256": self.weights_sha256}, "model": self.model, "convolutions": self.convolutions}
-        return known | source
+        photos = {"photos": [asdict(photo) for photo in self.photos]} if self.photos else {}
+        return known | source | photos
 
 
 def posed_json(record: PortraitRecord, body_pose: Float[Tensor, " 6"]) -> dict[str, Any]:
@@ -54,22 +71,46 @@ def posed_json(record: PortraitRecord, body_pose: Float[Tensor, " 6"]) -> dict[s
     }
 
 
-def write_portrait_file(path: Path, w: Float[Tensor, "1 S"], record: PortraitRecord) -> None:
-    """Write portrait.safetensors: the style in float32 and the record in the metadata."""
-    fields = dataclasses.asdict(record)
+@dataclass(frozen=True)
+class PortraitTensors:
+    """What a portrait is synthesized from."""
+
+    w: Float[Tensor, "1 S"] | None = None
+    """The style of portraits that have one."""
+    ws: Float[Tensor, "1 N S"] | None = None
+    """Styles that differ from layer to layer, of portraits from photos."""
+    tuned: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of the generator that were tuned for the portrait, by name, rounded to float16."""
+    residuals: tuple[PhotoResidual, ...] = ()
+    """What photos add."""
+
+
+def write_portrait_file(path: Path, content: PortraitTensors, record: PortraitRecord) -> None:
+    """Write portrait.safetensors: styles in float32, tuned tensors and residuals in fewer bits, the record in the
+    metadata."""
+    fields = asdict(record)
     if record.licence is None:
         del fields["licence"]  # most portraits have none
     about = json.dumps(fields, sort_keys=True)
     metadata = {"format": FORMAT, "kind": _KIND, "version": portrait360.__version__, "record": about}
-    write_tensors(path, {_STYLE: w.float()}, metadata)
+    tensors = {}
+    if content.w is not None:
+        tensors[_STYLE] = content.w.float()
+    if content.ws is not None:
+        tensors[_LAYERS] = content.ws.float()
+    tensors |= {f"{_TUNED}{name}": value.half() for name, value in content.tuned.items()}
+    for number, residual in enumerate(content.residuals):
+        tensors |= {f"{_RESIDUAL}{number}/{name}": value for name, value in packed(residual).items()}
+    write_tensors(path, tensors, metadata)
 
 
-def read_portrait_file(path: Path) -> tuple[Float[Tensor, "1 S"], PortraitRecord]:
-    """Read the style and the record of a portrait file.
+def read_portrait_file(path: Path) -> tuple[PortraitTensors, PortraitRecord]:
+    """Read the content and the record of a portrait file.
 
     Raises:
         CheckpointError: missing, damaged, or another kind of file.
     """
+    # The file, and that it is a portrait
     if not path.is_file():
         raise CheckpointError(f"there is no portrait file at {path}.", "Name a portrait.safetensors.")
     tensors, metadata = read_tensors(path)
@@ -78,7 +119,32 @@ def read_portrait_file(path: Path) -> tuple[Float[Tensor, "1 S"], PortraitRecord
             f"{path} is not a portrait.", "Name a portrait.safetensors; weights are loaded with `PortraitModel`."
         )
     record = from_json(PortraitRecord, metadata.get("record", ""))
-    w = tensors.get(_STYLE)
-    if w is None or len(tensors) > 1 or w.dim() != 2 or len(w) != 1 or not bool(torch.isfinite(w).all()):
-        raise CheckpointError(f"{path} does not hold one finite style w.", "The file is damaged; save it again.")
-    return w.float(), record
+
+    # Its tensors by kind
+    finite = all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
+    tensors = in_float32(tensors) if finite else {}
+    w, ws = tensors.pop(_STYLE, None), tensors.pop(_LAYERS, None)
+    tuned = {name.removeprefix(_TUNED): tensors.pop(name) for name in list(tensors) if name.startswith(_TUNED)}
+    residuals = _residuals(tensors)
+    one_style = w is not None and ws is None and not tuned and residuals == () and w.dim() == 2 and len(w) == 1
+    layered = ws is not None and w is None and residuals is not None and ws.dim() == 3 and len(ws) == 1
+    if tensors or not (one_style or layered):
+        raise CheckpointError(
+            f"{path} does not hold one finite style w, or styles of layers and residuals.",
+            "The file is damaged; save it again.",
+        )
+    return PortraitTensors(w, ws, tuned, residuals or ()), record
+
+
+def _residuals(tensors: dict[str, Tensor]) -> tuple[PhotoResidual, ...] | None:
+    """The residuals among tensors, which are taken out; None where one is incomplete or has other shapes."""
+    found, number = [], 0
+    while any(name.startswith(f"{_RESIDUAL}{number}/") for name in tensors):
+        prefix = f"{_RESIDUAL}{number}/"
+        parts = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        residual = unpacked(parts)
+        if residual is None:
+            return None
+        found.append(residual)
+        number += 1
+    return tuple(found)

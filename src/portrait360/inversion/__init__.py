@@ -1,0 +1,1 @@
+"""From photos of a person to a portrait."""
