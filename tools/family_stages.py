@@ -41,6 +41,16 @@ _SCRIPT_ANGLE = 3.14 / 2
 _CHUNK = 500
 
 
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """A scene from a camera, in rays of `side` x `side`."""
+
+    generator: Generator
+    scene: Scene
+    camera: Tensor
+    side: int
+
+
 def tensors_tolerance(value: Tensor) -> Tolerance:
     """Of planes and what is looked up in them: grows with their magnitude."""
     return Tolerance(3e-5 * max(1.0, float(value.abs().mean())))
@@ -80,16 +90,16 @@ def compare_panohead(comparison: Comparison, networks: Networks) -> None:
     comparison.check("rays", "rays8_origin", origins[:, :1], EXACT)
     comparison.check("rays", "rays8_direction", directions, EXACT)
     for side in (32, 64):
-        _images(comparison, generator, scene, camera, side)
+        _images(comparison, Shot(generator, scene, camera, side))
 
     # The module's own forward, and variants.
     forward = generator.scene(generator.map(z, camera, None, PSI))
     moved = translated(camera, generator.translation(z, camera, PSI))
-    _render(comparison, "module forward", generator, forward, moved, 32, "forward32/")
+    _render(comparison, "module forward", Shot(generator, forward, moved, 32), "forward32/")
     swapped = generator.scene(scene.w, scene.w.flip(0))
-    _render(comparison, "background of another style", generator, swapped, camera, 32, "render32_wsbcg_swapped/")
+    _render(comparison, "background of another style", Shot(generator, swapped, camera, 32), "render32_wsbcg_swapped/")
     nearer = _with_near(generator, 2.35)
-    _render(comparison, "rays that begin nearer", nearer, scene, camera, 32, "render32_start2.35/")
+    _render(comparison, "rays that begin nearer", Shot(nearer, scene, camera, 32), "render32_start2.35/")
     _density_grid(comparison, generator, scene)
 
 
@@ -109,7 +119,7 @@ def compare_pyramid(comparison: Comparison, networks: Networks) -> None:
     rows = golden.tensor("in/ws_rows")
     synthesis = generator.backbone.synthesis
     assert isinstance(synthesis, PyramidSynthesis)
-    for side, image in zip(synthesis.resolutions, synthesis._images(rows, "const", None), strict=True):
+    for side, image in zip(synthesis.resolutions, synthesis.images(rows, "const", None), strict=True):
         check("flat images of distinct rows", f"rows_const/image2d_{side}", image, tensors_tolerance(image))
     _levels(comparison, "tri-grids of distinct rows", "rows_const/", synthesis.levels(rows, "const"))
     scene = generator.scene(w)
@@ -120,9 +130,9 @@ def compare_pyramid(comparison: Comparison, networks: Networks) -> None:
     _backgrounds(comparison, generator, scene, None)
     _points(comparison, generator, scene)
     for side in (32, 64):
-        _images(comparison, generator, scene, camera, side)
+        _images(comparison, Shot(generator, scene, camera, side))
     forward = generator.scene(generator.map(z, camera, None, PSI))
-    _render(comparison, "module forward", generator, forward, camera, 32, "forward32_pose_none/")
+    _render(comparison, "module forward", Shot(generator, forward, camera, 32), "forward32_pose_none/")
     _chunks(comparison, generator, scene, camera)
 
 
@@ -152,11 +162,11 @@ def compare_full_size_relative(comparison: Comparison, networks: Networks) -> No
 
     # Images at every number of rays, and those of the module's own forward.
     for side in golden.ray_sides:
-        _render(comparison, "", generator, scene, camera, side, f"nrr{side}/", FULL_RENDER)
+        _render(comparison, "", Shot(generator, scene, camera, side), f"nrr{side}/", FULL_RENDER)
     if generator.config.camera_translation:
         forward = generator.scene(generator.map(z, camera, None, PSI))
         moved = translated(camera, generator.translation(z, camera, PSI))
-        _render(comparison, "module forward", generator, forward, moved, 64, "forward_nrr64/", FULL_RENDER)
+        _render(comparison, "module forward", Shot(generator, forward, moved, 64), "forward_nrr64/", FULL_RENDER)
 
 
 # ---- stages ----
@@ -240,8 +250,10 @@ def _march(comparison: Comparison, generator: Generator) -> None:
         comparison.golden.used.add(f"out/march/{name}")
 
 
-def _images(comparison: Comparison, generator: Generator, scene: Scene, camera: Tensor, side: int) -> None:
+def _images(comparison: Comparison, shot: Shot) -> None:
     """Samples along rays, and everything that is made of them."""
+    generator, scene, camera, side = shot.generator, shot.scene, shot.camera, shot.side
+
     # Samples and rays.
     check, at = comparison.check, f"render{side}/"
     rendered, trace = cast(generator, scene, camera, side)
@@ -261,18 +273,23 @@ def _images(comparison: Comparison, generator: Generator, scene: Scene, camera: 
             check("background image", at + "image_background", out.background, tensors_tolerance(scene.background))
 
     # Images.
-    _render(comparison, "", generator, scene, camera, side, at, rendered=(rendered, per_ray))
+    _render(comparison, "", shot, at, rendered=(rendered, per_ray))
 
 
 def _render(
-    comparison: Comparison, stage: str, generator: Generator, scene: Scene, camera: Tensor, side: int, at: str,
-    tolerance: Tolerance = RENDER, rendered: tuple[Rendered, Tensor] | None = None,
-) -> None:  # fmt: skip
+    comparison: Comparison,
+    stage: str,
+    shot: Shot,
+    at: str,
+    tolerance: Tolerance = RENDER,
+    rendered: tuple[Rendered, Tensor] | None = None,
+) -> None:
     """Whatever images of one render are stored; `stage` names them all, else each has its own."""
     # Rays, and what hard switches excuse.
+    generator, scene, side = shot.generator, shot.scene, shot.side
     if rendered is None:
-        found, trace = cast(generator, scene, camera, side)
-        rendered = found, ray_slack(generator, camera, side, trace)
+        found, trace = cast(generator, scene, shot.camera, side)
+        rendered = found, ray_slack(generator, shot.camera, side, trace)
     found, per_ray = rendered
     of_rays = Slack(as_image(per_ray, side), CROP)
     of_depths = Slack(as_image(depth_slack(generator, found, per_ray), side), DEPTH)
@@ -327,7 +344,7 @@ def _chunks(comparison: Comparison, generator: Generator, scene: Scene, camera: 
     _, trace = cast(generator, scene, camera, side)
     per_ray = ray_slack(generator, camera, side, trace)
     at = f"render_planes40_chunk{_CHUNK}/"
-    _render(comparison, "rays in chunks", generator, scene, camera, side, at, rendered=(rendered, per_ray))
+    _render(comparison, "rays in chunks", Shot(generator, scene, camera, side), at, rendered=(rendered, per_ray))
 
 
 __all__ = ["Golden", "compare_full_size_relative", "compare_panohead", "compare_pyramid"]

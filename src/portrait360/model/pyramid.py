@@ -60,7 +60,7 @@ class PyramidSynthesis(SynthesisNetwork):
     def _grow(self, ws: Tensor, noise_mode: str, precision: Precision) -> Iterator[Float[Tensor, "B3 C H W"]]:
         """The planes of each level, those of a sample side by side."""
         previous: Tensor | None = None
-        for k, image in enumerate(self._images(ws, noise_mode, precision)):
+        for k, image in enumerate(self.images(ws, noise_mode, precision)):
             if k < self.first:
                 continue
             x = image.unflatten(1, (3, -1)).flatten(0, 1)

@@ -48,10 +48,10 @@ class SynthesisNetwork(nn.Module):
         return one_by_one(partial(self._run, noise_mode=noise_mode, precision=precision), ws)
 
     def _run(self, ws: Tensor, noise_mode: str, precision: Precision) -> Tensor:
-        *_, image = self._images(ws, noise_mode, precision)
+        *_, image = self.images(ws, noise_mode, precision)
         return image
 
-    def _images(self, ws: Tensor, noise_mode: str, precision: Precision) -> Iterator[Tensor]:
+    def images(self, ws: Tensor, noise_mode: str, precision: Precision) -> Iterator[Tensor]:
         """The image so far, resolution by resolution from the first one that adds to it."""
         x: Tensor | None = None
         image: Tensor | None = None
