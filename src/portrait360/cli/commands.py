@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 
@@ -58,6 +58,10 @@ class Generate:
     """Leave out turntable.mp4."""
     mesh: Annotated[bool, _PLAIN] = True
     """Leave out portrait.glb."""
+    texture: Annotated[int, tyro.conf.arg(metavar="S")] = 1024
+    """Side of the mesh's texture, texels: 1024 or 2048 (also 256 or 512)."""
+    format: Literal["glb", "obj"] = "glb"
+    """Of the mesh: glb (one file, textured and rigged), or obj for old programs (with .mtl and .png, no joints)."""
     device: Annotated[str, tyro.conf.arg(metavar="D")] = "cpu"
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
 
@@ -75,6 +79,8 @@ class Generate:
             size=self.size,
             video=self.video,
             mesh=self.mesh,
+            texture=self.texture,
+            format=self.format,
             device=self.device,
         )
 

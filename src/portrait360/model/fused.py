@@ -18,10 +18,11 @@ from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
 from portrait360.kernels.blocks import DecoderWeights, Form, Geometry, Gradients, Light, Lines, Samples, Sizes, Space
 from portrait360.kernels.lookup import gaps_between, reachable_voxels
-from portrait360.kernels.render import backward_kernel, density_kernel, forward_kernel
+from portrait360.kernels.points import density_kernel, outputs_kernel
+from portrait360.kernels.render import backward_kernel, forward_kernel
 from portrait360.model.fused_gpu import Cast, render_triton, triton_works
-from portrait360.model.rendering import Deform, Rays, Rendered, Sampling, finish, image_width
-from portrait360.model.trigrid import Decoder, TriGrid, levels_of, sample_trigrid
+from portrait360.model.rendering import EMPTY_DENSITY, Deform, Rays, Rendered, Sampling, activated, finish, image_width
+from portrait360.model.trigrid import Decoder, TriGrid, levels_of, normalize_points, sample_trigrid
 
 STOP_TRANSMITTANCE = 1e-3
 """The fused renderer ends a ray when less than this share of light is left."""
@@ -60,6 +61,32 @@ def read_density(
         normalized.numpy(), kernel_light(config, 0.0), densities.numpy(),
     )  # fmt: skip
     return densities
+
+
+def query_fused(
+    tri_grid: TriGrid, decoder: Decoder, points: Float[Tensor, "L N 3"], config: RenderConfig
+) -> tuple[Float[Tensor, "L N 1"], Float[Tensor, "L N F"]]:
+    """`rendering.query` in one compiled pass on the CPU; not differentiable, and empty outside of the box."""
+    normalized = normalize_points(points, config.box_centre, config.box_half).detach()
+    inside = normalized.clamp(-1.0, 1.0).contiguous()  # the kernel reads no other points
+    planes, weights, form = kernel_inputs(tri_grid, decoder)
+    resolution = levels_of(tri_grid)[-1].shape[-1]
+    values = torch.empty(*points.shape[:2], form.outputs)
+    for one, places, rows in zip(planes.detach(), inside, values, strict=True):
+        outputs_kernel(form)(
+            one.numpy().reshape(-1), resolution, kernel_weights(*weights), places.numpy(), rows.numpy()
+        )
+    outside = (inside != normalized).any(dim=-1, keepdim=True)
+    density = values[..., :1].masked_fill(outside, EMPTY_DENSITY)
+    return activated(density, values[..., 1:], points, normalized, config)
+
+
+def can_query_fused(tri_grid: TriGrid, decoder: Decoder) -> bool:
+    """Whether the kernel's loops fit the sizes: C divisible by 8, the hidden layer by 16, on the CPU."""
+    hidden = len(decoder.parameters_as_used()[1])
+    finest = levels_of(tri_grid)[-1]
+    fits = finest.shape[2] % 8 == 0 or (finest.shape[2] > 8 and isinstance(tri_grid, tuple))
+    return finest.device.type == "cpu" and fits and hidden % 16 == 0
 
 
 @torch.no_grad()

@@ -20,6 +20,13 @@ DEFAULT_SIZE = 512
 SIZES = (64, 2048)
 """Least and largest side that can be asked for, pixels."""
 
+DEFAULT_TEXTURE = 1024
+"""Side of a mesh's texture, texels."""
+TEXTURES = (256, 512, 1024, 2048)
+"""Sides that can be asked for."""
+FORMATS = ("glb", "obj")
+"""Of mesh files."""
+
 
 def check_truncation(truncation: float) -> None:
     """Raise InputError unless `truncation` lies between 0 and 1."""
@@ -72,3 +79,18 @@ def checked_size(size: int | None, own_side: int | None, model: str) -> int | No
     if not SIZES[0] <= side <= SIZES[1]:
         raise InputError(f"`size` must lie between {SIZES[0]} and {SIZES[1]}, not be {side}.", "Try `size=512`.")
     return side
+
+
+def checked_texture(texture: int | None) -> int:
+    """Side of a mesh's texture; the default when None. Raises InputError unless it is one of `TEXTURES`."""
+    side = DEFAULT_TEXTURE if texture is None else texture
+    if side not in TEXTURES:
+        known = ", ".join(str(known) for known in TEXTURES)
+        raise InputError(f"`texture` must be one of {known}, not {side}.", "Try `texture=1024`.")
+    return side
+
+
+def check_format(format: str) -> None:
+    """Raise InputError unless `format` is one of `FORMATS`."""
+    if format not in FORMATS:
+        raise InputError(f"`format` must be glb or obj, not {format!r}.", "Try `format=glb`.")

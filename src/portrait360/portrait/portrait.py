@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,11 +17,17 @@ from torch import Tensor
 
 from portrait360.config import Vector3
 from portrait360.geometry.cameras import camera_label
-from portrait360.geometry.conventions import world_points
 from portrait360.media.sheets import grid, save_png
 from portrait360.model.generator import Generator
 from portrait360.portrait.camera import Camera
-from portrait360.portrait.options import AT_REST, body_pose_from_degrees, check_posable, checked_size
+from portrait360.portrait.options import (
+    AT_REST,
+    body_pose_from_degrees,
+    check_format,
+    check_posable,
+    checked_size,
+    checked_texture,
+)
 from portrait360.portrait.record import (
     PortraitRecord,
     PortraitTensors,
@@ -30,10 +35,11 @@ from portrait360.portrait.record import (
     read_portrait_file,
     write_portrait_file,
 )
-from portrait360.portrait.scene import MESH_STEP, SceneRenderer, mesh_box, render_bytes
-from portrait360.portrait.weights import load_generator
+from portrait360.portrait.scene import MESH_STEP, SceneRenderer, render_bytes
+from portrait360.portrait.weights import DEFAULT_WEIGHTS, load_generator
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import atomic_folder, write_json
+from portrait360.runtime.tensors import file_sha256
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, CheckpointError, InputError, RenderOutput
 
 if TYPE_CHECKING:
@@ -103,6 +109,8 @@ class Portrait:
         size: int | None = None,
         video: bool = True,
         mesh: bool = True,
+        texture: int | None = None,
+        format: Literal["glb", "obj"] = "glb",
     ) -> Path:
         """Write views.png, turntable.mp4, portrait.glb, portrait.safetensors and portrait.json.
 
@@ -115,6 +123,8 @@ class Portrait:
             size: side of each view (default: 512, or the model's own); the video has half of it.
             video: whether to write turntable.mp4.
             mesh: whether to write portrait.glb.
+            texture: side of the mesh's texture in texels: 256, 512, 1024 (the default) or 2048.
+            format: of the mesh; obj writes portrait.obj, portrait.mtl and portrait.png instead of portrait.glb.
 
         Returns:
             The folder.
@@ -123,7 +133,8 @@ class Portrait:
             InputError: an argument is out of range, or the folder cannot be written.
         """
         pose = self._pose(neck, head)
-        side = self._rays(size)
+        side, texels = self._rays(size), checked_texture(texture)
+        check_format(format)
         folder = Path(folder)
         with atomic_folder(folder) as temporary:
             # What people look at: the files that portrait.json lists
@@ -133,16 +144,15 @@ class Portrait:
                 self._turn(temporary / "turntable.mp4", pose, None if side is None else side // 2)
                 files.append("turntable.mp4")
             if mesh:
-                self._mesh(pose).save(temporary / "portrait.glb")
-                files.append("portrait.glb")
+                self._mesh(pose, texels).save(temporary / f"portrait.{format}")
+                files += ["portrait.obj", "portrait.mtl", "portrait.png"] if format == "obj" else ["portrait.glb"]
             for name, sheet in self.sheets.items():
                 save_png(temporary / name, sheet)
                 files.append(name)
 
             # What makes them again
-            write_portrait_file(
-                temporary / "portrait.safetensors", self.tensors or PortraitTensors(self.w), self.record
-            )
+            tensors = self.tensors or PortraitTensors(self.w)
+            write_portrait_file(temporary / "portrait.safetensors", tensors, self.record)
             cameras = [
                 {"yaw_degrees": yaw, "camera": label}
                 for yaw, label in zip(range(0, 360, 360 // VIEWS), _around(VIEWS).tolist(), strict=True)
@@ -258,17 +268,27 @@ class Portrait:
 
     # ---- the 3D ----
 
-    def mesh(self, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST) -> PortraitMesh:
-        """Extract the surface as a closed triangle mesh with vertex colours; `mesh().save("person.glb")` writes it.
+    def mesh(
+        self,
+        *,
+        texture: int | None = None,
+        neck: Vector3 = AT_REST,
+        head: Vector3 = AT_REST,
+    ) -> PortraitMesh:
+        """Extract the surface as a closed triangle mesh with a texture; `mesh().save("person.glb")` writes it.
+
+        The mesh is that of the person at rest. Its joints root, neck and head carry the pose, so that other programs
+        can change it.
 
         Args:
+            texture: side of the texture in texels: 256, 512, 1024 (the default) or 2048.
             neck: turn in degrees.
             head: turn against the neck, in the same way.
 
         Raises:
             InputError: an argument is out of range, or there is nothing solid.
         """
-        return self._mesh(self._pose(neck, head))
+        return self._mesh(self._pose(neck, head), checked_texture(texture))
 
     @property
     def w(self) -> Float[Tensor, "1 S"]:
@@ -311,26 +331,23 @@ class Portrait:
         parts = render_bytes(self.renderer, camera_label(turn), _at_rest_none(pose), side)
         write_video(path, (frame for part in parts for frame in part), frames_per_second=FRAMES_PER_SECOND)
 
-    def _mesh(self, pose: Tensor) -> PortraitMesh:
-        from portrait360.media.mesh import SKIN, extract_mesh
-        from portrait360.portrait.solid import PortraitMesh
+    def _mesh(self, pose: Tensor, texels: int) -> PortraitMesh:
+        from portrait360.portrait.solid import PortraitMesh, textured_mesh  # half a second, as above
 
-        camera = self.renderer.camera
-        low, high = mesh_box(self.renderer.bounds, pose, self.renderer.body, camera)
-        body_pose = _at_rest_none(pose)
-        with torch.inference_mode():
-            surface = extract_mesh(
-                lambda points: self.renderer.query(points, body_pose), low, high, step=MESH_STEP * camera.scale,
-                skin=SKIN * camera.scale,
-            )  # fmt: skip
-        vertices = world_points(torch.from_numpy(surface.vertices), camera).numpy()
-        return PortraitMesh(dataclasses.replace(surface, vertices=vertices), posed_json(self.record, pose))
+        textured = textured_mesh(self.renderer, texels, step=MESH_STEP)
+        name = "portrait" if self.record.seed is None else f"portrait {self.record.seed}"
+        extras = {"name": name, "licence": self._licence()} | posed_json(self.record, pose)
+        return PortraitMesh(textured, name, extras, pose)
+
+    def _licence(self) -> str:
+        packaged = self.record.weights_sha256 == file_sha256(DEFAULT_WEIGHTS)
+        return "Apache-2.0" if packaged else "as the weights that made it"
 
 
 def portrait_renderer(generator: Generator, tensors: PortraitTensors, *, bf16: bool) -> SceneRenderer:
     """The scene of a portrait; `generator` has the tuned tensors already."""
     if tensors.ws is not None:
-        return SceneRenderer.from_layers(generator, tensors.ws, tensors.residuals, bf16=bf16)
+        return SceneRenderer.from_layers(generator, tensors.ws, tensors.appearance, bf16=bf16)
     assert tensors.w is not None
     return SceneRenderer.from_w(generator, tensors.w, bf16=bf16)
 
