@@ -21,6 +21,7 @@ from portrait360.official.snapshot import read_snapshot
 from portrait360.portrait.model import PortraitModel
 from portrait360.portrait.weights import load_generator, load_weights
 from portrait360.types import CheckpointError, InputError
+from support.ball_portrait import coarse_meshes
 from support.hostile import Reduce, named, save
 from support.smpl_files import lifelike_arrays, npz
 from support.snapshots import (
@@ -226,7 +227,7 @@ def test_converted_relatives_make_portraits(family, tmp_path, monkeypatch, capfd
 
     last.parts[1][0]["state"]["_parameters"]["bias"] = pickled_tensor(solid.decoder.get_parameter("net.2.bias"))
     path, out = write(tmp_path, content)
-    monkeypatch.setattr("portrait360.portrait.portrait.MESH_STEP", 0.02)
+    coarse_meshes(monkeypatch, step=0.02)
     assert main(["convert", str(path), "--out", str(out)]) == 0
     words = ["generate", "--seeds", "3", "--weights", str(out), "--no-video", "--out", str(tmp_path / "made")]
     assert main(words) == 0
