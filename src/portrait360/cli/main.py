@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command) -> int:
+    from portrait360.errors import Portrait360Error
     from portrait360.runtime.files import explain_os_error
-    from portrait360.types import Portrait360Error
 
     try:
         command.run()

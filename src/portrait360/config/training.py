@@ -223,7 +223,7 @@ def _check(recipe: TrainingConfig) -> None:
 
 
 def _mistake(name: str, expected: str, value: object) -> Exception:
-    from portrait360.types import InputError  # which imports torch
+    from portrait360.errors import InputError
 
     return InputError(f"`training.{name}` must be {expected}, not {value}.", "Leave it out for the preset's value.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from portrait360.config import Preset
 from portrait360.data.shards import is_shards
+from portrait360.encoder.label_check import warn_about_labels
 from portrait360.portrait.weights import load_weights
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.memory import shared_turns
@@ -92,7 +94,9 @@ def train(
     settings = asked_settings(preset, full_names(options), kimg)
     trained, origin = starting_point(base, settings, run, Path(out), resume=resume, init=init)
 
-    # Open the data and train
+    # Open the data, whose labels may belong to other images, and train
+    if not isinstance(origin, Checkpoint) and int(os.environ.get("RANK", "0")) == 0:
+        warn_about_labels(Path(data))
     images = _open_data(Path(data), trained, seed, target, quiet)
     run = dataclasses.replace(run, data=images.fingerprint, labels=images.label_kind)
     return _train(RunFolder(Path(out), trained, run), origin, images, target, Timer(clock, max_minutes), quiet)
