@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from portrait360.config import Vector3
-from portrait360.portrait.model import LARGEST_SEED, PortraitModel
+from portrait360.portrait.arguments import parse_seeds as parse_seeds
+from portrait360.portrait.arguments import unnatural_turns
+from portrait360.portrait.model import PortraitModel
 from portrait360.portrait.options import AT_REST, body_pose_from_degrees, check_truncation
 from portrait360.runtime.files import make_folder, remove_empty_folders
 from portrait360.runtime.progress import show_progress
-from portrait360.types import InputError
-
-MOST_SEEDS = 10_000
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from text like `7`, `0-3` or `0,5,7-9`: in that order, each once.
-
-    Raises:
-        InputError: not of this form, out of range, or too many.
-    """
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
-        if match is None:
-            raise InputError(
-                f"`seeds` takes whole numbers of at least 0 and ranges of them, not {text!r}.",
-                "Try `seeds=0-3` or `seeds=0,5,7-9`.",
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise InputError(f"the range of seeds {part.strip()!r} runs backwards.", f"Try {last}-{first}.")
-        if last > LARGEST_SEED:
-            raise InputError(f"the seed {last} is above the largest, {LARGEST_SEED}.", "Use a smaller one.")
-        if last - first + 1 + len(seeds) > MOST_SEEDS:
-            raise InputError(f"`seeds` {text} asks for more than {MOST_SEEDS} portraits.", "Make them in several runs.")
-        seeds.update(dict.fromkeys(range(first, last + 1)))
-    return list(seeds)
 
 
 def generate(
@@ -54,7 +27,7 @@ def generate(
     size: int | None = None,
     video: bool = True,
     mesh: bool = True,
-    device: str = "cpu",
+    device: str = "auto",
     progress: bool = True,
 ) -> list[Path]:
     """Write `out/seed0000/` for every seed, with the files of `Portrait.save`.
@@ -81,6 +54,8 @@ def generate(
     # Check the arguments.
     check_truncation(truncation)
     body_pose_from_degrees(neck, head)  # before the weights are loaded
+    for warning in unnatural_turns(neck, head):
+        print(f"warning: {warning}", file=sys.stderr)
     made = make_folder(out)
 
     # Make one portrait after the other; a run without any leaves no folders.

@@ -183,8 +183,8 @@ def _yaw_warnings(yaw: Float[Tensor, " N"], predicted: Float[Tensor, " N"], mirr
         ]
     if as_it_is < _AGREEING:
         return [
-            "the labels are likely those of other images (the portrait encoder predicts the labels' yaws, to 30 degrees,"
-            f" for only {as_it_is:.0%} of the images)."
+            "the labels are likely those of other images (the portrait encoder predicts the yaw of the label, to 30"
+            f" degrees, for only {as_it_is:.0%} of the images)."
         ]
     return []
 

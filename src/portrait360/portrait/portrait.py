@@ -70,7 +70,7 @@ class Portrait:
     # ---- files ----
 
     @classmethod
-    def load(cls, path: str | Path, *, weights: str | Path | None = None, device: str = "cpu") -> Portrait:
+    def load(cls, path: str | Path, *, weights: str | Path | None = None, device: str = "auto") -> Portrait:
         """Load a portrait.safetensors.
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from portrait360.portrait.weights import load_weights
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.memory import shared_turns
 from portrait360.runtime.device import choose_device
-from portrait360.runtime.distributed import Ranks, join, own_gpu
+from portrait360.runtime.distributed import Ranks, is_first_process, join, own_gpu
 from portrait360.runtime.precision import choose_bf16, processor_name
 from portrait360.runtime.progress import show_progress
 from portrait360.runtime.threads import denormals_flushed, settle_threads
@@ -95,7 +94,7 @@ def train(
     trained, origin = starting_point(base, settings, run, Path(out), resume=resume, init=init)
 
     # Open the data, whose labels may belong to other images, and train
-    if not isinstance(origin, Checkpoint) and int(os.environ.get("RANK", "0")) == 0:
+    if not isinstance(origin, Checkpoint) and is_first_process():
         warn_about_labels(Path(data))
     images = _open_data(Path(data), trained, seed, target, quiet)
     run = dataclasses.replace(run, data=images.fingerprint, labels=images.label_kind)
