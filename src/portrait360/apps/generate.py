@@ -33,7 +33,7 @@ def generate(
     """Write `out/seed0000/` for every seed, with the files of `Portrait.save`.
 
     The same seed and weights give the same images and mesh. A portrait's files appear together when all of them are
-    done; files of an earlier run with the same names are replaced.
+    done; those of an earlier portrait in the same folder go.
 
     Args:
         seeds: see `PortraitModel.sample`.

@@ -120,7 +120,7 @@ class Generate:
         )
         first = str(seeds[0])
         words = ["generate", "--seeds", first, "--head", "0", "20", "0", "--out", self.out.with_name("turned")]
-        close(self.out, f"{counted(len(seeds), 'portrait')}, one folder each", [*words, *_weights(self.weights)])
+        close(self.out, counted(len(seeds), "portrait"), [*words, *_weights(self.weights)])
 
     def resume_hint(self) -> str:
         return f"finished portraits are in {self.out}"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from portrait360.cli.closing import close
-from portrait360.cli.early import check_dataset_place, check_folder_place
+from portrait360.cli.early import check_dataset_place, check_folder_place, check_photo_folder
 from portrait360.runtime.words import counted
 from portrait360.synthetic.arguments import check_synth_arguments
 
@@ -116,6 +116,7 @@ class DatasetPhotos:
     """Your SMPL file, read as data: body poses are then turns about its joints. Default: the packaged body."""
 
     def run(self) -> None:
+        check_photo_folder(self.folder)
         from portrait360.apps.dataset import make_dataset
 
         report = make_dataset(

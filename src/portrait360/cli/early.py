@@ -44,17 +44,20 @@ def check_images_place(paths: Sequence[Path]) -> None:
             raise InputError(f"there is no image, folder or zip at {path}.", "Check the path.")
 
 
+def check_photo_folder(path: Path) -> None:
+    """Raise InputError unless a folder is there."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is not a folder.", "Name the folder that holds the photos.")
+    if not path.exists():
+        raise InputError(f"there is no folder at {path}.", "Check the path; it names a folder of photos.")
+
+
 def check_folder_place(path: Path) -> None:
     """Raise InputError where a file is in the way of a folder."""
     for place in (path, *path.parents):
         if place.exists():
             if not place.is_dir():
-                raise InputError(
-                    f"expected a folder but {path} is a file."
-                    if place == path
-                    else f"expected a folder but {place} is a file.",
-                    "Name a folder, or move that file away.",
-                )
+                raise InputError(f"expected a folder but {place} is a file.", "Name a folder, or move that file away.")
             return
 
 

@@ -170,12 +170,12 @@ def causes(conventions: Conventions) -> str:
     return "; ".join(different)
 
 
-def convert_command(path: Path, conventions: Conventions, *further: str) -> str:
-    """The command that converts a dataset of these conventions, into a file beside it."""
+def convert_command(path: Path, conventions: Conventions, *, masks: str | None = None) -> str:
+    """The command that converts a dataset of these conventions, with separate masks if so, into a file beside it."""
     path = Path(path)
     stem = path.stem if path.suffix.lower() == ".zip" else path.name
-    out = path.with_name(f"{stem}-converted.zip")
-    words = [shlex.quote(str(path)), conventions.flags(), *further, "--out", shlex.quote(str(out))]
+    flags = [conventions.flags(), "" if masks is None else f"--masks {shlex.quote(masks)}"]
+    words = [shlex.quote(str(path)), *flags, f"--out {shlex.quote(str(path.with_name(f'{stem}-converted.zip')))}"]
     return " ".join(["portrait360 dataset convert", *filter(None, words)])
 
 

@@ -13,6 +13,7 @@ from portrait360.data.conventions import (
     OURS,
     Conventions,
     causes,
+    convert_command,
     converted,
     likely_conventions,
     remaining_problem,
@@ -68,11 +69,11 @@ def convert_dataset(
         )
     side = decode_image(store.read(images[0]), f"{images[0]} in {path}", None, "Replace it.").width
     labels = read_labels(store, layout.LABELS_FILE)
-    rewritten = {layout.LABELS_FILE: _converted_file(labels, conventions, side, f"labels of {path}")}
+    rewritten = {layout.LABELS_FILE: _converted_file(path, labels, conventions, side)}
     if layout.EXACT_FILE in names:
         exact = read_labels(store, layout.EXACT_FILE)
         if not _follow_ours(exact.array, side):
-            rewritten[layout.EXACT_FILE] = _converted_file(exact, conventions, side, f"exact labels of {path}")
+            rewritten[layout.EXACT_FILE] = _converted_file(path, exact, conventions, side)
 
     # Copy all other files, and the masks
     masks = {} if masks_path is None else _separate_masks(images, masks_path)
@@ -97,8 +98,10 @@ def _check_out(path: Path, out: Path) -> None:
         raise InputError(f"{out} is the dataset itself.", "Choose another `out`.")
 
 
-def _converted_file(labels: Labels, conventions: Conventions, side: int, where: str) -> bytes:
+def _converted_file(path: Path, labels: Labels, conventions: Conventions, side: int) -> bytes:
     """The label file of converted labels. Raises DatasetError when they do not follow our conventions then."""
+    # Convert
+    where = f"labels of {path}"
     pixels = _side_of_pixels(labels.array, side, where) if conventions.intrinsics == "pixels" else side
     array = converted(labels.array, conventions, pixels)
     if _follow_ours(array, side):
@@ -109,10 +112,10 @@ def _converted_file(labels: Labels, conventions: Conventions, side: int, where: 
     if original not in (OURS, conventions):
         raise DatasetError(
             f"{where} do not follow the given conventions: by their numbers {causes(original)}.",
-            f"Try {original.flags()}.",
+            f"Try `{convert_command(path, original)}`.",
         )
     if _follow_ours(labels.array, side):
-        raise DatasetError(f"{where} follow the conventions as they are.", "Leave out the flags to copy the dataset.")
+        raise DatasetError(f"{where} follow the conventions as they are.", "They need no conversion.")
     problem = remaining_problem(array, list(labels.rows))
     raise DatasetError(
         f"{where} are still wrong after the conversion: {problem}.", "Check the conventions that they were made in."

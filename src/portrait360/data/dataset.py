@@ -20,6 +20,7 @@ from portrait360.data import layout
 from portrait360.data.conventions import OURS, check_conventions, convert_command
 from portrait360.data.labels import read_json, read_labels
 from portrait360.data.store import Store, open_store
+from portrait360.runtime.words import counted
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
 
 _IMAGE_SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
@@ -197,7 +198,8 @@ class PortraitDataset:
         extra = sorted(set(labels.rows) - set(self._images))
         if extra:
             raise DatasetError(
-                f"{len(extra)} labels in {labels_file} of {self.path} have no image, for example {extra[0]}.",
+                f"{counted(len(extra), 'label')} without an image in {labels_file} of {self.path}, for example"
+                f" {extra[0]}.",
                 "Add these images or take their labels out.",
             )
         return labels.array[[labels.rows[name] for name in self._images]]
@@ -253,7 +255,7 @@ class PortraitDataset:
         return DatasetError(
             f"{self.path} has no masks, and training needs them.",
             "Put them beside the images (masks/ with the same names), or join a separate zip of masks:"
-            f" `{convert_command(self.path, OURS, '--masks', 'MASKS.zip')}`.",
+            f" `{convert_command(self.path, OURS, masks='MASKS.zip')}`.",
         )
 
 

@@ -25,6 +25,7 @@ from portrait360.media.plots import Series, histogram
 from portrait360.media.sheets import FIRST, SECOND, Colour, captioned, tiled
 from portrait360.runtime.files import atomic_folder
 from portrait360.runtime.progress import show_progress
+from portrait360.runtime.words import counted
 
 POSE_NAMES = ("neck nod", "neck turn", "neck tilt", "head nod", "head turn", "head tilt")
 
@@ -113,7 +114,7 @@ def _sheet(dataset: PortraitDataset) -> Image.Image:
 
 def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
     counts = yaw_histogram(dataset.cameras).numpy()
-    title = f"Yaw of {len(dataset)} cameras, sectors of 10°"
+    title = f"Yaw of {counted(len(dataset), 'camera')}, sectors of 10°"
     unit = "yaw in degrees: 0 = front, 90 = the subject's left, ±180 = back"
     ticks = list(range(-180, 181, 30))
     series = [Series("yaw", counts, FIRST)]

@@ -24,6 +24,7 @@ from portrait360.portrait.options import AT_REST, body_pose_from_degrees, checke
 from portrait360.portrait.record import (
     PortraitRecord,
     PortraitTensors,
+    listed_files,
     posed_json,
     read_portrait_file,
     write_portrait_file,
@@ -104,7 +105,7 @@ class Portrait:
     ) -> Path:
         """Write views.png, turntable.mp4, portrait.glb, portrait.safetensors and portrait.json.
 
-        The files appear together when all of them are done; files of the same names are replaced.
+        The files appear together when all of them are done; those of an earlier portrait in the folder go.
 
         Args:
             folder: made when missing.
@@ -123,6 +124,7 @@ class Portrait:
         pose = body_pose_from_degrees(neck, head)
         side = self._rays(size)
         folder = Path(folder)
+        earlier = listed_files(folder)
         with atomic_folder(folder) as temporary:
             # What people look at: the files that portrait.json lists
             save_png(temporary / "views.png", self._views(VIEWS, pose, side))
@@ -149,6 +151,10 @@ class Portrait:
             if self.report:
                 content |= {"inversion": self.report}
             write_json(temporary / "portrait.json", content)
+
+        # Leave nothing of an earlier portrait beside this one
+        for name in earlier.difference(files):
+            (folder / name).unlink(missing_ok=True)
         return folder
 
     # ---- images ----

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import portrait360
 from portrait360.config import Preset
+from portrait360.runtime.distributed import is_first_process
 from portrait360.runtime.tensors import FORMAT, from_json, metadata_json, read_tensors, to_json, write_tensors
 from portrait360.types import CheckpointError
 
@@ -131,7 +132,7 @@ def newest_checkpoint(found: list[Path]) -> Checkpoint:
             problem = problem or error
             broken.append(path)
             continue
-        for skipped in broken:
+        for skipped in broken if is_first_process() else ():
             print(f"warning: {skipped} is broken; training goes on from {path.name}.", file=sys.stderr)
         return checkpoint
     assert problem is not None

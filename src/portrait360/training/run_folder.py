@@ -37,7 +37,7 @@ def images_shown(path: Path) -> tuple[int, int]:
     Raises:
         CheckpointError: config.json is broken.
     """
-    found = checkpoints(path)
+    found = [checkpoint for checkpoint in checkpoints(path) if not is_cut_off(checkpoint)]
     if not found:
         return 0, 0
     try:
@@ -92,15 +92,17 @@ class RunFolder:
         path, tensors = checkpoint_path(self.path, state.images), state_tensors(state, random_states)
         save_checkpoint(Checkpoint(path, self.preset, self.run, state.images, state.step, tensors))
         self.write_weights(state, state.memory.calibration())
-        self._remove_old_checkpoints()
+        self._remove_old_checkpoints(state.images)
 
-    def _remove_old_checkpoints(self) -> None:
-        """Keep the newest whole ones, as many as the preset says; broken ones do not count, whatever their name."""
-        found = checkpoints(self.path)
-        whole = [path for path in found if not is_cut_off(path)]
-        keep = whole[-self.preset.training.keep_checkpoints :]
+    def _remove_old_checkpoints(self, images: int) -> None:
+        """Keep the newest whole checkpoints, as many as the preset says.
+
+        Only those up to `images`, the one just written, are counted: `--resume` skipped later ones, which are broken.
+        """
+        found = [path for path in checkpoints(self.path) if images_of(path) <= images]
+        keep = [path for path in found if not is_cut_off(path)][-self.preset.training.keep_checkpoints :]
         for path in found:
-            if path not in keep and images_of(path) < images_of(keep[-1]):
+            if path not in keep and images_of(path) < images:
                 path.unlink()
 
     def write_weights(self, state: TrainingState, calibration: PoseCalibration | None) -> None:
