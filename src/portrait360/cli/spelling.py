@@ -33,5 +33,5 @@ def _chosen(kind: Any, words: list[str]) -> type | None:
     for option in get_args(kind):
         inner, *notes = get_args(option) or (option,)
         if any(getattr(note, "name", None) == words[0] for note in notes):
-            return inner if dataclasses.is_dataclass(inner) else _chosen(inner, words[1:])
+            return inner if isinstance(inner, type) else _chosen(inner, words[1:])
     return None

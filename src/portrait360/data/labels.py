@@ -107,7 +107,7 @@ def _check_entry(entry: Any, index: int, where: str) -> tuple[str, list[float]]:
     pair = isinstance(entry, list) and len(entry) == 2
     if not (pair and isinstance(entry[0], str) and isinstance(entry[1], list)):
         raise DatasetError(f"entry {index} of {where} must be [image name, list of 31 numbers].", "Mend this entry.")
-    label = entry[1]
+    label: list[Any] = entry[1]
     if len(label) not in (CAMERA_LABEL_SIZE, CAMERA_LABEL_SIZE + BODY_POSE_SIZE):
         raise DatasetError(
             f"entry {index} ({entry[0]}) of {where} has {len(label)} numbers; expected 31 (25 for the camera"
