@@ -26,6 +26,7 @@ SLIPS = [
     ("dataset convert missing.zip --out a.zip", "there is no dataset at missing.zip"),
     ("train --data missing.zip --preset cpu-64 --out run", "there is no dataset at missing.zip"),
     ("train --data file.zip --preset cpu-65 --out run", "there is no preset 'cpu-65'"),
+    ("train --data file.zip --preset cpu-64 --out run --kimg -1", "--kimg must be above 0"),
     ("evaluate --data missing.zip --out m.json", "there is no dataset at missing.zip"),
     ("evaluate --data file.zip --out m.txt", "--out must be a .json file"),
     ("pose missing.jpg", "there is no image, folder or zip at missing.jpg"),

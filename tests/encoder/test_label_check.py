@@ -15,6 +15,7 @@ from portrait360.data.conventions import check_conventions
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.layout import encode_labels
 from portrait360.data.shards import PortraitShards, write_shards
+from portrait360.encoder import label_check
 from portrait360.encoder.label_check import (
     FEWEST,
     LabelCheck,
@@ -123,10 +124,25 @@ def test_without_masks_the_encoder_alone_checks(right):
     assert "mirrored" in warning
 
 
-def test_few_images_say_nothing(right):
-    rows = FEWEST - 1
-    few = LabelSample(right.images[:rows], right.masks[:rows], right.cameras[:rows], right.body_poses[:rows])
-    assert check_labels(mirrored(few)).warnings == ()
+def first(sample: LabelSample, rows: int) -> LabelSample:
+    return LabelSample(sample.images[:rows], sample.masks[:rows], sample.cameras[:rows], sample.body_poses[:rows])
+
+
+def test_a_handful_of_images_is_enough(right, monkeypatch):
+    monkeypatch.setattr(label_check, "FEWEST", FEWEST)
+    few = first(right, 6)
+    assert check_labels(few).warnings == ()
+    assert "mirrored but their labels are not" in check_labels(mirrored(few)).warnings[0]
+    assert check_labels(mirrored(first(right, FEWEST - 1))).warnings == ()
+
+
+def test_a_single_mistake_of_the_encoder_is_no_mirrored_image(right, monkeypatch):
+    monkeypatch.setattr(label_check, "FEWEST", FEWEST)
+    few = first(right, 6)
+    sideways = int(torch.nonzero(yaw_pitch(few.cameras)[0].sin().abs() > 0.5)[0])
+    check = check_labels(mirrored(few, slice(sideways, sideways + 1)))
+    assert check.mirrored > 0.15
+    assert check.warnings == ()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo, Unsupporte
 
 from portrait360.cli.closing import close
 from portrait360.cli.early import check_dataset_place, check_device_name, check_folder_place, check_weights_place
-from portrait360.config import PRESETS, named_preset
+from portrait360.config import PRESETS, check_lengths, named_preset
 from portrait360.config.fields import PresetField, preset_fields
 from portrait360.runtime.process import settle_process
 
@@ -58,6 +58,7 @@ class Train:
         check_dataset_place(self.data)
         check_device_name(self.device)
         named_preset(self.preset)
+        check_lengths(self.kimg, self.max_minutes)
         check_folder_place(self.out)
         check_weights_place(self.init)
         from portrait360.apps.train import train
