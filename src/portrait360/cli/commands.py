@@ -268,7 +268,9 @@ class Pose:
         estimates = estimate_poses(self.images, weights=self.weights, out=self.out)
         if self.out is not None:
             overlay = self.out.with_suffix(".overlay.png").name
-            words = ["invert", self.images[0], "--out", self.out.with_suffix("")]
+            first, place = self.images[0], self.out.with_suffix("")
+            photo = first.is_file() and first.suffix.lower() != ".zip"
+            words = ["invert", first, "--out", place] if photo else ["dataset", "inspect", first, "--out", place]
             close(self.out, f"{counted(len(estimates), 'pose')}, and {overlay}, the bodies over the images", words)
 
     def resume_hint(self) -> str:
