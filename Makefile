@@ -14,13 +14,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 # Types and shapes of all arguments are checked at every call, which doubles the time of most tests.
 comma := ,
-TYPED := geometry media model data synthetic poses encoder training evaluation photos
+TYPED := geometry media model data synthetic poses encoder training evaluation photos viewer
 CHECK_TYPES := --jaxtyping-packages=$(subst $() ,$(comma),$(TYPED:%=portrait360.%)),tools,beartype.beartype
 
 .PHONY: help demo test test-slow docs docs-check results clean
 
 help:
-	@echo "make demo        install into $(VENV), then make four portraits in out/demo"
+	@echo "make demo        install into $(VENV), then make four portraits and a web page in out/demo"
 	@echo "make test        install into $(VENV), then run the checks that are quick"
 	@echo "make test-slow   install into $(VENV), then run the tests that are slow by nature"
 	@echo "make docs        build the site in out/site"
@@ -30,6 +30,7 @@ help:
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/portrait360 generate --seeds 0-3 --out out/demo
+	$(BIN)/portrait360 page --model --out out/demo/model.html
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

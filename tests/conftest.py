@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,15 +110,27 @@ def _return_freed_memory() -> None:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
     """A weights file of the preset `tiny`, untrained."""
+    from support.presets import TINY
+
+    return _untrained(TINY.model, tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def shown_weights(tmp_path_factory) -> Path:
+    """A weights file of the preset `tiny-shown`, untrained."""
+    from support.presets import TINY_SHOWN
+
+    return _untrained(TINY_SHOWN.model, tmp_path_factory.mktemp("weights"))
+
+
+def _untrained(model: Any, folder: Path) -> Path:
     import torch
 
     from portrait360.model.discriminator import Discriminator
     from portrait360.model.generator import Generator
     from portrait360.portrait.weights import save_weights
-    from support.presets import TINY
 
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    model = TINY.model
+    path = folder / f"{model.name}.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator, discriminator = Generator(model), Discriminator(model)

@@ -248,7 +248,7 @@ def _case(
 
     # The portrait from the true cameras in the true pose
     result = invert_targets(networks, targets, recipe)
-    renderer = SceneRenderer.from_layers(result.generator, result.ws, result.residuals, bf16=model.bf16)
+    renderer = SceneRenderer.from_layers(result.generator, result.ws, result.appearance, bf16=model.bf16)
     image, mask = _views(renderer, person.body_pose)
     rows += [to_bytes(resized(person.images, SIDE)), to_bytes(image)]
     seconds = time.monotonic() - start

@@ -26,8 +26,10 @@ from portrait360.portrait.options import body_pose_from_degrees
 from portrait360.portrait.portrait import Portrait
 from portrait360.portrait.record import PortraitRecord
 from portrait360.portrait.scene import mesh_box
+from portrait360.portrait.solid import PortraitMesh
 from portrait360.types import InputError
-from support.ball_portrait import BallPortrait
+from support.ball_portrait import BallPortrait, coarse_meshes
+from tools.glb_reader import read_glb
 
 FILES = ["portrait.glb", "portrait.json", "portrait.safetensors", "turntable.mp4", "views.png"]
 
@@ -44,7 +46,7 @@ def ball(monkeypatch):
     monkeypatch.setattr(PortraitModel, "from_pretrained", lambda source=None, *, device="cpu": Balls())
     monkeypatch.setattr(options, "DEFAULT_SIZE", 64)
     monkeypatch.setattr(module, "VIDEO_FRAMES", 12)
-    monkeypatch.setattr(module, "MESH_STEP", 0.01)
+    coarse_meshes(monkeypatch)
 
 
 def names(folder) -> list[str]:
@@ -116,6 +118,7 @@ def test_mesh_is_closed_and_says_where_it_comes_from(ball, tmp_path):
     (folder,) = generate([4], tmp_path, video=False, truncation=0.5)
     scene = trimesh.load(folder / "portrait.glb", process=False)
     (mesh,) = scene.geometry.values()
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)  # at the seams of the texture
     assert mesh.is_watertight
     assert mesh.volume > 0
     assert scene.metadata["seed"] == 4
@@ -157,20 +160,34 @@ def test_posing_reaches_images_and_mesh(ball, tmp_path):
     assert change[56:].max() == 0  # the shoulders did not
 
     def head_centre(folder):
-        (mesh,) = trimesh.load(folder / "portrait.glb", process=False).geometry.values()
-        return mesh.vertices[mesh.vertices[:, 1] > 0.0].mean(0)
+        mesh = read_glb((folder / "portrait.glb").read_bytes())
+        return mesh.posed()[mesh.vertices[:, 1] > 0.05].mean(0)
 
-    assert abs(head_centre(rest)[0]) < 1e-3
-    assert head_centre(tilted)[0] < -0.03  # +Z tilts to the person's right, which is -X
+    assert abs(head_centre(rest)[0]) < 2e-3
+    assert head_centre(tilted)[0] < -0.04  # +Z tilts to the person's right, which is -X
+
+
+def test_texture_and_format_reach_the_mesh(ball, tmp_path):
+    (folder,) = generate([0], tmp_path, video=False, texture=512)
+    assert len(read_glb((folder / "portrait.glb").read_bytes()).texture) == 512
+    (folder,) = generate([1], tmp_path, video=False, format="obj")
+    assert {"portrait.obj", "portrait.mtl", "portrait.png"} < set(names(folder))
+    assert "portrait.glb" not in names(folder)
+
+
+@pytest.mark.parametrize(("option", "said"), [({"texture": 100}, "`texture`"), ({"format": "fbx"}, "`format`")])
+def test_other_textures_and_formats_are_refused_before_anything_is_written(ball, tmp_path, option, said):
+    with pytest.raises(InputError, match=said):
+        generate([0], tmp_path / "out", **option)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_leaves_nothing_of_that_portrait(ball, tmp_path, monkeypatch):
-    def full(path, *_, **__):
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(mesh):
+        raise OSError(errno.ENOSPC, "No space left on device", "portrait.glb")
 
     generate([0], tmp_path / "out", video=False)
-    monkeypatch.setattr("portrait360.portrait.solid.write_glb", full)
+    monkeypatch.setattr(PortraitMesh, "to_glb", full)
     with pytest.raises(InputError, match="the disk is full"):
         generate([1], tmp_path / "out", video=False)
     assert names(tmp_path / "out") == ["seed0000"]

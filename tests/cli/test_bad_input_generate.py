@@ -92,6 +92,8 @@ def test_bad_weights(capfd, tmp_path, tiny_weights, damage: Callable | None, sen
         ("--seeds 0 --truncation-psi 1.5", "between 0 and 1"),
         ("--seeds 0 --truncation-psi -0.1", "between 0 and 1"),
         ("--seeds 0 --truncation-psi nan", "between 0 and 1"),
+        ("--seeds 0 --texture 1000", "--texture must be one of 256, 512, 1024, 2048, not 1000"),
+        ("--seeds 0 --texture 0", "--texture must be one of"),
         ("--seeds 0 --device nonsense", "not a device"),
         ("--seeds 0 --device meta", "do not run on 'meta'"),
     ],

@@ -16,6 +16,7 @@ from portrait360.cli.main import main, parse
 SOURCE = Path(p3.__file__).parent
 COMMANDS = {
     "generate": "generate --seeds 0 --out d",
+    "page": "page --seeds 0 --out a.html",
     "dataset synth": "dataset synth --count 5 --resolution 64 --seed 2 --out a.zip",
     "dataset photos": "dataset photos d --resolution 64 --out a.zip",
     "dataset inspect": "dataset inspect a.zip --out d",

@@ -21,6 +21,7 @@ from portrait360.cli.commands import (
     DatasetSynth,
     Evaluate,
     Generate,
+    Page,
     Pose,
     Train,
 )
@@ -29,6 +30,7 @@ from portrait360.types import InputError
 
 COMMANDS = {
     "generate": Generate,
+    "page": Page,
     "dataset synth": DatasetSynth,
     "dataset photos": DatasetPhotos,
     "dataset inspect": DatasetInspect,
@@ -52,6 +54,9 @@ def test_flags_arrive_as_values():
         neck=(-10.0, 0.0, 5.5),
         video=False,
     )
+    words = "page ada.safetensors --out a.html --with-mesh"
+    assert parse(words.split()) == Page(Path("a.html"), Path("ada.safetensors"), with_mesh=True)
+    assert parse("page --model --out a.html".split()) == Page(Path("a.html"), model=True)
     words = "dataset synth --count 5 --resolution 64 --seed 2 --out a.zip --label-noise 4 --workers 1"
     assert parse(words.split()) == DatasetSynth(5, 64, 2, Path("a.zip"), 4.0, 1)
     words = "dataset photos d --resolution 512 --out a.zip --workers 2 --balance 4 --engine ray --shards s"
@@ -264,8 +269,8 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "Expected one of {generate, invert, dataset,", "run portrait360 --help"),
-        ("bake", "Unrecognized options: bake", "Available subcommands: generate, invert, dataset,"),
+        ("", "Expected one of {generate, page, invert, dataset,", "run portrait360 --help"),
+        ("bake", "Unrecognized options: bake", "Available subcommands: generate, page, invert, dataset,"),
         ("dataset bake", "Unrecognized options: bake", "Available subcommands: synth, photos, inspect, convert, shard"),
         (f"{SYNTH} --count x", "Error parsing --count: expected a whole number, not 'x'.", "--help"),
         (f"{SYNTH} --count 2 --workers 1.5", "Error parsing --workers: expected a whole number, not '1.5'.", "--help"),

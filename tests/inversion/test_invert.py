@@ -13,6 +13,7 @@ from portrait360.inversion.invert import invert_targets, residual_side, step_cou
 from portrait360.inversion.optimise import Recipe, Watch, photos_of
 from portrait360.inversion.regressor import StartRegressor, load_start, save_start, start_features
 from portrait360.inversion.target import Target
+from portrait360.portrait.appearance import Appearance
 from portrait360.portrait.portrait import Portrait
 from portrait360.portrait.record import PhotoRecord, PortraitRecord, PortraitTensors, write_portrait_file
 from portrait360.portrait.scene import SceneRenderer
@@ -42,7 +43,7 @@ def result(networks):
 def test_the_same_photo_gives_the_same_portrait(networks, result):
     again = invert_targets(networks, [disc(camera_label(0.0))], RECIPE)
     assert torch.equal(again.ws, result.ws)
-    assert torch.equal(again.residuals[0].colour, result.residuals[0].colour)
+    assert torch.equal(again.appearance.residuals[0].colour, result.appearance.residuals[0].colour)
     for name, value in result.tuned.items():
         assert torch.equal(again.tuned[name], value)
     assert (
@@ -54,7 +55,7 @@ def test_fast_changes_no_weights(networks):
     quick = invert_targets(networks, [disc(camera_label(0.0))], RECIPE, fast=True)
     assert quick.tuned == {}
     assert quick.generator is networks.generator
-    assert len(quick.residuals) == 1
+    assert len(quick.appearance.residuals) == 1
     assert "tuning" not in quick.seconds
 
 
@@ -71,7 +72,7 @@ def test_an_interruption_skips_the_rest(networks):
 def test_several_photos_share_a_person_and_have_cameras_of_their_own(networks):
     targets = [disc(camera_label(0.0)), disc(camera_label(0.7))]
     both = invert_targets(networks, targets, RECIPE)
-    assert len(both.residuals) == len(both.photos) == 2
+    assert len(both.appearance.residuals) == len(both.photos) == 2
     assert both.ws.shape[0] == 1
     assert not torch.equal(both.photos[0].target.camera, both.photos[1].target.camera)
     assert step_count(3, RECIPE) == 2 * step_count(1, RECIPE)
@@ -126,8 +127,8 @@ def portrait(networks, weights, result) -> Portrait:
     sha256 = load_weights(weights).info.sha256
     photo = PhotoRecord("ada.jpg", tuple(camera_label(0.0)[0].tolist()), (0.0,) * 6, (1.0, 2.0, 3.0))
     record = PortraitRecord(sha256, networks.generator.config.name, photos=(photo,))
-    renderer = SceneRenderer.from_layers(result.generator, result.ws, result.residuals)
-    return Portrait(renderer, record, PortraitTensors(None, result.ws, result.tuned, result.residuals))
+    renderer = SceneRenderer.from_layers(result.generator, result.ws, result.appearance)
+    return Portrait(renderer, record, PortraitTensors(None, result.ws, result.tuned, result.appearance))
 
 
 def test_a_loaded_portrait_renders_the_same_bytes(portrait, weights, tmp_path):
@@ -142,7 +143,7 @@ def test_a_loaded_portrait_renders_the_same_bytes(portrait, weights, tmp_path):
 
 
 def test_the_residual_shows_in_images_and_queries(portrait):
-    plain = dataclasses.replace(portrait.renderer, residuals=())
+    plain = dataclasses.replace(portrait.renderer, appearance=None)
     camera = camera_label(0.0)
     with_photo, without = (renderer.render(camera, None, 64).image for renderer in (portrait.renderer, plain))
     assert float((with_photo - without).abs().max()) > 0.02
@@ -150,7 +151,7 @@ def test_the_residual_shows_in_images_and_queries(portrait):
     assert torch.equal(portrait.renderer.query(points)[0], plain.query(points)[0])
 
 
-@pytest.mark.parametrize("change", ["nothing", "both", "unknown", "tuned", "residual", "infinite"])
+@pytest.mark.parametrize("change", ["nothing", "both", "unknown", "tuned", "residual", "tint", "infinite"])
 def test_damaged_files_are_refused(portrait, weights, tmp_path, change):
     tensors, path = portrait.tensors, tmp_path / "portrait.safetensors"
     if change == "nothing":
@@ -162,8 +163,12 @@ def test_damaged_files_are_refused(portrait, weights, tmp_path, change):
     elif change == "tuned":
         tensors = dataclasses.replace(tensors, tuned={name: value[:1] for name, value in tensors.tuned.items()})
     elif change == "residual":
-        cut = dataclasses.replace(tensors.residuals[0], colour=tensors.residuals[0].colour[:, :2])
-        tensors = dataclasses.replace(tensors, residuals=(cut,))
+        first = tensors.appearance.residuals[0]
+        cut = dataclasses.replace(first, colour=first.colour[:, :2])
+        tensors = dataclasses.replace(tensors, appearance=Appearance((cut,), tensors.appearance.tint))
+    elif change == "tint":
+        tint = tensors.appearance.tint[..., 1:]
+        tensors = dataclasses.replace(tensors, appearance=dataclasses.replace(tensors.appearance, tint=tint))
     else:
         tensors = dataclasses.replace(tensors, ws=tensors.ws * float("inf"))
     write_portrait_file(path, tensors, portrait.record)

@@ -7,8 +7,18 @@ import torch
 
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
-from portrait360.inversion.reproject import ColourChange, facing
-from portrait360.portrait.residual import PhotoResidual, add_residuals, packed, residual_colour, rounded, unpacked
+from portrait360.inversion.regions import CLOTHES, HAIR, SKIN
+from portrait360.inversion.reproject import ColourChange, facing, photo_regions
+from portrait360.portrait.appearance import (
+    Appearance,
+    PhotoResidual,
+    coloured,
+    look_up_tint,
+    packed,
+    rounded,
+    tint_nodes,
+    unpacked,
+)
 from portrait360.types import RenderOutput
 from support.ball_portrait import BALL_CENTRE, BALL_RADIUS, BallPortrait
 
@@ -55,16 +65,16 @@ def test_of_two_photos_the_better_view_counts(body):
     near = residual(0.0, 0.4)
     far = residual(0.0, -0.8)
     far = PhotoResidual(far.camera, far.body_pose, far.colour, far.weight * 0.3, far.depth)
-    added = residual_colour([near, far], body, on_ball([0.0, 0.0, 1.0]))
+    added = Appearance((near, far)).at(body, on_ball([0.0, 0.0, 1.0]))
     assert float(added.mean()) == pytest.approx(0.4, abs=0.06)
-    alone = residual_colour([near], body, on_ball([0.0, 0.0, 1.0]))
+    alone = Appearance((near,)).at(body, on_ball([0.0, 0.0, 1.0]))
     assert float(alone.mean()) == pytest.approx(0.4, abs=0.02)
 
 
 def test_the_photo_itself_comes_back_at_its_camera(body):
     ball, photo = BallPortrait(), residual(0.3)
     out = ball.render(photo.camera, None, SIDE)
-    image = add_residuals([photo], body, out, photo.camera, None)
+    image = coloured(Appearance((photo,)), body, out, photo.camera, None)
     inner = -torch.nn.functional.max_pool2d(-(out.mask > 0.9).float(), 5, 1, 2) > 0
     difference = (image - out.image)[inner.expand(1, 3, -1, -1)]
     assert float(difference.median()) == pytest.approx(0.4, abs=0.02)
@@ -76,7 +86,7 @@ def test_larger_images_than_rays_take_residuals_too(body):
     out = BallPortrait().render(photo.camera, None, 32)
     large = torch.nn.functional.interpolate(out.image, scale_factor=2.0)
     wide = RenderOutput(image=large, raw=out.raw, mask=out.mask, depth=out.depth)
-    assert float((add_residuals([photo], body, wide, photo.camera, None) - large).max()) > 0.3
+    assert float((coloured(Appearance((photo,)), body, wide, photo.camera, None) - large).max()) > 0.3
 
 
 def test_files_keep_a_residual():
@@ -116,7 +126,26 @@ def test_colours_change_by_region_and_likeness(body):
         torch.tensor([fringe, face, chest]),
         torch.tensor([[0.5] * 3, [0.5] * 3, [-0.5] * 3]),
         torch.tensor([[-0.4] * 3, [0.1] * 3, [0.0] * 3]),
+        torch.tensor([HAIR, SKIN, CLOTHES]),
     )
     added = change.at(torch.tensor([back_hair, chest]), torch.tensor([[0.5] * 3, [-0.5] * 3]))
     assert float(added[0].mean()) < -0.05
     assert float(added[1].abs().max()) < 0.02
+
+
+def test_ears_and_bald_heads_are_skin_by_their_colour():
+    skin, dark = [0.5, 0.2, 0.0], [-0.7, -0.7, -0.7]
+    colours = torch.tensor([skin, skin, dark, skin, dark])
+    regions = torch.tensor([SKIN, SKIN, HAIR, HAIR, CLOTHES])
+    assert photo_regions(regions, colours).tolist() == [SKIN, SKIN, HAIR, SKIN, CLOTHES]
+
+
+def test_the_tint_is_linear_between_its_nodes_and_fades_under_the_photo(body):
+    nodes = tint_nodes()
+    tint = nodes.permute(3, 0, 1, 2)[None].contiguous()
+    points = torch.tensor([[0.01, 0.05, 0.03], [-0.1, -0.2, -0.15]])
+    torch.testing.assert_close(look_up_tint(tint, points), points, atol=1e-5, rtol=0)
+    dark = torch.full_like(tint, -0.3)
+    added = Appearance((residual(),), dark).at(body, torch.cat([on_ball([0, 0, 1.0]), on_ball([0, 0.1, -1.0])]))
+    assert float(added[0].mean()) == pytest.approx(0.4, abs=0.05)
+    assert float(added[1].mean()) == pytest.approx(-0.3, abs=0.02)

@@ -14,7 +14,7 @@ from portrait360.media.mesh import (
     vertex_normals,
 )
 from portrait360.types import InputError
-from support.ball_portrait import BALL_BOX, BALL_CENTRE, BALL_RADIUS, SHIRT, SKIN, BallPortrait
+from support.ball_portrait import BALL_BOX, BALL_CENTRE, BALL_RADIUS, BallPortrait
 
 RADIUS = 0.3
 # A skin of 0.012 halves light where the density is log(2) / 0.012; the ball of `shell` has that here.
@@ -69,10 +69,6 @@ def test_ball_is_closed_and_faces_outward(ball):
     assert np.abs(np.linalg.norm(ball.normals, axis=1) - 1).max() < 1e-5
 
 
-def test_colours_are_those_of_the_surface(ball):
-    assert np.abs(ball.colours - (ball.vertices + 0.5)).max() < 2 / 64
-
-
 def test_hidden_cavities_are_filled():
     full, hollow = (extract_mesh(shell(inner), *BOX, step=1 / 48) for inner in (-1.0, 0.15))
     assert as_trimesh(hollow).body_count == 1
@@ -108,11 +104,6 @@ def test_boxes_need_not_be_cubes():
     assert check.is_watertight
     top = mesh.vertices[:, 1].max()
     assert top == pytest.approx(BALL_CENTRE[1] + BALL_RADIUS, abs=0.4 / 80)
-    head, shirt = mesh.vertices[:, 1] > 0.0, mesh.vertices[:, 1] < -0.09
-    face = head & (mesh.vertices[:, 2] > 0.03)
-    shade = 0.75 + 0.25 * (mesh.vertices[face, 2:] - BALL_CENTRE[2]) / BALL_RADIUS
-    assert np.abs(mesh.colours[face] - np.array(SKIN) * shade).max() < 0.03
-    assert np.allclose(mesh.colours[shirt & (mesh.vertices[:, 1] > -0.17)], SHIRT, atol=0.01)
 
 
 def test_a_posed_query_gives_a_posed_mesh():

@@ -14,8 +14,16 @@ from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN, FIELD_SHAPE, apply_field
 from portrait360.kernels.lookup import gaps_between, reachable_voxels
 from portrait360.model import fused
-from portrait360.model.fused import occupied_cells, read_density, read_density_plain, render_fused
+from portrait360.model.fused import (
+    can_query_fused,
+    occupied_cells,
+    query_fused,
+    read_density,
+    read_density_plain,
+    render_fused,
+)
 from portrait360.model.rendering import (
+    EMPTY_DENSITY,
     Occupancy,
     Sampling,
     bound_rays,
@@ -23,6 +31,7 @@ from portrait360.model.rendering import (
     importance_depths,
     march_midpoints,
     occupancy_mask,
+    query,
     render_original,
     render_plain,
 )
@@ -255,3 +264,24 @@ def test_gaps_equal_their_brute_force(most):
         expected = away.amin(dim=1).clamp(max=most) if len(targets) else torch.full((len(places),), most)
         assert gaps[image].tolist() == expected.tolist()
     assert gaps.max() >= min(most, 3)
+
+
+@pytest.mark.parametrize("features", [3, 8])
+@pytest.mark.parametrize("crop", [None, 0.1])
+def test_compiled_queries_read_what_plain_ones_do(features, crop):
+    torch.manual_seed(3)
+    config = dataclasses.replace(CONFIG, crop=crop, feature_activation="sigmoid" if features == 3 else "none")
+    channels = 16 if features == 3 else 8
+    decoder = Decoder(channels, 2 * channels, features, "lrelu")
+    tri_grid = torch.randn(2, 3, channels, 3, 12, 12)
+    low, half = torch.tensor(config.box_centre), torch.tensor(config.box_half)
+    points = low + half * (torch.rand(2, 700, 3) * 2.4 - 1.2)
+    assert can_query_fused(tri_grid, decoder)
+    with torch.no_grad():
+        plain, fast = query(tri_grid, decoder, points, config), query_fused(tri_grid, decoder, points, config)
+    inside = ((points - low).abs() < half).all(-1)
+    assert 0.3 < inside.float().mean() < 0.9
+    for a, b in zip(plain, fast, strict=True):
+        torch.testing.assert_close(b[inside], a[inside], rtol=1e-4, atol=1e-4)
+    assert (fast[0][~inside] == EMPTY_DENSITY).all()
+    assert not can_query_fused(torch.zeros(1, 3, 12, 3, 4, 4), decoder)

@@ -23,6 +23,7 @@ from portrait360.official.smpl import read_smpl
 from portrait360.portrait.scene import SceneRenderer
 from portrait360.portrait.weights import load_weights
 from portrait360.types import CheckpointError
+from support.ball_portrait import coarse_meshes
 from support.hostile import PERSISTENT, Reduce, dumps, save, storage_bytes, tensor
 from support.smpl_files import lifelike_arrays, npz, write_published
 
@@ -147,8 +148,8 @@ def test_generate_poses_heads_with_the_body_of_the_weights(tmp_path, monkeypatch
     snapshot.write_bytes(save(snapshot_of(model, generator, discriminator)))
     smpl.write_bytes(npz(lifelike_arrays()))
     convert_snapshot(snapshot, out, smpl)
-    monkeypatch.setattr("portrait360.portrait.portrait.MESH_STEP", 0.03)
-    words = ["generate", "--seeds", "0", "--weights", str(out), "--no-video"]
+    coarse_meshes(monkeypatch, step=0.03)
+    words = ["generate", "--seeds", "0", "--weights", str(out), "--no-video", "--texture", "256"]
     assert main([*words, "--out", str(tmp_path / "rest")]) == 0
     assert main([*words, "--out", str(tmp_path / "turned"), "--head", "0", "30", "0"]) == 0
     rest, turned = (np.asarray(Image.open(tmp_path / name / "seed0000" / "views.png")) for name in ("rest", "turned"))

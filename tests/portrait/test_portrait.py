@@ -14,12 +14,15 @@ import trimesh
 from PIL import Image
 
 import portrait360 as p3
+from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
 from portrait360.portrait import options
 from portrait360.portrait import portrait as module
 from portrait360.portrait.record import PortraitRecord
+from portrait360.portrait.solid import METRES_PER_UNIT
 from portrait360.runtime.tensors import read_tensors, write_tensors
-from support.ball_portrait import BallPortrait
+from support.ball_portrait import BallPortrait, coarse_meshes
+from tools.glb_reader import read_glb
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def ball(monkeypatch) -> p3.Portrait:
     """A ball on a box, in small."""
     monkeypatch.setattr(options, "DEFAULT_SIZE", 64)
     monkeypatch.setattr(module, "VIDEO_FRAMES", 6)
-    monkeypatch.setattr(module, "MESH_STEP", 0.01)
+    coarse_meshes(monkeypatch)
     return p3.Portrait(BallPortrait(), PortraitRecord("12" * 32, "ball", seed=3, truncation_psi=0.5))
 
 
@@ -70,12 +73,60 @@ def test_a_notebook_shows_front_and_three_quarter_view(ball):
 def test_a_mesh_is_saved_with_where_it_comes_from(ball, tmp_path):
     mesh = ball.mesh(neck=(0, 30, 0))
     path = mesh.save(tmp_path / "person.glb")
+    assert path.read_bytes() == mesh.to_glb()
     scene = trimesh.load(path, process=False)
-    assert next(iter(scene.geometry.values())).is_watertight
-    assert scene.metadata["seed"] == 3
+    read = next(iter(scene.geometry.values()))
+    assert np.asarray(read.visual.material.baseColorTexture).shape[:2] == (256, 256)
+    read.merge_vertices(merge_tex=True, merge_norm=True)
+    assert read.is_watertight
     assert scene.metadata["body_pose"]["degrees"] == [0, 30, 0, 0, 0, 0]
-    with pytest.raises(p3.InputError, match="`path` must be a .glb file"):
-        mesh.save(tmp_path / "person.obj")
+    extras = read_glb(path.read_bytes()).tree["asset"]["extras"]
+    assert (extras["name"], extras["seed"], extras["licence"]) == ("portrait 3", 3, "as the weights that made it")
+    assert repr(mesh).startswith("PortraitMesh(")
+    assert repr(mesh).endswith("texture 256)")
+
+
+def test_a_mesh_is_at_rest_and_its_joints_carry_the_pose(ball):
+    rest, turned = ball.mesh(), ball.mesh(neck=(0, 0, 40))
+    read = read_glb(turned.to_glb())
+    assert np.array_equal(read.vertices, read_glb(rest.to_glb()).vertices)
+    moved = turned.posed_vertices()[turned.textured.flat.source] * METRES_PER_UNIT
+    assert np.allclose(moved, read.posed(), atol=1e-5)
+    # Rotation +Z turns +Y towards -X: the head tilts to the person's right.
+    top = read.vertices[:, 1] > 0.1
+    assert read.posed()[top, 0].mean() < -0.04
+    assert abs(read.vertices[top, 0].mean()) < 0.005
+
+
+def test_a_mesh_is_in_metres_and_faces_forward(ball):
+    assert pytest.approx(1 / load_body().metres_to_world, abs=1e-4) == METRES_PER_UNIT
+    read = read_glb(ball.mesh().to_glb())
+    assert read.vertices[:, 1].max() == pytest.approx((0.08 + 0.1) * METRES_PER_UNIT, abs=0.015)
+    face = read.texture[tuple((read.uv[np.argmax(read.vertices[:, 2])][::-1] * 256).astype(int))].astype(int)
+    back = read.texture[tuple((read.uv[np.argmin(read.vertices[:, 2])][::-1] * 256).astype(int))].astype(int)
+    assert face.sum() > back.sum() + 60
+
+
+def test_an_obj_has_the_pose_baked_in(ball, tmp_path):
+    mesh = ball.mesh(neck=(0, 0, 40))
+    mesh.save(tmp_path / "person.obj")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["person.mtl", "person.obj", "person.png"]
+    read = trimesh.load(tmp_path / "person.obj", process=False)
+    assert read.bounds == pytest.approx(
+        np.stack([mesh.posed_vertices().min(0), mesh.posed_vertices().max(0)]) * METRES_PER_UNIT, abs=1e-4
+    )
+    with pytest.raises(p3.InputError, match="`path` must be a .glb or .obj file"):
+        mesh.save(tmp_path / "person.stl")
+
+
+def test_what_photos_add_is_in_the_texture(ball, monkeypatch):
+    class Green:
+        def at(self, body, points):
+            assert points.shape[1] == 3
+            return torch.tensor([[-2.0, 2.0, -2.0]]).expand(len(points), -1)
+
+    monkeypatch.setattr(ball.renderer, "appearance", Green())
+    assert (ball.mesh().textured.texture == (0, 255, 0)).all()
 
 
 def test_a_turntable_is_a_file(ball, tmp_path):
@@ -90,6 +141,24 @@ def test_saving_writes_the_files_of_generate(ball, tmp_path):
     record = json.loads((folder / "portrait.json").read_text())
     assert record["files"] == ["views.png", "turntable.mp4", "portrait.glb", "portrait.json"]
     assert record["body_pose"]["degrees"] == [0, 0, 0, 0, 10, 0]
+
+
+def test_saving_an_obj_writes_three_files_for_the_mesh(ball, tmp_path):
+    folder = ball.save(tmp_path / "ada", video=False, format="obj", texture=512)
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == [
+        "portrait.json",
+        "portrait.mtl",
+        "portrait.obj",
+        "portrait.png",
+        "portrait.safetensors",
+        "views.png",
+    ]
+    with Image.open(folder / "portrait.png") as texture:
+        assert texture.size == (512, 512)
+    record = json.loads((folder / "portrait.json").read_text())
+    assert record["files"] == ["views.png", "portrait.obj", "portrait.mtl", "portrait.png", "portrait.json"]
+    assert "mtllib portrait.mtl" in (folder / "portrait.obj").read_text()[:200]
 
 
 def test_a_saved_portrait_comes_back_to_the_byte(model, tiny_weights, tmp_path):
@@ -158,6 +227,8 @@ def test_tensors_are_those_of_the_images(model):
         (lambda p: p.render(yaw=math.nan), "`yaw` must be an angle in degrees"),
         (lambda p: p.render(neck=(0, 91, 0)), "`neck` takes three angles"),
         (lambda p: p.views(head=(0, 20)), "`head` takes three angles"),
+        (lambda p: p.mesh(texture=1000), "`texture` must be one of 256, 512, 1024, 2048, not 1000"),
+        (lambda p: p.save("unused", format="fbx"), "`format` must be glb or obj, not 'fbx'"),
         (lambda p: p.views(0), "`count` must be at least 1"),
         (lambda p: p.render_tensors(torch.zeros(2, 24)), r"`camera_labels` must be \[B, 25\], not \[2, 24\]"),
         (lambda p: p.render_tensors(camera_label(0.0), torch.zeros(2, 6)), "`body_poses` must hold one pose"),

@@ -1,9 +1,10 @@
-"""A scene without a network, for tests: a ball for the head on a box for the shoulders."""
+"""A scene without a network, for tests: a ball for the head, with a square neck, on a box for the shoulders."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,9 +17,18 @@ BALL_CENTRE = (0.0, 0.08, 0.01)
 BALL_RADIUS = 0.1
 BALL_BOX = ((-0.2, -0.18, -0.15), (0.2, 0.2, 0.15))
 SHOULDERS = ((-0.16, -0.2, -0.07), (0.16, -0.07, 0.07))
+NECK = ((-0.04, -0.09, -0.03), (0.04, 0.0, 0.05))
 DENSITY = 400.0
 SKIN = (0.8, 0.6, 0.5)
 SHIRT = (0.1, 0.2, 0.6)
+
+
+def coarse_meshes(monkeypatch: pytest.MonkeyPatch, step: float = 0.01) -> None:
+    """Meshes of large triangles with small textures, laid out in a hurry."""
+    monkeypatch.setattr("portrait360.portrait.portrait.MESH_STEP", step)
+    monkeypatch.setattr("portrait360.portrait.arguments.DEFAULT_TEXTURE", 256)
+    monkeypatch.setattr("portrait360.media.unwrap._LAYOUT", 400)
+    monkeypatch.setattr("portrait360.media.unwrap.LEAST_COVERAGE", 0.0)
 
 
 class BallPortrait:
@@ -26,8 +36,10 @@ class BallPortrait:
 
     resolution = 32
     own_side = None
+    appearance = None
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, neck: bool = True) -> None:
+        self.neck = neck  # without it the head floats
         self.scene = SimpleNamespace(w=torch.full((1, 4), float(seed)))
         self.brightness = 1.0 - 0.1 * (seed % 5)
         self.queries = 0
@@ -44,6 +56,8 @@ class BallPortrait:
             turn = axis_angle_to_matrix(body_pose[:3]) @ axis_angle_to_matrix(body_pose[3:])
             head = points @ turn  # row vectors: this is the inverse rotation
         ball = (head - torch.tensor(BALL_CENTRE)).norm(dim=1) < BALL_RADIUS
+        below, above = torch.tensor(NECK)
+        ball |= self.neck & ((points > below) & (points < above)).all(dim=1)  # it does not bend
         low, high = torch.tensor(SHOULDERS)
         box = ((points > low) & (points < high)).all(dim=1)
         face = (0.75 + 0.25 * (head[:, 2:] - BALL_CENTRE[2]) / BALL_RADIUS).clamp(0.5, 1.0)

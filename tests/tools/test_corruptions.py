@@ -148,7 +148,7 @@ def test_persons_who_change_are_found(source, predictors):
 
 def test_meshes_that_are_wrong_are_found(monkeypatch):
     monkeypatch.setattr(module, "COARSE_STEP", 0.008)
-    scores = mesh_scores([BallPortrait()], nothing)
+    scores = mesh_scores([BallPortrait(neck=False)], nothing)
     assert scores["a floating ball"]["floating_matter"] > scores[NOTHING]["floating_matter"] + 0.001
     places = torch.tensor([[0.0, 0.1, 0.0], [0.06, 0.1, 0.0], [-0.06, 0.1, 0.0], [0.06, 0.0, 0.0]])
     assert module.narrow_head(places, torch.ones(4)).tolist() == [1.0, 0.0, 0.0, 1.0]

@@ -6,12 +6,19 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from portrait360.config import Vector3
 from portrait360.portrait.arguments import parse_seeds as parse_seeds
 from portrait360.portrait.arguments import unnatural_turns
 from portrait360.portrait.model import PortraitModel
-from portrait360.portrait.options import AT_REST, body_pose_from_degrees, check_truncation
+from portrait360.portrait.options import (
+    AT_REST,
+    body_pose_from_degrees,
+    check_format,
+    check_truncation,
+    checked_texture,
+)
 from portrait360.runtime.files import make_folder, remove_empty_folders
 from portrait360.runtime.progress import show_progress
 
@@ -27,6 +34,8 @@ def generate(
     size: int | None = None,
     video: bool = True,
     mesh: bool = True,
+    texture: int | None = None,
+    format: Literal["glb", "obj"] = "glb",
     device: str = "auto",
     progress: bool = True,
 ) -> list[Path]:
@@ -40,7 +49,7 @@ def generate(
         out: folder, made when missing.
         weights: a weights file or a run folder; the packaged weights when None.
         truncation: 0 (the average person) to 1 (the full variety).
-        neck, head, size, video, mesh: see `Portrait.save`.
+        neck, head, size, video, mesh, texture, format: see `Portrait.save`.
         device: where the networks run: cpu, cuda, cuda:1, or auto for the GPU if there is one.
         progress: show progress on standard error and a line per portrait on standard output.
 
@@ -54,6 +63,8 @@ def generate(
     # Check the arguments.
     check_truncation(truncation)
     body_pose_from_degrees(neck, head)  # before the weights are loaded
+    checked_texture(texture)
+    check_format(format)
     for warning in unnatural_turns(neck, head):
         print(f"warning: {warning}", file=sys.stderr)
     made = make_folder(out)
@@ -68,7 +79,10 @@ def generate(
             for seed in seeds:
                 portrait = model.sample(seed, truncation=truncation)
                 folder = out / f"seed{seed:04d}"
-                folders.append(portrait.save(folder, neck=neck, head=head, size=size, video=video, mesh=mesh))
+                portrait.save(
+                    folder, neck=neck, head=head, size=size, video=video, mesh=mesh, texture=texture, format=format
+                )
+                folders.append(folder)
                 bar.advance(1)
                 if progress:
                     spent = time.monotonic() - start

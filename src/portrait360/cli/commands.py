@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 
@@ -26,9 +26,10 @@ from portrait360.cli.early import (
     check_images_place,
     check_weights_place,
 )
+from portrait360.cli.page import Page
 from portrait360.cli.train import Train, train_command
 from portrait360.config import PRESETS, named_preset
-from portrait360.portrait.arguments import check_size, check_truncation, check_turns, parse_seeds
+from portrait360.portrait.arguments import check_size, check_truncation, check_turns, checked_texture, parse_seeds
 from portrait360.runtime.files import check_json_place, check_place
 from portrait360.runtime.process import settle_process
 from portrait360.runtime.words import counted
@@ -49,6 +50,17 @@ def _check_rendering(
     check_size(size)
     check_folder_place(out)
     check_weights_place(weights)
+
+
+def _page(folder: Path, weights: Path | None) -> list[str | Path]:
+    """The command that shows the portrait in a folder."""
+    return [
+        "page",
+        folder / "portrait.safetensors",
+        "--out",
+        folder.with_name(f"{folder.name}.html"),
+        *_weights(weights),
+    ]
 
 
 def _weights(weights: Path | None) -> list[str | Path]:
@@ -95,12 +107,17 @@ class Generate:
     """Leave out turntable.mp4."""
     mesh: Annotated[bool, _PLAIN] = True
     """Leave out portrait.glb."""
+    texture: Annotated[int, tyro.conf.arg(metavar="S")] = 1024
+    """Side of the mesh's texture, texels: 1024 or 2048 (also 256 or 512)."""
+    format: Literal["glb", "obj"] = "glb"
+    """Of the mesh: glb (one file, textured and rigged), or obj for old programs (with .mtl and .png, no joints)."""
     device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
 
     def run(self) -> None:
         seeds = parse_seeds(self.seeds)
         check_truncation(self.truncation_psi)
+        checked_texture(self.texture)
         _check_rendering(self.neck, self.head, self.size, self.out, self.weights)
         check_device_name(self.device)
         from portrait360.apps.generate import generate
@@ -116,11 +133,12 @@ class Generate:
             size=self.size,
             video=self.video,
             mesh=self.mesh,
+            texture=self.texture,
+            format=self.format,
             device=self.device,
         )
-        first = str(seeds[0])
-        words = ["generate", "--seeds", first, "--head", "0", "20", "0", "--out", self.out.with_name("turned")]
-        close(self.out, counted(len(seeds), "portrait"), [*words, *_weights(self.weights)])
+        first = self.out / f"seed{seeds[0]:04d}"
+        close(self.out, counted(len(seeds), "portrait"), _page(first, self.weights))
 
     def resume_hint(self) -> str:
         return f"finished portraits are in {self.out}"
@@ -179,9 +197,7 @@ class Invert:
             video=self.video,
             mesh=self.mesh,
         )
-        turned = self.out.with_name(f"{self.out.name}-turned")
-        words = ["invert", *self.photos, "--head", "0", "20", "0", "--out", turned, *_weights(self.weights)]
-        close(self.out, "the portrait, and comparison.png to look at first", words)
+        close(self.out, "the portrait, and comparison.png to look at first", _page(self.out, self.weights))
 
     def resume_hint(self) -> str:
         return "nothing was written"
@@ -356,6 +372,7 @@ def commands(arguments: Sequence[str]) -> Any:
     train = train_command() if arguments[:1] == ["train"] else None
     return (
         Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Page, tyro.conf.subcommand("page")]
         | Annotated[Invert, tyro.conf.subcommand("invert")]
         | Annotated[
             DatasetCommand,

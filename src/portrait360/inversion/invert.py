@@ -17,13 +17,13 @@ from portrait360.inversion.losses import Critics
 from portrait360.inversion.optimise import Photo, Recipe, Watch, align_photos, optimise_styles, photo_loss, photos_of
 from portrait360.inversion.regressor import StartRegressor, start_features
 from portrait360.inversion.rendering import occupancy_of, render_view
-from portrait360.inversion.reproject import colour_change, photo_residual, recoloured
+from portrait360.inversion.reproject import colour_change, photo_residual, tint
 from portrait360.inversion.style import Styles, style_space
 from portrait360.inversion.target import Target, resized
 from portrait360.inversion.tuning import hold, tune, tuned_names
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
-from portrait360.portrait.residual import PhotoResidual
+from portrait360.portrait.appearance import Appearance
 from portrait360.training.losses import pyramid_l1
 from portrait360.training.whitening import Whitening
 
@@ -66,7 +66,7 @@ class Inversion:
     """Tuned."""
     ws: Float[Tensor, "1 N S"]
     tuned: dict[str, Tensor]
-    residuals: tuple[PhotoResidual, ...]
+    appearance: Appearance
     photos: list[Photo]
     losses: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -132,26 +132,26 @@ def invert_targets(
     ws = styles.ws(space)
     clock.mark("styles")
 
-    # The generator's last layers, with the photos' colours where they do not reach
+    # The generator's last layers
     tuned = generator
     if not fast and not watch.interrupted:
         with torch.no_grad():
             scene = generator.layered_scene(ws)
         held = hold(generator, scene, photos[0].target.body_pose, recipe.kept_views)
-        held = recoloured(generator, held, colour_change(generator, scene, photos))
         tuned = tune(generator, ws, photos, held, recipe, critics, watch)
         clock.mark("tuning")
 
-    # The photos' own pixels
+    # The photos' own pixels, and their colours where they do not reach
     with torch.no_grad():
         scene = tuned.layered_scene(ws, gradients=False)
     residuals = tuple(photo_residual(tuned, scene, photo, residual_side(photo, len(photos))) for photo in photos)
+    appearance = Appearance(residuals, tint(tuned, scene, colour_change(tuned, scene, photos)))
     losses["photo"] = _final_loss(tuned, ws, photos, recipe, critics)
     clock.mark("reprojection")
     names = tuned_names(generator) if tuned is not generator else []
     own = tuned.state_dict()
     return Inversion(
-        tuned, ws, {name: own[name] for name in names}, residuals, photos, losses, clock.seconds, watch.interrupted
+        tuned, ws, {name: own[name] for name in names}, appearance, photos, losses, clock.seconds, watch.interrupted
     )
 
 

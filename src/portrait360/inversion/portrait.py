@@ -73,8 +73,8 @@ def portrait_from_photos(
         print("stopped early; the best so far is kept", file=sys.stderr)
 
     # The portrait, as it would be loaded
-    tensors = PortraitTensors(None, result.ws, result.tuned, result.residuals)
-    renderer = SceneRenderer.from_layers(result.generator, result.ws, result.residuals, bf16=model.bf16)
+    tensors = PortraitTensors(None, result.ws, result.tuned, result.appearance)
+    renderer = SceneRenderer.from_layers(result.generator, result.ws, result.appearance, bf16=model.bf16)
     record = PortraitRecord(
         model.info.sha256,
         model.info.model,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import rays
 from portrait360.geometry.deformation import apply_field, deformation_field
 from portrait360.inversion.optimise import Photo
-from portrait360.inversion.regions import surface_regions
+from portrait360.inversion.regions import HAIR, SKIN, surface_regions
 from portrait360.inversion.rendering import View, occupancy_of, render_view
 from portrait360.inversion.target import resized
-from portrait360.inversion.tuning import Held
 from portrait360.media.images import blur
 from portrait360.model.generator import Generator, Scene
-from portrait360.portrait.residual import PhotoResidual, rounded, surface_points
+from portrait360.portrait.appearance import TINT_SHAPE, PhotoResidual, rounded, surface_points, tint_nodes
 
 _OPAQUE = 0.9
 """Opacity of portrait and photo from which on a pixel shows a surface."""
 _BORDER, _FEATHER = 0.008, 0.006
 """Of the image's side: how far from the outline the photo ends, and the deviation of the blur of its border."""
-_FACING, _FACED = 0.2, 0.55
+_FACING, _FACED = 0.25, 0.6
 """Cosines between surface and ray from which the photo counts, and counts in full."""
 _SMOOTH = 0.006
 """Of the image's side: deviation of the blur of the depth before normals are taken."""
@@ -76,6 +75,9 @@ _NEAR, _ALIKE = 0.15, 0.20
 """Deviations of the kernels: distance at rest in world units, and of rendered colours in units of [-1, 1]."""
 _OTHER = 0.02
 """Factor on the kernel between different regions: skin, hair and clothes."""
+_SKIN_LIKE = 0.35
+"""Distance from the face's median colour below which ears, temples and bald heads are skin."""
+_NODES = 8192
 _DOUBT = 0.3
 """Weight of no change among the kernels."""
 
@@ -92,13 +94,14 @@ class ColourChange:
     places: Float[Tensor, "K 3"]
     colours: Float[Tensor, "K 3"]
     changes: Float[Tensor, "K 3"]
+    regions: Int[Tensor, " K"]
 
     def at(self, places: Float[Tensor, "N 3"], colours: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """The change of surfaces at canonical places with rendered colours."""
         near = torch.cdist(places, self.places).square() / _NEAR**2
         alike = torch.cdist(colours, self.colours).square() / _ALIKE**2
-        own, known = (surface_regions(self.body, values) for values in (places, self.places))
-        weights = torch.exp(-0.5 * (near + alike)) * torch.where(own[:, None] == known, 1.0, _OTHER)
+        own = surface_regions(self.body, places)
+        weights = torch.exp(-0.5 * (near + alike)) * torch.where(own[:, None] == self.regions, 1.0, _OTHER)
         return weights @ self.changes / (weights.sum(dim=1, keepdim=True) + _DOUBT)
 
 
@@ -119,7 +122,18 @@ def colour_change(generator: Generator, scene: Scene, photos: list[Photo]) -> Co
         taken = taken[:: max(1, len(taken) * len(photos) // _MOST_POINTS)]
         places = at_rest(generator, target.camera, target.body_pose, view)[0, taken]
         parts.append((places, view.image[0].flatten(1).T[taken], slow[0].flatten(1).T[taken]))
-    return ColourChange(generator.body, *(torch.cat(values) for values in zip(*parts, strict=True)))
+    places, colours, changes = (torch.cat(values) for values in zip(*parts, strict=True))
+    regions = photo_regions(surface_regions(generator.body, places), colours + changes)
+    return ColourChange(generator.body, places, colours, changes, regions)
+
+
+def photo_regions(regions: Int[Tensor, " K"], colours: Float[Tensor, "K 3"]) -> Int[Tensor, " K"]:
+    """Regions of surfaces in a photo: what the body has under hair counts as skin where the photo has its colour."""
+    skin = colours[regions == SKIN]
+    if not len(skin):
+        return regions
+    like = (colours - skin.median(dim=0).values).square().sum(dim=1).sqrt() < _SKIN_LIKE
+    return torch.where((regions == HAIR) & like, SKIN, regions)
 
 
 def at_rest(
@@ -130,16 +144,9 @@ def at_rest(
 
 
 @torch.no_grad()
-def recoloured(generator: Generator, held: Held, change: ColourChange) -> Held:
-    """Views to be held, in the photos' colours."""
-    view, images = held.view, []
-    for index in range(len(held.camera)):
-        one = slice(index, index + 1)
-        some = View(view.image[one], view.mask[one], view.depth[one])
-        places = at_rest(generator, held.camera[one], held.body_pose, some)[0]
-        there = some.mask.flatten() > 0.02
-        added = torch.zeros_like(places)
-        added[there] = change.at(places[there], some.image[0].flatten(1).T[there])
-        side = some.image.shape[-1]
-        images.append((some.image + added.T.unflatten(1, (side, side))[None] * some.mask).clamp(-1.0, 1.0))
-    return replace(held, view=replace(view, image=torch.cat(images)))
+def tint(generator: Generator, scene: Scene, change: ColourChange) -> Float[Tensor, "1 3 nz ny nx"]:
+    """The change at the nodes of a canonical grid, by the portrait's own colours there; rounded to float16."""
+    nodes = tint_nodes().flatten(0, 2)
+    colours = generator.query(scene, nodes[None])[1][0] * 2.0 - 1.0
+    values = torch.cat([change.at(*some) for some in zip(nodes.split(_NODES), colours.split(_NODES), strict=True)])
+    return values.T.unflatten(1, TINT_SHAPE)[None].half().float().contiguous()

@@ -47,10 +47,6 @@ from portrait360.kernels.simd import (
 _kernel = numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
 
 
-BLOCK = 512
-"""Points that one task of `density` reads."""
-
-
 @device
 def _scatter8(grad: Any, o: Any, w: Any, c: int, g: Any):
     """grad at eight taps += weight * g at channel c."""
@@ -395,25 +391,3 @@ def backward_kernel(form: Form) -> Callable[..., None]:
             keep(mine, grads, latent)
 
     return backward
-
-
-@lru_cache(maxsize=16)
-def density_kernel(form: Form) -> Callable[..., None]:
-    """A reader of densities."""
-    C, H, D = form.channels, form.hidden, form.depth
-
-    @_kernel
-    def density(planes, resolution, latents, decoder, points, light, densities):
-        """densities (L, N) per world unit at points (N, 3) of the tri-grid's [-1, 1]^3, the same for all latents."""
-        stride = resolution * resolution * 3 * D * C
-        count = len(points)
-        blocks = (count + BLOCK - 1) // BLOCK
-        for task in numba.prange(latents * blocks):
-            latent, first = task // blocks, (task % blocks) * BLOCK
-            f, h, out = np.empty(C, np.float32), np.empty(H, np.float32), np.empty(1, np.float32)
-            for n in range(first, min(first + BLOCK, count)):
-                gather(planes, latent * stride, resolution, points[n], f, 0, C, D)
-                decode(f, 0, decoder.w1, decoder.b1, decoder.w2, decoder.b2, h, 0, out, 0, C, H, 1, form.softplus)
-                densities[latent, n] = softplus1(out[0] + light.shift) * light.scale
-
-    return density

@@ -1,4 +1,4 @@
-"""From a density to a closed, coloured triangle mesh."""
+"""From a density to a closed triangle mesh."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy import ndimage
+from scipy import ndimage, sparse
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -23,21 +23,18 @@ Query = Callable[[Tensor], tuple[Tensor, Tensor]]
 _CHUNK = 1 << 18
 _COARSE = 4
 _COARSE_OPACITY = 0.01
-_COLOUR_OFFSETS = (0.75, 0.0, -0.75, -1.5, -2.5)
-"""Grid steps along the normal that `surface_colours` samples, from outside to inside."""
 
 
 @dataclass(frozen=True)
 class Mesh:
     """A closed triangle mesh in world units, Y up; triangles wind counter-clockwise seen from outside.
 
-    `colours` are sRGB in [0, 1], `normals` are unit vectors that point outward.
+    `normals` are unit vectors that point outward.
     """
 
     vertices: Float[ndarray, "V 3"]
     faces: Int[ndarray, "F 3"]
     normals: Float[ndarray, "V 3"]
-    colours: Float[ndarray, "V 3"]
 
 
 def extract_mesh(
@@ -90,9 +87,7 @@ def extract_mesh(
     if signed_volume(vertices, faces) < 0:
         faces = np.ascontiguousarray(faces[:, ::-1])
 
-    # Normals and colours.
-    normals = vertex_normals(vertices, faces)
-    return Mesh(vertices, faces, normals, surface_colours(query, vertices, normals, step))
+    return Mesh(vertices, faces, vertex_normals(vertices, faces))
 
 
 def sample_density(query: Query, low: Float[ndarray, "3"], step: float, shape: tuple[int, int, int]) -> ndarray:
@@ -165,23 +160,23 @@ def vertex_normals(vertices: Float[ndarray, "V 3"], faces: Int[ndarray, "F 3"]) 
     return np.where(length > 0, normals / np.maximum(length, 1e-30), upward).astype(np.float32)
 
 
-def surface_colours(
-    query: Query, vertices: Float[ndarray, "V 3"], normals: Float[ndarray, "V 3"], step: float
-) -> Float[ndarray, "V 3"]:
-    """The colour, sRGB in [0, 1], of a ray against the normal, rendered from samples through the surface."""
-    points = torch.from_numpy(vertices)
-    inward = torch.from_numpy(normals) * step
-    weighted = torch.zeros_like(points)
-    total = torch.zeros(len(points), 1)
-    light = torch.ones(len(points), 1)
-    lengths = np.abs(np.diff(_COLOUR_OFFSETS, append=_COLOUR_OFFSETS[-1] - 1.0)) * step
-    for offset, length in zip(_COLOUR_OFFSETS, lengths, strict=True):
-        parts = [query(part) for part in (points + offset * inward).split(_CHUNK)]
-        density = torch.cat([part[0] for part in parts]).float().cpu()[:, None]
-        colour = torch.cat([part[1] for part in parts]).float().cpu()
-        # The small constant gives a colour even where a cap of the box has no density at all.
-        alpha = 1.0 - torch.exp(-(density + 1e-3) * float(length))
-        weighted += light * alpha * colour
-        total += light * alpha
-        light *= 1.0 - alpha
-    return (weighted / total).clamp(0.0, 1.0).numpy()
+def smoothed_normals(mesh: Mesh, passes: int) -> Float[ndarray, "V 3"]:
+    """Normals averaged `passes` times with those of the vertices around: of the shape without its wrinkles."""
+    around = neighbours(mesh.faces, len(mesh.vertices)) + sparse.identity(len(mesh.vertices), format="csr")
+    average = sparse.diags(1.0 / np.asarray(around.sum(axis=1)).ravel()) @ around
+    normals = mesh.normals.astype(np.float64)
+    for _ in range(passes):
+        normals = average @ normals
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    # where the normals around cancel out, on the tip of a needle, the vertex keeps its own
+    return np.where(length > 1e-6, normals / np.maximum(length, 1e-6), mesh.normals).astype(np.float32)
+
+
+def neighbours(faces: Int[ndarray, "F 3"], count: int) -> sparse.csr_matrix:
+    """A matrix (count, count) with 1 where two vertices share an edge."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    ones = np.ones(len(edges), np.float64)
+    matrix = sparse.coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=(count, count)).tocsr()
+    matrix = matrix + matrix.T
+    matrix.data[:] = 1.0
+    return matrix

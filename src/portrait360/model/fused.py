@@ -18,10 +18,11 @@ from portrait360.config import RenderConfig
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
 from portrait360.kernels.blocks import DecoderWeights, Form, Geometry, Gradients, Light, Lines, Samples, Sizes, Space
 from portrait360.kernels.lookup import gaps_between, reachable_voxels
-from portrait360.kernels.render import backward_kernel, density_kernel, forward_kernel
+from portrait360.kernels.points import density_kernel, outputs_kernel
+from portrait360.kernels.render import backward_kernel, forward_kernel
 from portrait360.model.fused_gpu import Cast, render_triton, triton_works
-from portrait360.model.rendering import Deform, Rays, Rendered, Sampling, finish, image_width
-from portrait360.model.trigrid import Decoder, sample_trigrid
+from portrait360.model.rendering import EMPTY_DENSITY, Deform, Rays, Rendered, Sampling, activated, finish, image_width
+from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
 
 STOP_TRANSMITTANCE = 1e-3
 """The fused renderer ends a ray when less than this share of light is left."""
@@ -59,6 +60,29 @@ def read_density(
         kernel_light(config, 0.0), densities.numpy(),
     )  # fmt: skip
     return densities
+
+
+def query_fused(
+    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, points: Float[Tensor, "L N 3"], config: RenderConfig
+) -> tuple[Float[Tensor, "L N 1"], Float[Tensor, "L N F"]]:
+    """`rendering.query` in one compiled pass on the CPU; not differentiable, and empty outside of the box."""
+    normalized = normalize_points(points, config.box_centre, config.box_half).detach()
+    inside = normalized.clamp(-1.0, 1.0).contiguous()  # the kernel reads no other points
+    planes, weights, form = kernel_inputs(tri_grid.detach(), decoder)
+    values = torch.empty(*points.shape[:2], form.outputs)
+    for one, places, rows in zip(planes, inside, values, strict=True):
+        outputs_kernel(form)(
+            one.numpy().reshape(-1), planes.shape[2], kernel_weights(*weights), places.numpy(), rows.numpy()
+        )
+    outside = (inside != normalized).any(dim=-1, keepdim=True)
+    density = values[..., :1].masked_fill(outside, EMPTY_DENSITY)
+    return activated(density, values[..., 1:], points, normalized, config)
+
+
+def can_query_fused(tri_grid: Tensor, decoder: Decoder) -> bool:
+    """Whether the kernel's loops fit the sizes: C divisible by 8, the hidden layer by 16, on the CPU."""
+    hidden = len(decoder.parameters_as_used()[1])
+    return tri_grid.device.type == "cpu" and tri_grid.shape[2] % 8 == 0 and hidden % 16 == 0
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from portrait360.geometry.deformation import (
     deformation_field_reference,
     field_nodes,
 )
-from portrait360.model.fused import can_fuse, render_fused
+from portrait360.model.fused import can_fuse, can_query_fused, query_fused, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
 from portrait360.model.mapping import MappingNetwork
 from portrait360.model.rendering import (
@@ -325,13 +325,25 @@ class Generator(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             return self.torgb(features, w)
 
-    def query(self, scene: Scene, points: Float[Tensor, "L N 3"], body_pose: Float[Tensor, "L 6"] | None = None):
-        """Density per world unit [L, N, 1] and colour in [0, 1] [L, N, 3] at posed points."""
+    def query(
+        self,
+        scene: Scene,
+        points: Float[Tensor, "L N 3"],
+        body_pose: Float[Tensor, "L 6"] | None = None,
+        *,
+        gradients: bool = True,
+    ):
+        """Density per world unit [L, N, 1] and colour in [0, 1] [L, N, 3] at posed points.
+
+        `gradients` False permits the compiled reader, which has none.
+        """
         field = self.field(scene, body_pose, len(points))
         if field is not None:
             points = apply_field(field, points)
         config = self.config.render
-        raw, features = query(scene.tri_grid, self.decoder, points, config)
+        compiled = not gradients and can_query_fused(scene.tri_grid, self.decoder)
+        read = query_fused if compiled else query
+        raw, features = read(scene.tri_grid, self.decoder, points, config)
         density = torch.nn.functional.softplus(raw + config.density_shift) * config.density_scale
         if self.config.features != 3:
             features = self.torgb(features.transpose(1, 2)[..., None], scene.w)[..., 0].transpose(1, 2)

@@ -262,10 +262,11 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B O H W"]:
         style = (self.affine(w) * self.style_gain).to(x.dtype)
-        y = convolve_1x1(x * style[:, :, None, None], self._slices_first(self.weight), self._slices_first(self.bias))
+        y = convolve_1x1(x * style[:, :, None, None], self.slices_first(self.weight), self.slices_first(self.bias))
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
-    def _slices_first(self, v: Tensor) -> Tensor:
+    def slices_first(self, v: Tensor) -> Tensor:
+        """Weights or biases in the order of the output's channels."""
         if self.plane_depth == 1:
             return v
         return v.reshape(3, -1, self.plane_depth, *v.shape[1:]).transpose(1, 2).reshape(v.shape)

@@ -154,6 +154,19 @@ def query(
     """Raw density [B, N, 1] and activated features [B, N, F] at canonical points."""
     normalized = normalize_points(points, config.box_centre, config.box_half)
     density, features = decoder(sample_trigrid(tri_grid, normalized))
+    return activated(density, features, points, normalized, config, crop=crop)
+
+
+def activated(
+    density: Float[Tensor, "B N 1"],
+    features: Float[Tensor, "B N F"],
+    points: Float[Tensor, "B N 3"],
+    normalized: Float[Tensor, "B N 3"],
+    config: RenderConfig,
+    *,
+    crop: bool = True,
+) -> tuple[Float[Tensor, "B N 1"], Float[Tensor, "B N F"]]:
+    """What the decoder gave at points, emptied outside of the box (`crop`), and features activated."""
     if config.feature_activation == "sigmoid":
         features = torch.sigmoid(features)
     if crop:

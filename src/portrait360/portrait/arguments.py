@@ -17,6 +17,13 @@ MOST_SEEDS = 10_000
 SIZES = (64, 2048)
 """Least and largest side that can be asked for, pixels."""
 
+DEFAULT_TEXTURE = 1024
+"""Side of a mesh's texture, texels."""
+TEXTURES = (256, 512, 1024, 2048)
+"""Sides that can be asked for."""
+FORMATS = ("glb", "obj")
+"""Of mesh files."""
+
 _PEOPLE = {"neck": 45.0, "head": 45.0}
 """Degrees by which people turn a joint at most, roughly: half of the 80 to 90 of both together, about the vertical."""
 _LEARNED = 25.0
@@ -81,6 +88,21 @@ def check_size(size: int | None) -> None:
     """Raise InputError unless images of `size` pixels can be asked for."""
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise InputError(f"`size` must lie between {SIZES[0]} and {SIZES[1]}, not be {size}.", "Try `size=512`.")
+
+
+def checked_texture(texture: int | None) -> int:
+    """Side of a mesh's texture; the default when None. Raises InputError unless it is one of `TEXTURES`."""
+    side = DEFAULT_TEXTURE if texture is None else texture
+    if side not in TEXTURES:
+        known = ", ".join(str(known) for known in TEXTURES)
+        raise InputError(f"`texture` must be one of {known}, not {side}.", "Try `texture=1024`.")
+    return side
+
+
+def check_format(format: str) -> None:
+    """Raise InputError unless `format` is one of `FORMATS`."""
+    if format not in FORMATS:
+        raise InputError(f"`format` must be glb or obj, not {format!r}.", "Try `format=glb`.")
 
 
 def is_device_name(name: str) -> bool:

@@ -9,8 +9,10 @@ from torch import Tensor
 from portrait360.config import Vector3
 from portrait360.errors import InputError
 from portrait360.portrait.arguments import AT_REST as AT_REST
+from portrait360.portrait.arguments import check_format as check_format
 from portrait360.portrait.arguments import check_size, check_turns
 from portrait360.portrait.arguments import check_truncation as check_truncation
+from portrait360.portrait.arguments import checked_texture as checked_texture
 
 DEFAULT_SIZE = 512
 """Side of the images of models that render at any side, pixels."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,13 @@ from portrait360.geometry.cameras import camera_label
 from portrait360.media.sheets import grid, save_png
 from portrait360.model.generator import Generator
 from portrait360.portrait.camera import Camera
-from portrait360.portrait.options import AT_REST, body_pose_from_degrees, checked_size
+from portrait360.portrait.options import (
+    AT_REST,
+    body_pose_from_degrees,
+    check_format,
+    checked_size,
+    checked_texture,
+)
 from portrait360.portrait.record import (
     PortraitRecord,
     PortraitTensors,
@@ -29,14 +36,16 @@ from portrait360.portrait.record import (
     read_portrait_file,
     write_portrait_file,
 )
-from portrait360.portrait.scene import MESH_STEP, SceneRenderer, mesh_box, render_bytes
-from portrait360.portrait.weights import load_generator
+from portrait360.portrait.scene import MESH_STEP, SceneRenderer, render_bytes
+from portrait360.portrait.weights import DEFAULT_WEIGHTS, load_generator
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.files import atomic_folder, write_json
+from portrait360.runtime.tensors import file_sha256
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, CheckpointError, InputError, RenderOutput
 
 if TYPE_CHECKING:
     from portrait360.portrait.solid import PortraitMesh
+    from portrait360.viewer.payload import PagePortrait
 
 VIEWS = 8
 """Views on views.png, one each 45 degrees."""
@@ -102,6 +111,8 @@ class Portrait:
         size: int | None = None,
         video: bool = True,
         mesh: bool = True,
+        texture: int | None = None,
+        format: Literal["glb", "obj"] = "glb",
     ) -> Path:
         """Write views.png, turntable.mp4, portrait.glb, portrait.safetensors and portrait.json.
 
@@ -114,6 +125,8 @@ class Portrait:
             size: side of each view (default: 512, or the model's own); the video has half of it.
             video: whether to write turntable.mp4.
             mesh: whether to write portrait.glb.
+            texture: side of the mesh's texture in texels: 256, 512, 1024 (the default) or 2048.
+            format: of the mesh; obj writes portrait.obj, portrait.mtl and portrait.png instead of portrait.glb.
 
         Returns:
             The folder.
@@ -122,7 +135,8 @@ class Portrait:
             InputError: an argument is out of range, or the folder cannot be written.
         """
         pose = body_pose_from_degrees(neck, head)
-        side = self._rays(size)
+        side, texels = self._rays(size), checked_texture(texture)
+        check_format(format)
         folder = Path(folder)
         earlier = listed_files(folder)
         with atomic_folder(folder) as temporary:
@@ -133,16 +147,15 @@ class Portrait:
                 self._turn(temporary / "turntable.mp4", pose, None if side is None else side // 2)
                 files.append("turntable.mp4")
             if mesh:
-                self._mesh(pose).save(temporary / "portrait.glb")
-                files.append("portrait.glb")
+                self._mesh(pose, texels).save(temporary / f"portrait.{format}")
+                files += ["portrait.obj", "portrait.mtl", "portrait.png"] if format == "obj" else ["portrait.glb"]
             for name, sheet in self.sheets.items():
                 save_png(temporary / name, sheet)
                 files.append(name)
 
             # What makes them again
-            write_portrait_file(
-                temporary / "portrait.safetensors", self.tensors or PortraitTensors(self.w), self.record
-            )
+            tensors = self.tensors or PortraitTensors(self.w)
+            write_portrait_file(temporary / "portrait.safetensors", tensors, self.record)
             cameras = [
                 {"yaw_degrees": yaw, "camera": label}
                 for yaw, label in zip(range(0, 360, 360 // VIEWS), _around(VIEWS).tolist(), strict=True)
@@ -156,6 +169,52 @@ class Portrait:
         for name in earlier.difference(files):
             (folder / name).unlink(missing_ok=True)
         return folder
+
+    def page(self, path: str | Path, *, mesh: bool = False) -> Path:
+        """Write a web page that shows the portrait: one .html file that works offline and asks the network for nothing.
+
+        The page renders the volume itself, from every side and under any pose of neck and head; what photos add to the
+        colours of a portrait is left out.
+
+        Args:
+            path: the .html file.
+            mesh: whether the page offers the mesh for download, which makes it larger.
+
+        Raises:
+            InputError: `path` does not end in .html or cannot be written, or the model has networks behind the volume.
+        """
+        from portrait360.viewer.page import page_path, write_page
+
+        path = page_path(path)
+        shown = self.for_page(mesh=mesh)
+        write_page(path, self.renderer.generator, [shown], title=f"Portrait: {shown.name.lower()}")
+        return path
+
+    def for_page(self, *, mesh: bool = False) -> PagePortrait:
+        """What a page needs of the portrait (`viewer.page.write_page` takes several).
+
+        Args:
+            mesh: whether the page offers the mesh for download.
+
+        Raises:
+            InputError: a page cannot render the model.
+        """
+        from portrait360.viewer.page import FALLBACK_SIDE
+        from portrait360.viewer.payload import PagePortrait, check_can_show
+
+        check_can_show(self.renderer.generator.config)
+        volume = dataclasses.replace(self.renderer, appearance=None)
+        views = np.concatenate(list(render_bytes(volume, _around(VIEWS), None, FALLBACK_SIDE)))
+        seed = self.record.seed
+        return PagePortrait(
+            name="A person" if seed is None else f"Seed {seed}",
+            scene=self.renderer.scene,
+            occupied=self.renderer.cells,
+            views=tuple(views),
+            record=self.record.as_json(),
+            mesh=self.mesh().to_glb() if mesh else None,
+            note="" if self.renderer.appearance is None else "This page leaves out the pixels of the photo.",
+        )
 
     # ---- images ----
 
@@ -259,17 +318,27 @@ class Portrait:
 
     # ---- the 3D ----
 
-    def mesh(self, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST) -> PortraitMesh:
-        """Extract the surface as a closed triangle mesh with vertex colours; `mesh().save("person.glb")` writes it.
+    def mesh(
+        self,
+        *,
+        texture: int | None = None,
+        neck: Vector3 = AT_REST,
+        head: Vector3 = AT_REST,
+    ) -> PortraitMesh:
+        """Extract the surface as a closed triangle mesh with a texture; `mesh().save("person.glb")` writes it.
+
+        The mesh is that of the person at rest. Its joints root, neck and head carry the pose, so that other programs
+        can change it.
 
         Args:
+            texture: side of the texture in texels: 256, 512, 1024 (the default) or 2048.
             neck: turn in degrees.
             head: turn against the neck, in the same way.
 
         Raises:
             InputError: an argument is out of range, or there is nothing solid.
         """
-        return self._mesh(body_pose_from_degrees(neck, head))
+        return self._mesh(body_pose_from_degrees(neck, head), checked_texture(texture))
 
     @property
     def w(self) -> Float[Tensor, "1 S"]:
@@ -307,21 +376,23 @@ class Portrait:
         parts = render_bytes(self.renderer, camera_label(turn), _at_rest_none(pose), side)
         write_video(path, (frame for part in parts for frame in part), frames_per_second=FRAMES_PER_SECOND)
 
-    def _mesh(self, pose: Tensor) -> PortraitMesh:
-        from portrait360.media.mesh import extract_mesh
-        from portrait360.portrait.solid import PortraitMesh
+    def _mesh(self, pose: Tensor, texels: int) -> PortraitMesh:
+        from portrait360.portrait.solid import PortraitMesh, textured_mesh  # half a second, as above
 
-        low, high = mesh_box(self.renderer.bounds, pose, self.renderer.body)
-        body_pose = _at_rest_none(pose)
-        with torch.inference_mode():
-            surface = extract_mesh(lambda points: self.renderer.query(points, body_pose), low, high, step=MESH_STEP)
-        return PortraitMesh(surface, posed_json(self.record, pose))
+        textured = textured_mesh(self.renderer, texels, step=MESH_STEP)
+        name = "portrait" if self.record.seed is None else f"portrait {self.record.seed}"
+        extras = {"name": name, "licence": self._licence()} | posed_json(self.record, pose)
+        return PortraitMesh(textured, name, extras, pose)
+
+    def _licence(self) -> str:
+        packaged = self.record.weights_sha256 == file_sha256(DEFAULT_WEIGHTS)
+        return "Apache-2.0" if packaged else "as the weights that made it"
 
 
 def portrait_renderer(generator: Generator, tensors: PortraitTensors, *, bf16: bool) -> SceneRenderer:
     """The scene of a portrait; `generator` has the tuned tensors already."""
     if tensors.ws is not None:
-        return SceneRenderer.from_layers(generator, tensors.ws, tensors.residuals, bf16=bf16)
+        return SceneRenderer.from_layers(generator, tensors.ws, tensors.appearance, bf16=bf16)
     assert tensors.w is not None
     return SceneRenderer.from_w(generator, tensors.w, bf16=bf16)
 

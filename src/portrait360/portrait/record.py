@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 import portrait360
-from portrait360.portrait.residual import PhotoResidual, packed, unpacked
+from portrait360.portrait.appearance import TINT_SHAPE, Appearance, PhotoResidual, packed, unpacked
 from portrait360.runtime.tensors import FORMAT, from_json, in_float32, read_tensors, to_json, write_tensors
 from portrait360.types import CheckpointError
 
 _KIND = "portrait"
 _LISTED_SUFFIXES = frozenset({".png", ".jpg", ".mp4", ".glb", ".obj", ".mtl"})
-_STYLE, _LAYERS, _TUNED, _RESIDUAL = "w", "ws", "tuned/", "residual/"
+_STYLE, _LAYERS, _TUNED, _RESIDUAL, _TINT = "w", "ws", "tuned/", "residual/", "tint"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class PortraitTensors:
     """Styles that differ from layer to layer, of portraits from photos."""
     tuned: dict[str, Tensor] = field(default_factory=dict)
     """Tensors of the generator that were tuned for the portrait, by name, rounded to float16."""
-    residuals: tuple[PhotoResidual, ...] = ()
+    appearance: Appearance | None = None
     """What photos add."""
 
 
@@ -108,8 +108,11 @@ def write_portrait_file(path: Path, content: PortraitTensors, record: PortraitRe
     if content.ws is not None:
         tensors[_LAYERS] = content.ws.float()
     tensors |= {f"{_TUNED}{name}": value.half() for name, value in content.tuned.items()}
-    for number, residual in enumerate(content.residuals):
-        tensors |= {f"{_RESIDUAL}{number}/{name}": value for name, value in packed(residual).items()}
+    if content.appearance is not None:
+        for number, residual in enumerate(content.appearance.residuals):
+            tensors |= {f"{_RESIDUAL}{number}/{name}": value for name, value in packed(residual).items()}
+        if content.appearance.tint is not None:
+            tensors[_TINT] = content.appearance.tint.half()
     write_tensors(path, tensors, metadata)
 
 
@@ -134,15 +137,17 @@ def read_portrait_file(path: Path) -> tuple[PortraitTensors, PortraitRecord]:
     tensors = in_float32(tensors) if finite else {}
     w, ws = tensors.pop(_STYLE, None), tensors.pop(_LAYERS, None)
     tuned = {name.removeprefix(_TUNED): tensors.pop(name) for name in list(tensors) if name.startswith(_TUNED)}
-    residuals = _residuals(tensors)
-    one_style = w is not None and ws is None and not tuned and residuals == () and w.dim() == 2 and len(w) == 1
-    layered = ws is not None and w is None and residuals is not None and ws.dim() == 3 and len(ws) == 1
+    tint, residuals = tensors.pop(_TINT, None), _residuals(tensors)
+    photos = bool(residuals) and (tint is None or tint.shape == (1, 3, *TINT_SHAPE))
+    one_style = w is not None and ws is None and not tuned and residuals == () and tint is None
+    one_style = one_style and w is not None and w.dim() == 2 and len(w) == 1
+    layered = ws is not None and w is None and photos and ws.dim() == 3 and len(ws) == 1
     if tensors or not (one_style or layered):
         raise CheckpointError(
             f"{path} does not hold one finite style w, or styles of layers and residuals.",
             "The file is damaged; save it again.",
         )
-    return PortraitTensors(w, ws, tuned, residuals or ()), record
+    return PortraitTensors(w, ws, tuned, Appearance(residuals, tint) if residuals else None), record
 
 
 def _residuals(tensors: dict[str, Tensor]) -> tuple[PhotoResidual, ...] | None:

@@ -14,14 +14,13 @@ from torch import Tensor
 from portrait360.config import Vector3
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
-from portrait360.geometry.deformation import apply_field, deformation_field
 from portrait360.media.images import to_bytes
 from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
 from portrait360.model.rendering import Occupancy
 from portrait360.model.two_pass import can_render_two_pass, cells_for_two_pass
-from portrait360.portrait.residual import PhotoResidual, add_residuals, residual_colour
+from portrait360.portrait.appearance import Appearance, coloured
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256
@@ -54,7 +53,7 @@ class SceneRenderer:
     """Cells that rays visit, None for all of them (and for renderers that do not skip)."""
     bf16: bool = False
     """Convolutions in bf16: for original networks on processors where that is faster (`worth_bf16`)."""
-    residuals: tuple[PhotoResidual, ...] = ()
+    appearance: Appearance | None = None
     """What photos add to the surface's colours."""
 
     @classmethod
@@ -83,7 +82,7 @@ class SceneRenderer:
         cls,
         generator: Generator,
         ws: Float[Tensor, "1 N S"],
-        residuals: tuple[PhotoResidual, ...] = (),
+        appearance: Appearance | None = None,
         *,
         bf16: bool = False,
     ) -> SceneRenderer:
@@ -91,7 +90,7 @@ class SceneRenderer:
         device = next(generator.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             scene = generator.layered_scene(ws.to(device), gradients=False)
-        return cls(generator, scene, find_matter(generator, scene), bf16, residuals)
+        return cls(generator, scene, find_matter(generator, scene), bf16, appearance)
 
     @property
     def device(self) -> torch.device:
@@ -108,6 +107,13 @@ class SceneRenderer:
         """Side of the rays: the model's own with super-resolution, `RENDER_RESOLUTION` without."""
         config = self.generator.config
         return RENDER_RESOLUTION if config.superresolution is None else config.raw_resolution
+
+    @property
+    def cells(self) -> UInt8[Tensor, "1 nz ny nx"]:
+        """Cells of the tri-grid's box that rays visit: all of them where no renderer skips any."""
+        if self.occupied is None:
+            return torch.ones(1, *VIEWING_CELLS, dtype=torch.uint8)
+        return self.occupied.cpu()
 
     @property
     def own_side(self) -> int | None:
@@ -160,9 +166,9 @@ class SceneRenderer:
                 self.scene, camera.to(self.device), pose, resolution=side, draws=draws, plain=plain
             )
         out = out if self.device.type == "cpu" else joined_outputs([out])
-        if not self.residuals:
+        if self.appearance is None:
             return out
-        image = add_residuals(self.residuals, self.body, out, camera, body_pose)
+        image = coloured(self.appearance, self.body, out, camera, body_pose)
         # without super-resolution `raw` is the image itself
         return dataclasses.replace(out, image=image, raw=image if self.own_side is None else out.raw)
 
@@ -172,16 +178,8 @@ class SceneRenderer:
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Density per world unit and colour in [0, 1] at points of posed space."""
         pose = None if body_pose is None else body_pose[None].to(self.device)
-        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose)
-        colour = colour[0].cpu()
-        if self.residuals:
-            rest = (
-                points[None]
-                if body_pose is None
-                else apply_field(deformation_field(self.body, body_pose[None]), points[None])
-            )
-            colour = (colour + 0.5 * residual_colour(self.residuals, self.body, rest[0])).clamp(0.0, 1.0)
-        return density[0, :, 0].cpu(), colour
+        density, colour = self.generator.query(self.scene, points[None].to(self.device), pose, gradients=False)
+        return density[0, :, 0].cpu(), colour[0].cpu()
 
 
 def joined_outputs(parts: list[RenderOutput]) -> RenderOutput:

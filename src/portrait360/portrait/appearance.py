@@ -1,13 +1,13 @@
-"""What a photo shows beyond a portrait's rendering: colours that are added where the photo saw the surface.
+"""What photos add to a portrait's colours: their own pixels where they saw the surface, a tint where they did not.
 
 A residual is a map in the photo's camera. A point of the canonical surface takes the body pose of the photo, is
 projected into its camera, and reads the map there if nothing was in front of it (projective texture mapping, Debevec et
-al. 1996). So the residual turns and bends with the portrait under any camera and body pose.
+al. 1996). So the residual turns and bends with the portrait under any camera and body pose. Elsewhere a coarse
+canonical grid of tints brings hair, skin and clothes to the colours that the photos have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import cam2world, project, rays
 from portrait360.geometry.deformation import apply_field, deformation_field, posed_points
+from portrait360.runtime.device import constant
 from portrait360.types import RenderOutput
 
 _DEPTH_MARGIN = 0.008
@@ -92,22 +93,55 @@ def unpacked(tensors: dict[str, Tensor]) -> PhotoResidual | None:
     return PhotoResidual(**{**tensors, "weight": tensors["weight"].float() / 255.0})
 
 
-def residual_colour(
-    residuals: Sequence[PhotoResidual], body: BodyTemplate, points: Float[Tensor, "N 3"]
-) -> Float[Tensor, "N 3"]:
-    """What all photos together add at canonical points, in units of [-1, 1]."""
-    parts = []
-    for some in points.split(_CHUNK):
-        read = [residual.at(body, some) for residual in residuals]
-        if len(read) == 1:
-            parts.append(read[0][0] * read[0][1])
-            continue
-        best = torch.stack([weight for _, weight in read]).amax(dim=0)
-        shares = [weight**_SHARPNESS for _, weight in read]
-        total = torch.stack(shares).sum(dim=0).clamp_min(1e-6)
-        blended = torch.stack([colour * share for (colour, _), share in zip(read, shares, strict=True)]).sum(dim=0)
-        parts.append(blended / total * best)
-    return torch.cat(parts) if parts else points.new_zeros(0, 3)
+@dataclass(frozen=True)
+class Appearance:
+    """What the photos of a portrait add to its colours."""
+
+    residuals: tuple[PhotoResidual, ...]
+    tint: Float[Tensor, "1 3 nz ny nx"] | None = None
+    """Colours to be added where no photo saw the surface, in units of [-1, 1], at the nodes of `tint_nodes`."""
+
+    def at(self, body: BodyTemplate, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """The colour that is added at canonical points, in units of [-1, 1]."""
+        parts = [self._at(body, some) for some in points.split(_CHUNK)]
+        return torch.cat(parts) if parts else points.new_zeros(0, 3)
+
+    def _at(self, body: BodyTemplate, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        # Of several photos, the one that saw a point best counts most
+        read = [residual.at(body, points) for residual in self.residuals]
+        weights = torch.stack([weight for _, weight in read])
+        shares = weights**_SHARPNESS
+        shares = shares / shares.sum(dim=0).clamp_min(1e-6)
+        own = (torch.stack([colour for colour, _ in read]) * shares).sum(dim=0)
+
+        # The tint fades in where none saw it
+        best = weights.amax(dim=0)
+        if self.tint is None:
+            return own * best
+        return own * best + look_up_tint(self.tint, points) * (1.0 - best)
+
+
+TINT_MIN, TINT_MAX = (-0.22, -0.27, -0.2), (0.22, 0.22, 0.2)
+"""The canonical box of the tint's nodes, those on its faces included; beyond it the values on its border continue."""
+TINT_SHAPE = (32, 40, 36)
+"""Nodes along z, y and x: about 12 mm apart."""
+
+
+def tint_nodes() -> Float[Tensor, "nz ny nx 3"]:
+    """Canonical positions of the nodes."""
+    axes = [
+        torch.linspace(low, high, count)
+        for low, high, count in zip(TINT_MIN, TINT_MAX, reversed(TINT_SHAPE), strict=True)
+    ]
+    z, y, x = torch.meshgrid(*reversed(axes), indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
+
+
+def look_up_tint(tint: Float[Tensor, "1 3 nz ny nx"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    """Trilinear values at canonical points."""
+    low, high = constant(TINT_MIN, points), constant(TINT_MAX, points)
+    places = ((points - low) / (high - low) * 2.0 - 1.0)[None, None, None]
+    return F.grid_sample(tint, places, padding_mode="border", align_corners=True)[0, :, 0, 0].T
 
 
 def surface_points(camera: Float[Tensor, "B 25"], depth: Float[Tensor, "B 1 R R"]) -> Float[Tensor, "B M 3"]:
@@ -117,8 +151,8 @@ def surface_points(camera: Float[Tensor, "B 25"], depth: Float[Tensor, "B 1 R R"
 
 
 @torch.no_grad()
-def add_residuals(
-    residuals: Sequence[PhotoResidual],
+def coloured(
+    appearance: Appearance,
     body: BodyTemplate,
     out: RenderOutput,
     camera: Float[Tensor, "B 25"],
@@ -139,6 +173,6 @@ def add_residuals(
     # Add where there is a surface
     added = torch.zeros_like(points)
     there = mask.flatten(1) > _LEAST_OPACITY
-    added[there] = residual_colour(residuals, body, points[there])
+    added[there] = appearance.at(body, points[there])
     added = added.transpose(1, 2).unflatten(2, (side, side))
     return out.image + added * mask.clamp(0.0, 1.0)

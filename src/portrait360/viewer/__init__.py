@@ -1,0 +1,1 @@
+"""Portraits in a browser: one self-contained HTML page that renders the volume itself."""
