@@ -138,7 +138,9 @@ class Comparison:
 
 
 def take(value: Tensor, part: Part) -> Tensor:
-    """The part of the last axes."""
+    """The part of the last axes, or of the first ones where it begins with a whole axis."""
+    if part and part[0] == slice(None):
+        return value[part]
     return value[(..., *part)] if part else value
 
 

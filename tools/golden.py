@@ -1,9 +1,11 @@
 """Files of golden numbers: inputs and outputs of the published code, stage by stage, as arrays in a `.npz`.
 
-Two layouts. A *small* file brings a network's own tensors (`G/<name>`, `D/<name>`), inputs and outputs (`out/<name>`)
-and `meta_json`: constructor arguments and norms of gradients. A *full-size* file brings inputs (`in/<name>`) and
-outputs of the released configurations; its weights are made from their names (`named_tensor`). The name of an output
-may end in the part of it that is stored: `out/image[::8,2::8]`, applied to the last axes.
+Files of 3DPortraitGAN and of its relatives (equations 15). Two layouts. A *small* file brings a network's own tensors
+(`G/<name>`, `D/<name>`), inputs and outputs (`out/<name>`) and `meta_json`: constructor arguments and norms of
+gradients; files of the relatives have inputs under `in/`. A *full-size* file brings inputs (`in/<name>`) and outputs of
+the released configurations; its weights are made from their names (`named_tensor`). The name of an output may end in
+the part of it that is stored: `out/image[::8,2::8]`, applied to the last axes, or, if it begins with a bare colon, to
+the first ones: `out/depths[:, ::4]`.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from torch import Tensor, nn
 from portrait360.config import PRESETS, ModelConfig
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
-from portrait360.official.convert import model_config
+from portrait360.official.family import Family, family_of, model_config, without_leading_axis
 from portrait360.official.pickle_data import Name, Thing
 from portrait360.types import InputError
 
 Part = tuple[slice, ...]
 _HINT = "docs/lab/2026-11-26-parity.md names the files of golden numbers."
 _LEFT_OUT = ("renderer.", "dataset_label_std")
-_POSE_BRANCH = "pose_branch."
+_POSE_BRANCH, _SUPERRESOLUTION = "pose_branch.", "superresolution."
 _KEY = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 
 
@@ -82,7 +84,7 @@ class Golden:
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Tensors of the network `prefix` (`G/` or `D/`), without the body model's."""
         names = (n for n in self._arrays if n.startswith(prefix) and not n.startswith(_LEFT_OUT, len(prefix)))
-        return {n[len(prefix) :]: self.tensor(n) for n in names}
+        return without_leading_axis({n[len(prefix) :]: self.tensor(n) for n in names})
 
     def meta(self) -> dict[str, Any]:
         """Constructor arguments and norms of a small file."""
@@ -96,7 +98,14 @@ class Golden:
     @property
     def is_full_size(self) -> bool:
         """Whether weights are to be made from names."""
-        return "in/z" in self._arrays
+        return "in/z" in self._arrays and not any(name.startswith("G/") for name in self._arrays)
+
+    @property
+    def family(self) -> Family:
+        """Which model computed the outputs: they tell."""
+        if "out/delta_psi1" in self:
+            return "panohead"
+        return "pyramid" if any("trigrid" in name for name in self._arrays) else "original"
 
     @property
     def ray_sides(self) -> list[int]:
@@ -143,7 +152,11 @@ def read_golden(path: Path) -> Golden:
         raise InputError(f"{path} names a part of an array that cannot be read ({error}).", _HINT) from error
 
 
-def named_tensor(name: str, shape: tuple[int, ...], salt: str) -> Tensor:
+_DENSITY_GAIN: dict[Family, int] = {"original": 16, "panohead": 8, "pyramid": 32}
+"""Factor on the density row of a decoder."""
+
+
+def named_tensor(name: str, shape: tuple[int, ...], salt: str, family: Family = "original") -> Tensor:
     """The weight that a full-size golden network has under `name` (`G/...` or `D/...`), float32."""
     seed = zlib.crc32((salt + name).encode())
     values = np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
@@ -154,16 +167,21 @@ def named_tensor(name: str, shape: tuple[int, ...], salt: str) -> Tensor:
         values = values * np.float32(0.3)
     elif own.endswith("bias"):
         values = values * np.float32(0.1) + np.float32(own.endswith("affine.bias"))
-    if "mapping.fc" in own:
+    if own.startswith(("mapping.fc", "backbone.mapping.fc")):
         values = values * np.float32(100)
+    if own in ("t_mapping.fc1.weight", "t_mapping.w_avg"):
+        values = values * np.float32(0.03)
+    if ".b3d" in own and own.endswith("block.torgb.weight"):
+        values = values * np.float32(0.4)
     if name == "G/decoder.net.2.weight":
-        values[0] *= np.float32(16)
+        values[0] *= np.float32(_DENSITY_GAIN[family])
     return torch.from_numpy(np.asarray(values))
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Both networks in eval mode. `has_pose_head`: whether the discriminator's pose branch came with the file."""
+    """Both networks in eval mode. `has_pose_head`: whether the discriminator's pose branch came with the file. Files of
+    the relatives hold nothing of a discriminator, and this one is random."""
 
     generator: Generator
     discriminator: Discriminator
@@ -176,20 +194,28 @@ def full_size_networks(golden: Golden, salt: str) -> Networks:
     Raises:
         InputError: images of a size that was never released.
     """
-    resolution = golden.full_resolution()
-    name = f"original-{resolution}"
+    resolution, family = golden.full_resolution(), golden.family
+    name = f"{family}-{resolution}"
     if name not in PRESETS:
         raise InputError(f"{golden.path} has images of side {resolution}; no released network makes them.", _HINT)
     networks = _networks(PRESETS[name].model)
-    for module, prefix in ((networks.generator, "G/"), (networks.discriminator, "D/")):
+    filled: list[tuple[nn.Module, str]] = [(networks.generator, "G/")]
+    if family == "original":
+        filled.append((networks.discriminator, "D/"))
+    for module, prefix in filled:
         for own, value in module.state_dict().items():
             if not own.endswith("resample_filter"):
-                value.copy_(named_tensor(prefix + own, tuple(value.shape), salt))
+                value.copy_(named_tensor(prefix + own, tuple(value.shape), salt, family))
+    if "in/density_bias" in golden:
+        networks.generator.decoder.get_parameter("net.2.bias")[0] = golden.tensor("in/density_bias")
     return networks
 
 
 def small_networks(golden: Golden) -> Networks:
-    """The networks whose tensors a small file brings; it may lack the discriminator's large pose branch.
+    """The networks whose tensors a small file brings.
+
+    It may lack large parts, then random here: the discriminator's pose branch, and super-resolution but for the two
+    biases that tell its widths.
 
     Raises:
         InputError: tensors are missing, or belong to other networks.
@@ -198,15 +224,19 @@ def small_networks(golden: Golden) -> Networks:
     origin = Thing(Name("persistent", "TriPlaneGenerator"))
     has_pose_head = any(name.startswith(_POSE_BRANCH) for name in d)
     try:
+        family = family_of(g)
         origin.state = {"_init_kwargs": meta["G_kwargs"]}
-        networks = dataclasses.replace(_networks(model_config(origin, g, d)), has_pose_head=has_pose_head)
+        model = model_config(origin, g, d or None, family)
+        networks = dataclasses.replace(_networks(model), has_pose_head=has_pose_head)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{golden.path} holds networks of another kind ({type(error).__name__}: {error}).", _HINT
         ) from error
-    _load(networks.generator, g, golden.path, "G/")
-    absent = () if has_pose_head else (_POSE_BRANCH,)
-    _load(networks.discriminator, d, golden.path, "D/", absent)
+    whole = _SUPERRESOLUTION + "block0.conv0.weight" in g
+    _load(networks.generator, g, golden.path, "G/", () if whole else (_SUPERRESOLUTION,))
+    if family == "original":
+        absent = () if has_pose_head else (_POSE_BRANCH,)
+        _load(networks.discriminator, d, golden.path, "D/", absent)
     return networks
 
 
@@ -218,9 +248,12 @@ def _networks(model: ModelConfig) -> Networks:
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str, absent: tuple[str, ...] = ()) -> None:
-    wanted = {name: value.shape for name, value in module.state_dict().items() if not name.startswith(absent or "\0")}
-    given = {name: value.shape for name, value in tensors.items()}
+    fixed = ".resample_filter"  # the same in every network, and not in every file
+    state = {name: value for name, value in module.state_dict().items() if not name.startswith(absent or "\0")}
+    wanted = {name: value.shape for name, value in state.items()}
+    given = {name: value.shape for name, value in tensors.items() if not name.startswith(absent or "\0")}
+    given |= {n: shape for n, shape in wanted.items() if n.endswith(fixed) or n == fixed[1:]}
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):
             raise InputError(f"{path}: tensor {prefix}{name} is missing, unknown or of another shape.", _HINT)
-    module.load_state_dict(tensors, strict=not absent)
+    module.load_state_dict(tensors, strict=False)

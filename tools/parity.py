@@ -21,6 +21,7 @@ from portrait360.runtime.files import atomic_write
 from portrait360.runtime.process import settle_process
 from portrait360.types import Portrait360Error
 from tools.comparison import Comparison, Row, rows_table, stages_table
+from tools.family_stages import compare_full_size_relative, compare_panohead, compare_pyramid
 from tools.golden import full_size_networks, read_golden, small_networks
 from tools.stages import compare_full_size, compare_small
 
@@ -51,9 +52,13 @@ def compare(path: Path, salt: str = "a") -> Parity:
     comparison = Comparison(golden)
     with torch.enable_grad():
         if golden.is_full_size:
-            compare_full_size(comparison, full_size_networks(golden, salt))
-        else:
+            full_size = compare_full_size if golden.family == "original" else compare_full_size_relative
+            full_size(comparison, full_size_networks(golden, salt))
+        elif golden.family == "original":
             compare_small(comparison, small_networks(golden))
+        else:
+            small = compare_panohead if golden.family == "panohead" else compare_pyramid
+            small(comparison, small_networks(golden))
     return Parity(comparison.rows, golden.unused())
 
 

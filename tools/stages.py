@@ -85,20 +85,20 @@ def _points(comparison: Comparison, generator: Generator, scene: Scene) -> None:
     comparison.check("decoder: features", "points_rgb", features, PLAIN)
 
 
-def _cast(
+def cast(
     generator: Generator, scene: Scene, camera: Tensor, side: int, deform: Deform | None = None
 ) -> tuple[Rendered, dict[str, Tensor]]:
     trace: dict[str, Tensor] = {}
     config = generator.config.render
     bounded = bound_rays(*rays(camera, side), config)
-    return render_original(scene.tri_grid, generator.decoder, bounded, config, deform=deform, trace=trace), trace
+    return render_original(scene.tri_grids, generator.decoder, bounded, config, deform=deform, trace=trace), trace
 
 
-_CROP = f"a sample there lies within {BORDER:.0e} of the border of the crop, and rounding decides on which side"
-_DEPTH = "depths of rays of hardly any opacity A move by 6e-8 / A when one float32 step of an alpha does, or " + _CROP
+CROP = f"a sample there lies within {BORDER:.0e} of the border of the crop, and rounding decides on which side"
+DEPTH = "depths of rays of hardly any opacity A move by 6e-8 / A when one float32 step of an alpha does, or " + CROP
 
 
-def _ray_slack(generator: Generator, camera: Tensor, side: int, trace: dict[str, Tensor]) -> Tensor:
+def ray_slack(generator: Generator, camera: Tensor, side: int, trace: dict[str, Tensor]) -> Tensor:
     """[B, M, 1]: infinite for rays with a sample on the border of the crop (equations 5.5), a hard switch; else 0."""
     origins, directions = rays(camera, side)
     t = torch.cat([trace["depths_coarse"], trace["depths_fine"]], dim=2)
@@ -116,13 +116,13 @@ def depth_slack(generator: Generator, rendered: Rendered, slack: Tensor) -> Tens
     return slack + torch.where(rendered.opacity > 0, step * (config.far - config.near) / rendered.opacity, 0.0)
 
 
-def _image_slack(slack: Tensor, side: int, image_side: int) -> Tensor:
+def image_slack(slack: Tensor, side: int, image_side: int) -> Tensor:
     """[B, 1, H, H]: the slack of rays spread as far as super-resolution carries colours."""
-    near = torch.nn.functional.max_pool2d(_as_image(slack, side), 11, stride=1, padding=5)
+    near = torch.nn.functional.max_pool2d(as_image(slack, side), 11, stride=1, padding=5)
     return torch.nn.functional.interpolate(near, size=(image_side, image_side), mode="nearest")
 
 
-def _as_image(v: Tensor, side: int) -> Tensor:
+def as_image(v: Tensor, side: int) -> Tensor:
     return v.transpose(1, 2).unflatten(2, (side, side))
 
 
@@ -130,24 +130,24 @@ def _images(comparison: Comparison, generator: Generator, scene: Scene, camera: 
     """Rays, marcher, raw image, super-resolution, mask and depth of the canonical body."""
     # Samples along rays, and weights.
     golden, check, at = comparison.golden, comparison.check, f"nodef{side}/"
-    rendered, trace = _cast(generator, scene, camera, side)
+    rendered, trace = cast(generator, scene, camera, side)
     check("sampling distances", at + "depths_coarse", trace["depths_coarse"], PLAIN)
     check("marcher: coarse weights", at + "weights_coarse", trace["weights_coarse"], RENDER)
-    _importance(comparison, at)
+    check_importance(comparison, at)
     check("importance samples in a render", at + "depths_fine", trace["depths_fine"], RENDER)
 
     # Features, distances and opacities of rays.
-    per_ray = _ray_slack(generator, camera, side, trace)
+    per_ray = ray_slack(generator, camera, side, trace)
     per_depth = depth_slack(generator, rendered, per_ray)
-    check("marcher: features", at + "renderer_rgb", rendered.features, RENDER, slack=Slack(per_ray, _CROP))
-    check("marcher: depth", at + "renderer_depth", rendered.distance, RENDER, slack=Slack(per_depth, _DEPTH))
-    check("marcher: opacity", at + "renderer_weights", rendered.opacity, RENDER, slack=Slack(per_ray, _CROP))
+    check("marcher: features", at + "renderer_rgb", rendered.features, RENDER, slack=Slack(per_ray, CROP))
+    check("marcher: depth", at + "renderer_depth", rendered.distance, RENDER, slack=Slack(per_depth, DEPTH))
+    check("marcher: opacity", at + "renderer_weights", rendered.opacity, RENDER, slack=Slack(per_ray, CROP))
 
     # The composited images.
     out = generator.compose(scene, rendered, side)
-    of_rays = Slack(_as_image(per_ray, side), _CROP)
-    of_depths = Slack(_as_image(per_depth, side), _DEPTH)
-    of_pixels = Slack(_image_slack(per_ray, side, out.image.shape[-1]), _CROP)
+    of_rays = Slack(as_image(per_ray, side), CROP)
+    of_depths = Slack(as_image(per_depth, side), DEPTH)
+    of_pixels = Slack(image_slack(per_ray, side, out.image.shape[-1]), CROP)
     sparse = parse_part("1::4,2::4")
     assert out.features is not None
     assert out.background is not None
@@ -161,7 +161,7 @@ def _images(comparison: Comparison, generator: Generator, scene: Scene, camera: 
 
     # The original's fault in the raw image, and the final images.
     faithful = with_bugs(generator, raw_overwritten=True).compose(scene, rendered, side)
-    near = Slack(_image_slack(per_ray, side, side), _CROP)
+    near = Slack(image_slack(per_ray, side, side), CROP)
     check("raw image, overwritten (7.5)", at + "image_raw_returned", faithful.raw, RENDER, slack=near)
     check("image", at + "image", out.image, RENDER, slack=of_pixels)
     check("image", at + "image_sub", out.image, RENDER, part=sparse, slack=of_pixels)
@@ -175,7 +175,7 @@ def _images(comparison: Comparison, generator: Generator, scene: Scene, camera: 
         check("super-resolution of golden features", at + "image", image, RENDER)
 
 
-def _importance(comparison: Comparison, at: str) -> None:
+def check_importance(comparison: Comparison, at: str) -> None:
     """Fine samples from golden coarse weights: the stage by itself (equations 5.7)."""
     golden = comparison.golden
     names = [f"out/{at}{name}" for name in ("depths_coarse", "weights_coarse", "depths_fine")]
@@ -233,7 +233,7 @@ def _deformation(comparison: Comparison, generator: Generator, scene: Scene, cam
             name, tie = next(steps)
             return moved(points, f"def16/face_index_{name}", tie)
 
-        rendered, trace = _cast(generator, scene, camera, 16, deform)
+        rendered, trace = cast(generator, scene, camera, 16, deform)
         out = generator.compose(scene, rendered, 16)
         check("deformed render: importance samples", "def16/depths_fine", trace["depths_fine"], RENDER)
         check("deformed render: features", "def16/renderer_rgb", rendered.features, RENDER)
@@ -363,12 +363,12 @@ def compare_full_size(comparison: Comparison, networks: Networks, scene: Scene |
     # Images at every number of rays.
     for side in golden.ray_sides:
         at = f"nrr{side}/"
-        rendered, trace = _cast(generator, scene, camera, side)
+        rendered, trace = cast(generator, scene, camera, side)
         out = generator.compose(scene, rendered, side)
-        per_ray = _ray_slack(generator, camera, side, trace)
-        of_rays = Slack(_as_image(per_ray, side), _CROP)
-        of_depths = Slack(_as_image(depth_slack(generator, rendered, per_ray), side), _DEPTH)
-        of_pixels = Slack(_image_slack(per_ray, side, out.image.shape[-1]), _CROP)
+        per_ray = ray_slack(generator, camera, side, trace)
+        of_rays = Slack(as_image(per_ray, side), CROP)
+        of_depths = Slack(as_image(depth_slack(generator, rendered, per_ray), side), DEPTH)
+        of_pixels = Slack(image_slack(per_ray, side, out.image.shape[-1]), CROP)
         check("raw image", at + "raw_before_sr", out.raw, RENDER, slack=of_rays)
         first = out.image.shape[-1] // 2 - 16
         middle = (slice(first, first + 32), slice(first, first + 32))

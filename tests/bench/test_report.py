@@ -48,6 +48,18 @@ def test_bench_of_small_presets(tmp_path, hasty, capsys):
 
 
 @pytest.mark.slow
+def test_heads_are_timed_without_a_pose(tmp_path, hasty):
+    result = bench(tmp_path / "bench.json", quick=True, presets=("tiny-head",))
+    head = result["presets"]["tiny-head"]
+    for found in (head, head["exact"]):
+        assert set(found["views"]) == {"first view, canonical", "further view, canonical"}
+    assert "deformation" not in head["stages"]
+    assert head["exact"]["psnr_db"]["canonical"] > 40
+    assert set(head["exact"]["psnr_db"]) == {"canonical"}
+    assert table(result).row_count == 2
+
+
+@pytest.mark.slow
 def test_the_worker_is_a_process_of_its_own(tmp_path):
     result = bench(tmp_path / "bench.json", quick=True, presets=("tiny",))
     assert result["presets"]["tiny"]["views"]["first view, posed"] > 0

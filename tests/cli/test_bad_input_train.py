@@ -26,6 +26,7 @@ def run_folder(tmp_path_factory, tiny_dataset) -> Path:
     [
         ("--preset gigantic", "no preset 'gigantic'"),
         ("--preset portrait-256", "needs 256"),
+        ("--preset tiny-head", "converted and used, not trained"),
         ("--max-minutes 0", "--max-minutes must be above 0"),
         ("--max-minutes -5", "--max-minutes must be above 0"),
         ("--max-minutes nan", "--max-minutes must be above 0"),

@@ -125,7 +125,8 @@ def test_every_preset_renders_when_shrunken(name):
     generator = Generator(preset.model).eval()
     with torch.no_grad():
         scene = generator.scene(generator.map(torch.randn(1, 16), camera_label(0.0)))
-        out = generator.render(scene, camera_label(1.0), torch.randn(1, 6) * 0.1)
+        pose = torch.randn(1, 6) * 0.1 if preset.model.posable else None
+        out = generator.render(scene, camera_label(1.0), pose)
     side = preset.model.raw_resolution
     assert out.image.shape == (1, 3, 32, 32)
     assert out.raw.shape == (1, 3, side, side)

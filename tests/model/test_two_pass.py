@@ -11,6 +11,7 @@ import torch
 from portrait360.config import RenderConfig
 from portrait360.geometry.cameras import camera_label, rays
 from portrait360.geometry.deformation import FIELD_SHAPE, apply_field
+from portrait360.model.fused import read_density, read_density_plain
 from portrait360.model.generator import Generator, RenderDraws
 from portrait360.model.rendering import Occupancy, bound_rays, render_original
 from portrait360.model.trigrid import Decoder
@@ -61,6 +62,26 @@ def test_equals_the_published_renderer(config, case, nodes):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=6e-4, rtol=1e-4)
         error = (getattr(found, name) - getattr(expected, name)).abs().mean()
         assert error < 1e-5, name
+
+
+@pytest.mark.parametrize("features", [8, 12, 16])
+def test_the_levels_of_a_pyramid_are_averaged(features):
+    """Also where the features are no multiple of eight."""
+    torch.manual_seed(2)
+    config = dataclasses.replace(CONFIG, near=2.385, far=3.12, box_half=(0.35, 0.35, 0.35), crop=0.28)
+    decoder = Decoder(features, 16, 8, "softplus").requires_grad_(False)
+    decoder.net[2].weight[0] -= decoder.net[2].weight[0].mean()
+    decoder.net[2].weight[0] *= 40.0
+    levels = tuple(3.0 * torch.randn(2, 3, features, 3, side, side) for side in (8, 16, 32))
+    bounded = bound_rays(*rays(camera_label(torch.rand(2) * 6.28), 9), config)
+    expected = render_original(levels, decoder, bounded, config)
+    found = render_two_pass(levels, decoder, bounded, config, everywhere(2), stop=0.0)
+    assert expected.opacity.std() > 0.02
+    for name in ("features", "opacity"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=6e-4, rtol=1e-4)
+    points = torch.rand(300, 3) * 2.0 - 1.0
+    densities = [read(levels, decoder, points, config) for read in (read_density, read_density_plain)]
+    torch.testing.assert_close(*densities, atol=1e-4, rtol=1e-4)
 
 
 def test_ending_rays_early_changes_little():

@@ -4,96 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from portrait360.cli.main import main
-from portrait360.config import PRESETS, DiscriminatorConfig, ModelConfig, SynthesisConfig
 from portrait360.geometry.body import load_body, posed_vertices
 from portrait360.geometry.cameras import camera_label
-from portrait360.model.discriminator import Discriminator
-from portrait360.model.generator import Generator
 from portrait360.official.convert import convert_snapshot
 from portrait360.official.smpl import read_smpl
 from portrait360.portrait.scene import SceneRenderer
 from portrait360.portrait.weights import load_weights
 from portrait360.types import CheckpointError
 from support.ball_portrait import coarse_meshes
-from support.hostile import PERSISTENT, Reduce, dumps, save, storage_bytes, tensor
+from support.hostile import dumps, save
 from support.smpl_files import lifelike_arrays, npz, write_published
-
-SUPERRESOLUTION = {512: "SuperresolutionHybrid8XDC", 256: "SuperresolutionHybrid4X", 128: "SuperresolutionHybrid2X"}
-
-
-def narrow(resolution: int) -> ModelConfig:
-    """The published layout of blocks with a few channels each."""
-    base = PRESETS[f"original-{resolution}"].model
-    assert base.background is not None
-    assert base.superresolution is not None
-    blocks = len(base.discriminator.channels)
-    return dataclasses.replace(
-        base,
-        raw_resolution=128,
-        z_dim=12,
-        w_dim=20,
-        synthesis=SynthesisConfig((6, 6, 6, 5, 5, 4, 4)),
-        background=SynthesisConfig((6, 6, 5, 5, 4, 4)[: len(base.background.channels)]),
-        superresolution=dataclasses.replace(base.superresolution, channels=(6, 4)),
-        render=dataclasses.replace(base.render, samples=7, importance_samples=9, near=2.2, far=3.4),
-        discriminator=DiscriminatorConfig((3, 4, 5, 6, 7, 8, 8, 8)[:blocks], mapping_layers=3, pose_hidden=(10, 9)),
-        pose_hidden=(11, 5),
-    )
-
-
-def pickled_tensor(value: torch.Tensor) -> Reduce:
-    raw = value.detach().contiguous().numpy().tobytes()
-    return tensor(tuple(value.shape), value.contiguous().stride(), data=storage_bytes(count=value.numel(), data=raw))
-
-
-def pickled_module(module: nn.Module, class_name: str, **extra: Any) -> Reduce:
-    """As the original's persistent classes pickle, source text included."""
-    state = {
-        "_parameters": {k: pickled_tensor(v) for k, v in module.named_parameters(recurse=False)},
-        "_buffers": {k: pickled_tensor(v) for k, v in module.named_buffers(recurse=False)},
-        "_modules": {k: pickled_module(v, type(v).__name__) for k, v in module.named_children()},
-        "training": False,
-        **extra,
-    }
-    meta = {"type": "class", "version": 6, "module_src": "raise SystemExit", "class_name": class_name, "state": state}
-    return Reduce(PERSISTENT, meta)
-
-
-def snapshot_of(model: ModelConfig, generator: Generator, discriminator: Discriminator) -> dict[str, Any]:
-    body = nn.Module()
-    body.register_buffer("shaped_smpl", torch.zeros(2, 3, 3))
-    generator.renderer = body  # the licensed body's data, which must not come along
-    generator.register_buffer("dataset_label_std", torch.zeros(25))
-    render = model.render
-    options = {
-        "superresolution_module": f"training.superresolution.{SUPERRESOLUTION[model.resolution]}",
-        "triplane_depth": model.plane_depth, "box_warp": 1, "depth_resolution": render.samples,
-        "depth_resolution_importance": render.importance_samples, "ray_start": render.near, "ray_end": render.far,
-    }  # fmt: skip
-    arguments = {"img_resolution": model.resolution, "rendering_kwargs": options, "thickness": model.thickness}
-    g = pickled_module(
-        generator, "TriPlaneGenerator", _init_kwargs=arguments, neural_rendering_resolution=model.raw_resolution
-    )
-    d = pickled_module(discriminator, "PoseShapeAwareDualDiscriminator")
-    return {"training_set_kwargs": {"path": "x"}, "G": g, "D": d, "G_ema": g, "D_ema": d, "augment_pipe": None}
-
-
-def networks(model: ModelConfig) -> tuple[Generator, Discriminator]:
-    torch.manual_seed(3)
-    generator, discriminator = Generator(model), Discriminator(model)
-    for module in (generator, discriminator):
-        for p in module.parameters():
-            nn.init.normal_(p)
-    return generator, discriminator
+from support.snapshots import narrow, networks, snapshot_of
 
 
 @pytest.mark.parametrize("resolution", [512, 256, 128])

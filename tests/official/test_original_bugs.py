@@ -26,7 +26,7 @@ def with_bugs(**bugs: bool):
 
 def test_only_published_weights_ask_for_a_fault():
     for name, preset in ALL_PRESETS.items():
-        expected = OriginalBugs(camera_unmirrored=name.startswith("original-"))
+        expected = OriginalBugs(camera_unmirrored=name.startswith(("original-", "pyramid-")))
         assert preset.model.original_bugs == expected
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import rays
+from portrait360.geometry.conventions import OURS
 from portrait360.geometry.rotations import axis_angle_to_matrix
 from portrait360.types import RenderOutput
 
@@ -36,6 +37,8 @@ class BallPortrait:
 
     resolution = 32
     own_side = None
+    posable = True
+    camera = OURS
     appearance = None
 
     def __init__(self, seed: int = 0, *, neck: bool = True) -> None:

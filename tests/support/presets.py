@@ -73,11 +73,39 @@ TINY_SHOWN = _tiny(
     discriminator=DiscriminatorConfig((8, 16, 16), "box", mapping_layers=2, pose_hidden=(16,), mirror_once=True),
 )
 """Rendered colours are the image: what web pages can show. Mostly air, as people are."""
-ALL_PRESETS = {**PRESETS, "tiny": TINY, "tiny-original": TINY_ORIGINAL}
+TINY_HEAD = _tiny(
+    "tiny-head",
+    **{
+        name: getattr(TINY_ORIGINAL.model, name)
+        for name in ("render", "synthesis", "background", "decoder_activation", "superresolution", "discriminator")
+    },
+    symmetric_features=0,
+    pose_hidden=(),
+    deformation="none",
+    camera=PRESETS["panohead-512"].model.camera,
+    camera_translation=True,
+)
+"""Heads without a body pose, with cameras of their own."""
+TINY_PYRAMID = _tiny(
+    "tiny-pyramid",
+    **{
+        name: getattr(TINY_ORIGINAL.model, name)
+        for name in ("background", "decoder_activation", "superresolution", "discriminator", "deformation")
+    },
+    render=dataclasses.replace(PRESETS["pyramid-512"].model.render, samples=6, importance_samples=6),
+    synthesis=SynthesisConfig((108, 108, 108), pyramid_from=4),
+    plane_features=12,
+    symmetric_features=0,
+)
+"""A pyramid of tri-grids whose features are no multiple of eight."""
+OWN = {preset.model.name: preset for preset in (TINY, TINY_ORIGINAL, TINY_SHOWN, TINY_HEAD, TINY_PYRAMID)}
+ALL_PRESETS = {**PRESETS, **OWN}
 """Those that users can name, and these."""
+TRAINABLE = {name: preset for name, preset in ALL_PRESETS.items() if preset.model.posable}
+"""Training needs body poses."""
 
 
 def register() -> None:
     """For this process, as conftest does for the tests' own."""
-    for preset in (TINY, TINY_ORIGINAL, TINY_SHOWN):
+    for preset in OWN.values():
         register_preset(preset)

@@ -22,6 +22,7 @@ from portrait360.types import InputError
 from support.presets import TINY_ORIGINAL
 from tools import stages
 from tools.comparison import LOGIT, PLAIN, Comparison, Slack, Tolerance, rows_table, stages_table
+from tools.family_stages import compare_full_size_relative
 from tools.golden import Golden, full_size_networks, named_tensor, parse_part, read_golden
 from tools.parity import compare, main
 from tools.stages import compare_full_size
@@ -80,6 +81,47 @@ def test_released_sizes_agree():
         assert file.unused() == []
         wrong = [row for row in comparison.rows if not row.ok]
         assert not wrong, rows_table(wrong)
+
+
+STAGES_OF_RELATIVES = {
+    "mapping", "tri-grid", "background", "lookup", "decoder: densities", "decoder: features", "sampling distances",
+    "marcher: coarse weights", "importance samples of golden weights", "importance samples in a render",
+    "marcher: features", "composited features", "raw image", "raw image, overwritten (7.5)", "mask", "depth",
+    "module forward",
+}  # fmt: skip
+OWN_STAGES = {
+    "panohead": {
+        "camera translation", "labels", "tri-grid of distinct rows", "background of distinct rows",
+        "lookup with one slice", "marcher", "rays", "background of another style", "rays that begin nearer",
+    },
+    "pyramid": {
+        "pose branch of G", "roll-out", "flat images of distinct rows", "tri-grids of distinct rows",
+        "background image", "rays in chunks",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", OWN_STAGES)
+def test_every_stage_of_the_relatives_agrees(family):
+    """Without super-resolution, whose weights are left out of these files: it is the original's."""
+    result = compare(FOLDER / f"{family}_small_part.npz")
+    assert {row.stage for row in result.rows} == STAGES_OF_RELATIVES | OWN_STAGES[family]
+    assert result.not_compared == []
+    wrong = [row for row in result.rows if not row.ok]
+    assert not wrong, rows_table(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", OWN_STAGES)
+def test_released_sizes_of_the_relatives_agree(family):
+    file = without(FOLDER / f"{family}_512_a.npz", "out/nrr128/")
+    comparison = Comparison(file)
+    compare_full_size_relative(comparison, full_size_networks(file, "a"))
+    assert file.unused() == []
+    assert {"image", "tri-grid", "raw image", "background"} <= {row.stage for row in comparison.rows}
+    wrong = [row for row in comparison.rows if not row.ok]
+    assert not wrong, rows_table(wrong)
 
 
 # ---- the comparison itself ----
@@ -141,6 +183,10 @@ def test_stored_parts_apply_to_the_last_axes():
     assert [row.ok for row in comparison.rows] == [True, True]
     assert comparison.rows[0].max_error == 0.0
     assert made.unused() == []
+    leading = Golden(Path("made.npz"), {"out/x[:, :, 1::4]": whole[:, :, 1::4].numpy()})
+    comparison = Comparison(leading)
+    comparison.check("stage", "x", whole, PLAIN)
+    assert [row.ok for row in comparison.rows] == [True]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +196,11 @@ def test_stored_parts_apply_to_the_last_axes():
         ("G/backbone.synthesis.b8.conv0.noise_strength", 0.1, 0),
         ("G/backbone.synthesis.b8.conv0.affine.bias", 0.1, 1),
         ("G/backbone.mapping.w_avg", 0.3, 0),
+        ("G/backbone.mapping.fc0.weight", 100, 0),
+        ("G/t_mapping.fc0.weight", 1, 0),
+        ("G/t_mapping.fc1.weight", 0.03, 0),
+        ("G/t_mapping.w_avg", 0.009, 0),
+        ("G/backbone.synthesis.b3d8.block.torgb.weight", 0.4, 0),
         ("D/mapping.fc3.weight", 100, 0),
         ("D/mapping.fc3.bias", 10, 0),
         ("D/mapping.embed.bias", 0.1, 0),

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate
+from portrait360.geometry.conventions import model_points
 from portrait360.geometry.nearest import nearest_triangles
 from portrait360.model.generator import Generator, Scene
 from portrait360.model.layers import FullyConnected
@@ -49,26 +50,32 @@ def shape_like_body(generator: Generator, scene: Scene, body: BodyTemplate, seed
         below.weight[:UNITS, :CHANNELS] = first / below.weight_gain
         above.weight[0, :UNITS] = second / above.weight_gain
         above.bias[0] = bias / above.bias_gain
-        tri_grid = scene.tri_grid.clone()
+        tri_grid, coarser = scene.tri_grid.clone(), tuple(level.clone() for level in scene.coarser)
         fine = F.interpolate(planes.flatten(0, 3)[None], size=tri_grid.shape[-2:], mode="bilinear")
+        fine = fine * (1 + len(coarser))  # the levels of a pyramid are averaged
         tri_grid[:, :, :CHANNELS] = fine.reshape(1, *planes.shape[1:4], *tri_grid.shape[-2:])
-    return dataclasses.replace(scene, tri_grid=tri_grid)
+        for level in coarser:
+            level[:, :, :CHANNELS] = 0.0
+    return dataclasses.replace(scene, tri_grid=tri_grid, coarser=coarser)
 
 
 def _fit(generator: Generator, body: BodyTemplate, seed: int):
     """Feature planes, hidden and output weights of the density, by least squares on points around the body."""
-    # Points near the skin and anywhere in the box, with their densities.
+    # Points near the skin and anywhere in the box, with their densities, all in the model's world.
     config = generator.config
+    unit_length = config.camera.scale
+    vertices = model_points(body.vertices, config.camera)
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
 
-    close = body.vertices[torch.randint(len(body.vertices), (60_000,), generator=random)] + normal(60_000, 3) * 0.04
+    chosen = torch.randint(len(vertices), (60_000,), generator=random)
+    close = vertices[chosen] + normal(60_000, 3) * (0.04 * unit_length)
     anywhere = (torch.rand(90_000, 3, generator=random) * 2.0 - 1.0) * torch.tensor(config.render.box_half)
     points = torch.cat([close, anywhere + torch.tensor(config.render.box_centre)])
-    distance = nearest_triangles(points, body.vertices[body.faces])[2]
-    wanted, air = wanted_density(distance, config.render.density_scale), distance > 2.0 * FLESH
+    distance = nearest_triangles(points, vertices[body.faces])[2] / unit_length
+    wanted, air = wanted_density(distance, config.render.density_scale * unit_length), distance > 2.0 * FLESH
     unit = float(wanted.max() - wanted.min()) / 8.0
     at = normalize_points(points[None], config.render.box_centre, config.render.box_half)[0]
 

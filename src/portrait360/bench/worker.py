@@ -19,6 +19,7 @@ from portrait360.bench.scene import shape_like_body
 from portrait360.config import Preset, named_preset, register_preset
 from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.conventions import model_camera
 from portrait360.geometry.deformation import deformation_field
 from portrait360.model.discriminator import Discriminator, DiscriminatorInput
 from portrait360.model.generator import Generator, RenderDraws, Scene
@@ -64,11 +65,11 @@ def time_preset(preset: str, repeats: int = 3, exact: bool = False, bf16: bool |
     generator = Generator(model).eval().requires_grad_(False)
     bf16 = worth_bf16(model) if bf16 is None else bf16
     z, camera = torch.randn(1, model.z_dim), camera_label(torch.tensor([YAW]))
-    pose = torch.tensor([BODY_POSE])
+    pose = torch.tensor([BODY_POSE]) if model.posable else None
 
     # A scene with the density of a body, and again in bf16 where that is used.
     with torch.no_grad():
-        w = generator.map(z, camera, None, 0.7)
+        w = generator.map(z, model_camera(camera, model.camera), None, 0.7)
         exact_scene = shape_like_body(generator, generator.scene(w, gradients=False), load_body())
         scene = exact_scene
         if bf16:
@@ -96,13 +97,15 @@ def _fast(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: int, re
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
             times = {name: seconds(work, repeats) for name, work in stages.items()}
 
-        # Whole views: further ones of a scene, and the first one of a new scene.
-        views = {
-            "further view, canonical": seconds(lambda: portrait.render(camera, None, side), repeats),
-            "further view, posed": seconds(lambda: portrait.render(camera, pose, side), repeats),
-            "first view, posed": seconds(lambda: _first_view(portrait, z, camera, pose, side), repeats),
-        }
+        # Whole views: further ones of a scene, and the first one of a new scene, posed where the model knows poses.
+        views = {"further view, canonical": seconds(lambda: portrait.render(camera, None, side), repeats)}
+        if pose is not None:
+            views["further view, posed"] = seconds(lambda: portrait.render(camera, pose, side), repeats)
+        first = "first view, canonical" if pose is None else "first view, posed"
+        views[first] = seconds(lambda: _first_view(portrait, z, camera, pose, side), repeats)
         peak = peak_megabytes()
+        if pose is None:
+            return {"stages": times, "views": views, "peak_mib": peak}
 
         # The discriminator, at the model's size.
         discriminator = Discriminator(generator.config).eval().requires_grad_(False)
@@ -120,20 +123,23 @@ def _stages(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: int) 
     # Networks.
     generator, scene = portrait.generator, portrait.scene
     synthesis = generator.backbone.synthesis
-    w = generator.map(z, camera, None, 0.7)
+    w = generator.map(z, model_camera(camera, generator.config.camera), None, 0.7)
     ws = w[:, None].expand(-1, synthesis.num_ws, -1)
+    own = model_camera(camera, generator.config.camera)
     stages: dict[str, Callable[[], Any]] = {}
-    stages["mapping"] = lambda: generator.map(z, camera, None, 0.7)
-    stages["tri-grid"] = lambda: synthesis(ws, "const", gradients=False)
+    stages["mapping"] = lambda: generator.map(z, own, None, 0.7)
+    stages["tri-grid"] = lambda: generator.tri_grids(ws, gradients=False)
     if generator.config.background is not None:
         stages["background"] = lambda: generator.bcg_synthesis(ws, "const", gradients=False)
 
     # Rendering.
     stages["occupancy"] = lambda: find_matter(generator, scene)
-    stages["deformation"] = lambda: deformation_field(generator.body, pose)
+    if pose is not None:
+        stages["deformation"] = lambda: deformation_field(generator.body, pose)
     draws = RenderDraws(occupancy=None if portrait.occupied is None else Occupancy(portrait.occupied), gradients=False)
-    stages["rendering, canonical"] = lambda: generator.cast(scene, camera, None, side, draws, plain=False)
-    stages["rendering, posed"] = lambda: generator.cast(scene, camera, pose, side, draws, plain=False)
+    stages["rendering, canonical"] = lambda: generator.cast(scene, own, None, side, draws, plain=False)
+    if pose is not None:
+        stages["rendering, posed"] = lambda: generator.cast(scene, own, pose, side, draws, plain=False)
     if generator.config.superresolution is not None:
         raw = torch.randn(1, 3, side, side)
         features = torch.randn(1, generator.config.features, side, side)
@@ -145,9 +151,10 @@ def _first_view(portrait: SceneRenderer, z: Any, camera: Any, pose: Any, side: i
     """Everything from the latent to the image. The new scene has no head, but its densities take the same time."""
     generator = portrait.generator
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=portrait.bf16):
-        new = generator.scene(generator.map(z, camera, None, 0.7), gradients=False)
+        own = model_camera(camera, generator.config.camera)
+        new = generator.scene(generator.map(z, own, None, 0.7), gradients=False)
     find_matter(generator, new)
-    new = dataclasses.replace(new, tri_grid=portrait.scene.tri_grid)
+    new = dataclasses.replace(new, tri_grid=portrait.scene.tri_grid, coarser=portrait.scene.coarser)
     return SceneRenderer(generator, new, portrait.occupied, portrait.bf16).render(camera, pose, side)
 
 
@@ -155,26 +162,29 @@ def _exact(portrait: SceneRenderer, scene: Scene, camera: Any, pose: Any, side: 
     """The plain twins: with gradients, layers do not fold."""
     # The plain renderer, and fast images to compare with.
     generator = portrait.generator
+    own = model_camera(camera, generator.config.camera)
     views, quality = {}, {}
+    poses = {"canonical": None} if pose is None else {"canonical": None, "posed": pose}
 
     def plain(body_pose: Any) -> RenderOutput:
         draws = RenderDraws()
-        return generator.render(scene, camera, body_pose, resolution=side, draws=draws, plain=True)
+        return generator.render(scene, own, body_pose, resolution=side, draws=draws, plain=True)
 
     with torch.no_grad():
-        fast = {name: portrait.render(camera, p, side) for name, p in (("canonical", None), ("posed", pose))}
+        fast = {name: portrait.render(camera, p, side) for name, p in poses.items()}
 
     # Time it once for each view.
     with torch.enable_grad():
-        for name, body_pose in (("canonical", None), ("posed", pose)):
+        for name, body_pose in poses.items():
             start = time.perf_counter()
             exact = plain(body_pose)
             views[f"further view, {name}"] = time.perf_counter() - start
             quality[name] = psnr(fast[name], exact)
         start = time.perf_counter()
-        w = generator.map(torch.randn(1, generator.config.z_dim), camera, None, 0.7)
+        w = generator.map(torch.randn(1, generator.config.z_dim), own, None, 0.7)
         generator.scene(w)
-        views["first view, posed"] = time.perf_counter() - start + views["further view, posed"]
+        last = next(reversed(poses))
+        views[f"first view, {last}"] = time.perf_counter() - start + views[f"further view, {last}"]
     return {"views": views, "psnr_db": quality, "peak_mib": peak_megabytes()}
 
 

@@ -295,12 +295,13 @@ class Pose:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert weights of the original 3DPortraitGAN to this project's format.
+    """Convert weights of 3DPortraitGAN, 3DPortraitGAN_pyramid or PanoHead to this project's format.
 
-    Reads a snapshot of the original training code (.pkl, also .pkl.xz) as data: nothing in it is run. Body-model
-    data in it are left out; the packaged body drives the deformation, or your own SMPL file with --body.
+    Reads a snapshot of the published training codes (.pkl, also .pkl.xz) as data: nothing in it is run. Which of the
+    three it is, its tensors tell. Body-model data in it are left out; the packaged body drives the deformation, or your
+    own SMPL file with --body.
 
-    Example: portrait360 convert 3DPortraitGAN512-128.pkl --out original.safetensors
+    Example: portrait360 convert easy-khair-180-gpc0.8-trans10-025000.pkl --out panohead.safetensors
     """
 
     snapshot: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OFFICIAL.pkl")]
@@ -314,11 +315,14 @@ class Convert:
     def run(self) -> None:
         from portrait360.official.convert import convert_snapshot
 
-        model = convert_snapshot(self.snapshot, self.out, self.body)
+        found = convert_snapshot(self.snapshot, self.out, self.body)
+        model = found.model
+        print(f"licence: {found.licence}")
         if self.body is not None:
             print("note: this file holds SMPL data, which fall under the SMPL licence; do not pass it on.")
         words = ["generate", "--seeds", "0-3", "--out", self.out.with_suffix(""), "--weights", self.out]
-        close(self.out, f"{model.resolution}x{model.resolution} pixels, rendered at {model.raw_resolution}", words)
+        what = f"{found.title}: {model.resolution}x{model.resolution} pixels from {model.raw_resolution}"
+        close(self.out, what, words)
 
     def resume_hint(self) -> str:
         return "nothing was written"

@@ -191,6 +191,8 @@ def _defaults(field: PresetField) -> str:
     """The presets' values, those that most have first."""
     names: dict[str, list[str]] = {}
     for name, preset in PRESETS.items():
+        if not preset.model.posable:  # is not trained
+            continue
         names.setdefault(_words(field.of(preset)), []).append(name)
     if len(names) == 1:
         return f"(default: {next(iter(names))})"

@@ -7,6 +7,7 @@ Nothing here imports torch, so that `--help` is quick.
 
 from portrait360.config.model import (
     Box,
+    CameraConfig,
     DiscriminatorConfig,
     ModelConfig,
     OriginalBugs,
@@ -31,6 +32,7 @@ from portrait360.config.training import (
 __all__ = [
     "PRESETS",
     "Box",
+    "CameraConfig",
     "DiscriminatorConfig",
     "ModelConfig",
     "OriginalBugs",

@@ -23,6 +23,9 @@ class SynthesisConfig:
     """Add learned per-pixel noise after each convolution."""
     first_output: int = 4
     """Lowest resolution that adds to the output image, pixels."""
+    pyramid_from: int | None = None
+    """From this resolution on, each gives a tri-grid of twice its side, made by layers that see all three planes, and
+    lookups in all of them are averaged (equations 15.3); None: the image of the highest resolution is the tri-grid."""
 
     @property
     def resolution(self) -> int:
@@ -59,6 +62,25 @@ class RenderConfig:
     """Activation of rendered features; sigmoid where they are colours."""
     inference_samples: int | None = None
     """Samples per ray at inference; None = as in training."""
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """The cameras that a model was trained with, and where its world lies in this project's.
+
+    Labels of a model's cameras are in its own world; `geometry.conventions` makes them from this project's labels.
+    """
+
+    radius: float = 2.7
+    """Distance of every camera from the model's origin, units of its world."""
+    focal: float = 5000 / 1024 / 0.75
+    """Focal length in units of the image size."""
+    look_at: Vector3 = (0.0, 0.0649, 0.0)
+    """The point that every camera looks at, in the model's world."""
+    origin: Vector3 = (0.0, 0.0, 0.0)
+    """Where the model's origin lies in this project's world."""
+    scale: float = 1.0
+    """Units of the model's world in one unit of this project's."""
 
 
 @dataclass(frozen=True)
@@ -178,15 +200,24 @@ class ModelConfig:
     """Rendered channels per ray; 3 without super-resolution: the rendered colour is the image."""
     pose_hidden: tuple[int, ...] = (128, 32)
     """Widths of the hidden layers of the generator's pose branch."""
-    deformation: Literal["field", "exact"] = "field"
-    """field: the inverse deformation from a grid; exact: from the nearest triangle of the body, as published."""
+    deformation: Literal["field", "exact", "none"] = "field"
+    """field: the inverse deformation from a grid; exact: from the nearest triangle of the body, as published; none: the
+    model knows no body pose, neither here nor in its mapping network."""
     thickness: float = 0.25
     """Distance from the body within which the exact deformation moves points, world units."""
     warp: WarpConfig | None = None
     """What a style displaces in canonical space; None: nothing, as in the original. For the deformation `field`."""
+    camera: CameraConfig = CameraConfig()
+    camera_translation: bool = False
+    """A second mapping network predicts how far the camera of a latent is to be moved (equations 15.2)."""
     plain_background: float = 0.0
     """Grey level in [-1, 1] behind the portrait where there is no background network."""
     original_bugs: OriginalBugs = OriginalBugs()
+
+    @property
+    def posable(self) -> bool:
+        """Whether neck and head can be turned."""
+        return self.deformation != "none"
 
     def with_pose_blocks(self, count: int) -> ModelConfig:
         """The same with so many blocks of a pose path."""
@@ -235,6 +266,15 @@ def check_model(model: ModelConfig) -> None:
         raise _mistake(
             "model.render.near", f"above 0 and below `model.render.far`, {model.render.far}", model.render.near
         )
+
+    # A pyramid of tri-grids
+    if model.synthesis.pyramid_from is not None:
+        wanted = 3 * model.plane_features * model.plane_depth
+        if set(model.synthesis.channels) != {wanted}:
+            raise _mistake("model.synthesis.channels", f"{wanted} each for a pyramid", model.synthesis.channels)
+        if model.synthesis.resample != "fir" or model.symmetric_features:
+            wrong = model.synthesis.pyramid_from
+            raise _mistake("model.synthesis.pyramid_from", "None with box filters or symmetric features", wrong)
 
     # An identity warp
     if model.warp is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from portrait360.config.model import (
+    CameraConfig,
     DiscriminatorConfig,
     ModelConfig,
     OriginalBugs,
@@ -185,6 +186,47 @@ def _portrait_identity() -> Preset:
     return Preset(model, training)
 
 
+HEAD_CAMERA = CameraConfig(focal=4.2647, look_at=(0.0, 0.0, 0.0), origin=(0.0, 0.081, 0.025), scale=3.1)
+"""PanoHead's cameras. Where its heads lie is not published: origin and scale follow from how its photos were cropped,
+for the eyes and the mouth of the packaged body (equations 15.1)."""
+
+
+def _panohead(name: str, plane_depth: int) -> Preset:
+    """Heads from all sides without shoulders or a body pose, and cameras that follow the latent."""
+    base = _original(512, 128, _SR_512).model
+    model = dataclasses.replace(
+        base,
+        name=name,
+        plane_depth=plane_depth,
+        pose_hidden=(),
+        deformation="none",
+        camera=HEAD_CAMERA,
+        camera_translation=True,
+        original_bugs=OriginalBugs(),
+    )
+    return Preset(model, original_recipe(model))
+
+
+def _pyramid() -> Preset:
+    """The published 512 network with a pyramid of tri-grids in a smaller box, and a narrower discriminator."""
+    base = _original(512, 128, _SR_512).model
+    features, depth, box = 12, 3, 0.7
+    model = dataclasses.replace(
+        base,
+        name="pyramid-512",
+        synthesis=SynthesisConfig((3 * features * depth,) * 7, pyramid_from=4),
+        background=SynthesisConfig(stylegan_channels(32768, 512, 128)),
+        plane_features=features,
+        plane_depth=depth,
+        decoder_hidden=32,
+        render=RenderConfig(
+            near=2.385, far=3.12, box_half=(box / 2.0, box / 2.0, box / 2.0), crop=box / 2.0 - 0.1 * box
+        ),
+        discriminator=DiscriminatorConfig(stylegan_channels(18432, 144, 512)[::-1]),
+    )
+    return Preset(model, original_recipe(model))
+
+
 _SR_512 = SuperResolutionConfig(128, (256, 128), up_first=True)
 _SR_256 = SuperResolutionConfig(128, (128, 64), resize="smaller", filter_buffer=True)
 _SR_128 = SuperResolutionConfig(64, (128, 64), filter_buffer=True)
@@ -195,13 +237,17 @@ PRESETS: dict[str, Preset] = {
         _original(512, 128, _SR_512),
         _original(256, 128, _SR_256),
         _original(128, 64, _SR_128),
+        _panohead("panohead-512", 3),
+        _panohead("panohead-512-depth-1", 1),
+        _pyramid(),
         _portrait_256(),
         _portrait_128(),
         _portrait_identity(),
         _cpu_64(),
     )
 }
-"""Presets that users can name. `original-*` are the published networks; the others are this project's."""
+"""Presets that users can name. `original-*`, `panohead-*` and `pyramid-*` are published networks; the others are this
+project's."""
 
 _registered: dict[str, Preset] = {}
 

@@ -32,7 +32,7 @@ it the border value continues, which is zero at the shoulders."""
 FIELD_SHAPE = (24, 28, 20)
 """Nodes along z, y and x."""
 HALF_BOX = 0.5
-"""Only faces inside the cube |coordinate| < HALF_BOX take part in the exact transfer."""
+"""Half of the side of the original's cube."""
 
 
 # ---- the exact transfer ----
@@ -44,21 +44,26 @@ def deform_exact(
     pose: Float[Tensor, "B 6"],
     thickness: float = 0.25,
     *,
+    half_box: float = HALF_BOX,
     first_axis_of_three: bool = False,
 ) -> Float[Tensor, "B N 3"]:
     """Canonical positions of posed points, by the rigid frame of the nearest triangle of the posed body.
 
     Points at `thickness` or farther from the body stay. Gradients reach the pose and the points through the
-    frames, not through the choice of triangle. Source: equations 6. `first_axis_of_three`: see `carry`.
+    frames, not through the choice of triangle. Source: equations 6. `half_box`: see `kept_faces`;
+    `first_axis_of_three`: see `carry`.
     """
-    faces = body.faces[kept_faces(body.vertices, body.faces)]
+    faces = body.faces[kept_faces(body.vertices, body.faces, half_box)]
     rest, posed = body.vertices.to(points)[faces], posed_vertices(body, pose)[:, faces]
     return transfer(points, rest, posed, thickness, first_axis_of_three=first_axis_of_three)
 
 
-def kept_faces(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "T 3"]) -> Bool[Tensor, " T"]:
-    """Which triangles take part in the exact transfer: all corners inside the cube (equations 6.3)."""
-    return (vertices.abs() < HALF_BOX).all(-1)[faces].all(-1)
+def kept_faces(
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "T 3"], half_box: float = HALF_BOX
+) -> Bool[Tensor, " T"]:
+    """Which triangles take part in the exact transfer: all corners inside the cube |coordinate| < half_box, that of
+    the tri-grid (equations 6.3)."""
+    return (vertices.abs() < half_box).all(-1)[faces].all(-1)
 
 
 def transfer(

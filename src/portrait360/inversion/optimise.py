@@ -225,7 +225,8 @@ def optimise_styles(
 @torch.no_grad()
 def align_photos(generator: Generator, scene: Scene, photos: list[Photo], recipe: Recipe, critics: Critics) -> None:
     """Correct the cameras and body poses of all photos."""
-    scene = replace(scene, w=scene.w.detach(), tri_grid=scene.tri_grid.detach())
+    coarser = tuple(level.detach() for level in scene.coarser)
+    scene = replace(scene, w=scene.w.detach(), tri_grid=scene.tri_grid.detach(), coarser=coarser)
     occupancy = occupancy_of(generator, scene)
     for photo in photos:
 

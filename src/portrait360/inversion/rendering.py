@@ -28,7 +28,8 @@ class View:
 @torch.no_grad()
 def occupancy_of(generator: Generator, scene: Scene, seed: int | None = None) -> Occupancy | None:
     """The occupied cells of a scene; with a seed some of the others are sampled too, so that matter can grow."""
-    planes = Scene(scene.w.detach(), scene.tri_grid.detach(), None)
+    coarser = tuple(level.detach() for level in scene.coarser)
+    planes = Scene(scene.w.detach(), scene.tri_grid.detach(), None, coarser=coarser)
     found = find_matter(generator, planes)
     return None if found is None else Occupancy(found, seed)
 

@@ -1,7 +1,7 @@
 """What the CPU renderers read, in named blocks: planes and decoder, rays, samples, space, and the boxes' numbers.
 
-Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent, flat; B = L * views images, latent-major. An empty array
-switches a part off (field, density noise, occupancy, gaps).
+Layouts: planes (L, P, P, 3, D, C), one tri-grid per latent, flat, those of a pyramid one after the other; B = L * views
+images, latent-major. An empty array switches a part off (field, density noise, occupancy, gaps).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Form(NamedTuple):
     """Sizes that kernels are compiled for: constants, so that the compiler unrolls and vectorises."""
 
     channels: int
-    """Of a plane's features; divisible by 8."""
+    """Of a plane's features; divisible by 8, or at least 8 in the two-pass renderer."""
     hidden: int
     """Units of the decoder's hidden layer; divisible by 16."""
     outputs: int
@@ -24,6 +24,13 @@ class Form(NamedTuple):
     """Slices of a plane."""
     softplus: bool
     """Activation of the hidden layer; else leaky ReLU."""
+    levels: int = 1
+    """Of a pyramid of tri-grids."""
+
+    @property
+    def scratch(self) -> int:
+        """Room for the features of a point."""
+        return (self.channels + 7) // 8 * 8
 
 
 class DecoderWeights(NamedTuple):
@@ -98,7 +105,7 @@ class Sizes(NamedTuple):
     """Counts. Shapes are (nz, ny, nx)."""
 
     resolution: int
-    """P, of the planes."""
+    """P, of the planes; of a pyramid's finest ones."""
     views: int
     """Images of each tri-grid."""
     field: tuple[int, ...]

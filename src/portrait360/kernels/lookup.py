@@ -123,6 +123,33 @@ def gather(planes: Any, base: int, resolution: int, q: Any, f: Any, at: int, cha
 
 
 @device
+def gather_levels(planes: Any, base: int, resolution: int, q: Any, f: Any, channels: int, depth: int, levels: int):
+    """`gather` in a tri-grid, or the mean of all levels of a pyramid, stored from the coarsest on, into f.
+
+    `resolution`: of the finest. f has room for `channels` rounded up to a multiple of eight.
+    """
+    if levels == 1:
+        gather(planes, base, resolution, q, f, 0, channels, depth)
+    else:
+        for n in range(0, channels, 8):
+            store8(f, n, splat8(ZERO))
+        side, start, share = resolution >> (levels - 1), base, ONE / np.float32(levels)
+        for _ in range(levels):
+            o0, w0, o1, w1, o2, w2 = tri_grid_taps(start, side, q, channels, depth)
+            for n in range(0, channels, 8):
+                c = min(n, channels - 8)  # the last eight overlap those before where channels are no multiple of eight
+                total = taps8(planes, o0, w0, c, splat8(ZERO))
+                total = taps8(planes, o1, w1, c, total)
+                store8(f, n, axpy8(share, taps8(planes, o2, w2, c, total), load8(f, n)))
+            start += 3 * side * side * depth * channels
+            side *= 2
+        if channels % 8 != 0:
+            last = channels - channels % 8
+            for k in range(8):
+                f[channels - 8 + k] = f[last + k]
+
+
+@device
 def hidden_layer(f: Any, at: int, w1: Any, b1: Any, h: Any, hat: int, channels: int, hidden: int, softplus: bool):
     """Hidden layer of the decoder into h[hat:]. w1 is (C, H), flat."""
     for j in range(0, hidden, 16):

@@ -23,7 +23,7 @@ from portrait360.kernels.lookup import (
     canonical,
     cell_index,
     field_frame,
-    gather,
+    gather_levels,
     hidden_layer,
     output,
     ray_line,
@@ -121,7 +121,7 @@ def _place_coarse(image: int, line: Any, space: Any, shapes: Any, frames: Any, c
 def _decode(form: Any, planes: Any, base: int, resolution: int, decoder: Any, at: Any, slot: int, scratch: Any):
     """Raw density at a position; its hidden layer goes into slot `slot`."""
     H = form.hidden
-    gather(planes, base, resolution, at, scratch.f, 0, form.channels, form.depth)
+    gather_levels(planes, base, resolution, at, scratch.f, form.channels, form.depth, form.levels)
     hidden_layer(scratch.f, 0, decoder.w1, decoder.b1, scratch.h, slot * H, form.channels, H, form.softplus)
     return output(scratch.h, slot * H, decoder.w2, decoder.b2, 0, H)
 
@@ -197,14 +197,14 @@ def _composite(form: Any, planes: Any, base: int, resolution: int, decoder: Any,
 @lru_cache(maxsize=16)
 def two_pass_kernel(form: Form) -> Callable[..., None]:
     """The renderer, compiled for the sizes of a form."""
-    C, H, D, features = form.channels, form.hidden, form.depth, form.outputs - 1
+    C, H, features = form.scratch, form.hidden, form.outputs - 1
 
     @numba.njit(parallel=True, fastmath=FASTMATH, cache=True)
     def forward(planes, decoder, lines, passes, space, geometry, sizes, light, rendered):
         """rendered (B, M, features + 2): features, opacity, sum of weight * distance."""
         images, rays, _ = lines.directions.shape
         views, resolution, coarse, fine = sizes.views, sizes.resolution, passes.coarse, passes.fine
-        stride, cell_count = resolution * resolution * 3 * D * C, space.occupied.size // (images // views)
+        stride, cell_count = planes.size // (images // views), space.occupied.size // (images // views)
         field_shape, cell_shape = sizes.field, sizes.cells
         frame, unit = field_frame(geometry.field, field_shape), unit_frame(geometry.box)
         height, across, tiles = tiling(rays, lines.width)

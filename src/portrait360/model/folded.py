@@ -18,8 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from portrait360.kernels.fir import add_upsampled, smooth_phases
-from portrait360.model.layers import SQRT2, SynthesisBlock, SynthesisLayer
+from portrait360.model.layers import SQRT2, SynthesisBlock, SynthesisLayer, ToRGB
 
+Convolve = Callable[[Tensor, Tensor | None, tuple[int, int]], Tensor]
+"""A map's convolution with a weight, a bias, and that much zero padding."""
 Precision = torch.dtype | None
 """Type of the numbers in folded convolutions; None stands for the plain layers."""
 
@@ -45,21 +47,75 @@ def _rows(x: Float[Tensor, "1 C H W"]):
 
 def folded_layer(
     layer: SynthesisLayer,
-    x: Float[Tensor, "1 I H W"],
+    x: Float[Tensor, "P I H W"],
     w: Float[Tensor, "1 S"],
     noise_mode: str,
     dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "1 O H2 W2"]:
-    """`layer(x, w, noise_mode)` for one sample; x and the result are channels-last. `dtype`: of the convolution."""
+) -> Float[Tensor, "P O H2 W2"]:
+    """`layer(x, w, noise_mode)` for one sample; x and the result are channels-last. `dtype`: of the convolution.
+
+    P is 1, or 3 for layers that see the planes of a tri-grid.
+    """
+    if layer.planes == 1:
+        return _folded(layer, x, layer.style(w)[0], noise_mode, dtype)
+    given = x.to(dtype)
+    styles = layer.style(w)
+    parts = [_folded(layer, x[p : p + 1], styles[p], noise_mode, dtype, rolled_convolution(given, p)) for p in range(3)]
+    return _channels_last(torch.cat(parts))
+
+
+def rolled_convolution(planes: Float[Tensor, "3 C H W"], p: int) -> Convolve:
+    """The convolution of plane p after `layers.roll_out`, without making the rolled out maps.
+
+    The averages that are laid down the rows do not change along them, but for zero padding at both ends: three columns
+    stand for all. So do three rows for those that are laid across.
+    """
+    own, channels = planes[p : p + 1], planes.shape[1]
+    down, across = (p + 1) % 3, (p + 2) % 3
+    columns = planes[down : down + 1].mean(-2)[..., :, None].expand(-1, -1, -1, 3)
+    rows = planes[across : across + 1].mean(-1)[..., None, :].expand(-1, -1, 3, -1)
+
+    def convolve(weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+        blocks = [_channels_last(block) for block in weight.split(channels, dim=1)]
+        y = F.conv2d(own, blocks[p], bias, padding=padding)
+        for strip, block, axis in ((columns, blocks[down], -1), (rows, blocks[across], -2)):
+            first, inner, *_, last = F.conv2d(strip, block, padding=padding).split(1, dim=axis)
+            y.add_(inner)
+            y.narrow(axis, 0, 1).add_(first - inner)
+            y.narrow(axis, y.shape[axis] - 1, 1).add_(last - inner)
+        return y
+
+    return convolve
+
+
+def folded_colours(layer: ToRGB, x: Float[Tensor, "P I H W"], w: Float[Tensor, "1 S"]) -> Float[Tensor, "P O H W"]:
+    """`layer(x, w)` for one sample, in float32."""
+    if layer.planes == 1:
+        return layer(x.float(), w)
+    planes, styles = x.float(), layer.style(w)
+    parts = []
+    for p in range(3):
+        parts.append(rolled_convolution(planes, p)(layer.weight * styles[p][:, None, None], layer.bias, (0, 0)))
+    return _channels_last(torch.cat(parts))
+
+
+def _folded(
+    layer: SynthesisLayer,
+    x: Tensor,
+    style: Tensor,
+    noise_mode: str,
+    dtype: torch.dtype,
+    convolve: Convolve | None = None,
+) -> Tensor:
+    """The layer for one map [1, I, H, W] under the style of its channels; `convolve`: of more channels than x has."""
     # Style and demodulation.
-    style = layer.affine(w)[0]
     kernel = layer.weight.permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I): what follows runs along the channels
     styled = kernel * style
     gain = torch.rsqrt(torch.linalg.vector_norm(styled.flatten(1), dim=1).square() + 1e-8) * SQRT2
     bias = layer.bias * SQRT2
 
     # Scale whichever is smaller: the map, or the kernel.
-    scale_maps = x.numel() < kernel.numel()
+    scale_maps = convolve is None and x.numel() < kernel.numel()
     if scale_maps:
         x = x * style[:, None, None]
     else:
@@ -76,28 +132,34 @@ def folded_layer(
         noise = layer.noise_const * (layer.noise_strength * SQRT2)
 
     # Convolve and activate.
+    if convolve is None:
+        given = x.to(dtype)
+        convolve = lambda weight, bias, padding: F.conv2d(given, weight, bias, padding=padding)  # noqa: E731
     if layer.up:
-        return _up(x.to(dtype), kernel.to(dtype), gain, bias, noise, clamp)
-    x, weight = x.to(dtype), kernel.permute(0, 3, 1, 2).to(dtype)
+        return _up(x.shape[-2:], convolve, kernel.to(dtype), gain, bias, noise, clamp)
+    weight = kernel.permute(0, 3, 1, 2).to(dtype)
     if scale_maps:
-        y = F.conv2d(x, weight, padding=1).mul_(gain[:, None, None]).add_(bias[:, None, None])
+        y = convolve(weight, None, (1, 1)).mul_(gain[:, None, None]).add_(bias[:, None, None])
     else:
-        y = F.conv2d(x, weight, bias.to(dtype), padding=1)
+        y = convolve(weight, bias.to(dtype), (1, 1))
     if noise is not None:
         y.add_(noise)
     F.leaky_relu_(y, 0.2)
     return y if clamp == math.inf else y.clamp_(-clamp, clamp)
 
 
-def _up(x: Tensor, kernel: Tensor, gain: Tensor, bias: Tensor, noise: Tensor | None, clamp: float) -> Tensor:
+def _up(
+    shape: tuple[int, ...], convolve: Convolve, kernel: Tensor, gain: Tensor, bias: Tensor, noise: Tensor | None,
+    clamp: float,
+) -> Tensor:  # fmt: skip
     """Zero-stuffed convolution by phases: y[2p] = x[p] w[0] + x[p - 1] w[2], y[2p + 1] = x[p] w[1] along each axis."""
-    _, _, height, width = x.shape
+    height, width = shape
     even, odd = torch.tensor([2, 0]), torch.tensor([1])
     phases = []
     for rows in (even, odd):
         for columns in (even, odd):
             taps = kernel.index_select(1, rows).index_select(2, columns).permute(0, 3, 1, 2)
-            phases.append(_rows(F.conv2d(x, taps, padding=(len(rows) - 1, len(columns) - 1))))
+            phases.append(_rows(convolve(taps, None, (len(rows) - 1, len(columns) - 1))))
     out = torch.empty(1, len(bias), 2 * height, 2 * width, memory_format=torch.channels_last)
     grid = torch.zeros(0, 0) if noise is None else noise.contiguous()
     y00, y01, y10, y11 = phases
@@ -143,7 +205,7 @@ def run_block(
     # Colours, added to those so far.
     if not hasattr(block, "torgb"):
         return x, image
-    rgb = block.torgb(x.float(), styles[-1])
+    rgb = folded_colours(block.torgb, x, styles[-1])
     if image is None:
         return x, rgb
     return x, folded_skip(image, rgb) if block.up else image + rgb

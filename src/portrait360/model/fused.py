@@ -22,7 +22,7 @@ from portrait360.kernels.points import density_kernel, outputs_kernel
 from portrait360.kernels.render import backward_kernel, forward_kernel
 from portrait360.model.fused_gpu import Cast, render_triton, triton_works
 from portrait360.model.rendering import EMPTY_DENSITY, Deform, Rays, Rendered, Sampling, activated, finish, image_width
-from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
+from portrait360.model.trigrid import Decoder, TriGrid, levels_of, normalize_points, sample_trigrid
 
 STOP_TRANSMITTANCE = 1e-3
 """The fused renderer ends a ray when less than this share of light is left."""
@@ -38,56 +38,60 @@ VIEWING_CELLS = (36, 54, 48)
 
 
 def read_density_plain(
-    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
+    tri_grid: TriGrid, decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
 ) -> Float[Tensor, "L N"]:
     """Density per world unit at points of the tri-grid's [-1, 1]^3, the same points for every tri-grid."""
-    points = normalized.expand(len(tri_grid), -1, -1)
+    points = normalized.expand(len(levels_of(tri_grid)[-1]), -1, -1)
     raw, _ = decoder(sample_trigrid(tri_grid, points))
     return F.softplus(raw[..., 0] + config.density_shift) * config.density_scale
 
 
 def read_density(
-    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
+    tri_grid: TriGrid, decoder: Decoder, normalized: Float[Tensor, "N 3"], config: RenderConfig
 ) -> Float[Tensor, "L N"]:
     """`read_density_plain`, in one compiled pass on the CPU; not differentiable."""
-    if tri_grid.device.type != "cpu":
+    finest = levels_of(tri_grid)[-1]
+    if finest.device.type != "cpu":
         with torch.no_grad():
             return read_density_plain(tri_grid, decoder, normalized, config)
-    planes, weights, form = kernel_inputs(tri_grid.detach(), decoder)
-    densities = torch.empty(len(tri_grid), len(normalized))
+    planes, weights, form = kernel_inputs(tri_grid, decoder)
+    densities = torch.empty(len(finest), len(normalized))
     density_kernel(form)(
-        planes.numpy().reshape(-1), planes.shape[2], len(tri_grid), kernel_weights(*weights), normalized.numpy(),
-        kernel_light(config, 0.0), densities.numpy(),
+        planes.detach().numpy().reshape(-1), finest.shape[-1], len(finest), kernel_weights(*weights),
+        normalized.numpy(), kernel_light(config, 0.0), densities.numpy(),
     )  # fmt: skip
     return densities
 
 
 def query_fused(
-    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, points: Float[Tensor, "L N 3"], config: RenderConfig
+    tri_grid: TriGrid, decoder: Decoder, points: Float[Tensor, "L N 3"], config: RenderConfig
 ) -> tuple[Float[Tensor, "L N 1"], Float[Tensor, "L N F"]]:
     """`rendering.query` in one compiled pass on the CPU; not differentiable, and empty outside of the box."""
     normalized = normalize_points(points, config.box_centre, config.box_half).detach()
     inside = normalized.clamp(-1.0, 1.0).contiguous()  # the kernel reads no other points
-    planes, weights, form = kernel_inputs(tri_grid.detach(), decoder)
+    planes, weights, form = kernel_inputs(tri_grid, decoder)
+    resolution = levels_of(tri_grid)[-1].shape[-1]
     values = torch.empty(*points.shape[:2], form.outputs)
-    for one, places, rows in zip(planes, inside, values, strict=True):
+    for one, places, rows in zip(planes.detach(), inside, values, strict=True):
         outputs_kernel(form)(
-            one.numpy().reshape(-1), planes.shape[2], kernel_weights(*weights), places.numpy(), rows.numpy()
+            one.numpy().reshape(-1), resolution, kernel_weights(*weights), places.numpy(), rows.numpy()
         )
     outside = (inside != normalized).any(dim=-1, keepdim=True)
     density = values[..., :1].masked_fill(outside, EMPTY_DENSITY)
     return activated(density, values[..., 1:], points, normalized, config)
 
 
-def can_query_fused(tri_grid: Tensor, decoder: Decoder) -> bool:
+def can_query_fused(tri_grid: TriGrid, decoder: Decoder) -> bool:
     """Whether the kernel's loops fit the sizes: C divisible by 8, the hidden layer by 16, on the CPU."""
     hidden = len(decoder.parameters_as_used()[1])
-    return tri_grid.device.type == "cpu" and tri_grid.shape[2] % 8 == 0 and hidden % 16 == 0
+    finest = levels_of(tri_grid)[-1]
+    fits = finest.shape[2] % 8 == 0 or (finest.shape[2] > 8 and isinstance(tri_grid, tuple))
+    return finest.device.type == "cpu" and fits and hidden % 16 == 0
 
 
 @torch.no_grad()
 def occupied_cells(
-    tri_grid: Float[Tensor, "L 3 C D H W"],
+    tri_grid: TriGrid,
     decoder: Decoder,
     config: RenderConfig,
     shape: tuple[int, int, int],
@@ -95,7 +99,8 @@ def occupied_cells(
     visible: float = VISIBLE_DENSITY,
 ) -> UInt8[Tensor, "L nz ny nx"]:
     """Where each portrait's density is above `visible`: `samples` per cell and axis, grown by one cell to be safe."""
-    axes = [(torch.arange(samples * n, device=tri_grid.device) + 0.5) / (samples * n) * 2.0 - 1.0 for n in shape]
+    device = levels_of(tri_grid)[-1].device
+    axes = [(torch.arange(samples * n, device=device) + 0.5) / (samples * n) * 2.0 - 1.0 for n in shape]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     density = read_density(tri_grid, decoder, torch.stack([x, y, z], dim=-1).reshape(-1, 3), config)
     grid = F.max_pool3d(density.reshape(-1, 1, *z.shape), samples)
@@ -105,13 +110,18 @@ def occupied_cells(
 # ---- the kernels' inputs ----
 
 
-def kernel_inputs(tri_grid: Tensor, decoder: Decoder) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor], Form]:
-    """Planes in the kernels' order (no copy if a channels-last synthesis network made them), weights, sizes."""
-    planes = tri_grid.permute(0, 4, 5, 1, 3, 2).float().contiguous()
+def kernel_inputs(tri_grid: TriGrid, decoder: Decoder) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor], Form]:
+    """Planes in the kernels' order (no copy if a channels-last synthesis network made them), weights, sizes.
+
+    The planes of a pyramid are joined: one row for each latent.
+    """
+    levels = levels_of(tri_grid)
+    ordered = [level.permute(0, 4, 5, 1, 3, 2).float().contiguous() for level in levels]
+    planes = ordered[0] if len(levels) == 1 else torch.cat([level.flatten(1) for level in ordered], dim=1)
     weights = decoder.parameters_as_used()
     hidden, channels = weights[0].shape
     softplus = decoder.net[1].name == "softplus"
-    return planes, weights, Form(channels, hidden, weights[2].shape[0], tri_grid.shape[3], softplus)
+    return planes, weights, Form(channels, hidden, weights[2].shape[0], levels[0].shape[3], softplus, len(levels))
 
 
 def kernel_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> DecoderWeights:

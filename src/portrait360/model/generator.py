@@ -22,7 +22,8 @@ from portrait360.geometry.deformation import (
 )
 from portrait360.model.fused import can_fuse, can_query_fused, query_fused, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
-from portrait360.model.mapping import MappingNetwork
+from portrait360.model.mapping import CameraTranslation, MappingNetwork, inversion_latent
+from portrait360.model.pyramid import PyramidSynthesis
 from portrait360.model.rendering import (
     Deform,
     Occupancy,
@@ -37,7 +38,7 @@ from portrait360.model.rendering import (
 )
 from portrait360.model.superres import SuperResolution
 from portrait360.model.synthesis import SynthesisNetwork
-from portrait360.model.trigrid import Decoder, split_planes, symmetrize
+from portrait360.model.trigrid import Decoder, TriGrid, levels_of, split_planes, symmetrize
 from portrait360.model.two_pass import can_render_two_pass, render_two_pass
 from portrait360.model.warp import IdentityWarp
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, RenderOutput
@@ -54,12 +55,14 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels = 3 * config.plane_features * config.plane_depth
-        self.synthesis = SynthesisNetwork(config.synthesis, config.w_dim, channels, config.plane_depth)
+        network = SynthesisNetwork if config.synthesis.pyramid_from is None else PyramidSynthesis
+        self.synthesis = network(config.synthesis, config.w_dim, channels, config.plane_depth)
         self.mapping = MappingNetwork(
             config.z_dim,
             config.w_dim,
             config.mapping_layers,
             conditioning_scale=config.conditioning_scale,
+            posed=config.posable,
             lr_multiplier=config.mapping_lr_multiplier,
             output=config.mapping_output,
         )
@@ -84,11 +87,19 @@ class Scene:
 
     w: Float[Tensor, "L S"]
     tri_grid: Float[Tensor, "L 3 C D H W"]
+    """Of a pyramid, the finest one."""
     background: Float[Tensor, "L F R R"] | None
     w_background: Float[Tensor, "L S"] | None = None
     """The background's style if it is another one than w."""
     warp: Float[Tensor, "L nz ny nx 3"] | None = None
     """Displacements of canonical positions that make each person's shape (`model.warp`)."""
+    coarser: tuple[Float[Tensor, "L 3 C D h w"], ...] = ()
+    """The other levels of a pyramid, from the coarsest on."""
+
+    @property
+    def tri_grids(self) -> TriGrid:
+        """What renderers read: the tri-grid, or all levels of a pyramid."""
+        return (*self.coarser, self.tri_grid) if self.coarser else self.tri_grid
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,10 @@ class Generator(nn.Module):
             self.bcg_synthesis = SynthesisNetwork(config.background, config.w_dim, config.features)
         if config.warp is not None:
             self.warp = IdentityWarp(config.warp, config.w_dim)
-        self.pose_branch = GeneratorPoseBranch(config.z_dim, config.pose_hidden)
+        if config.camera_translation:
+            self.t_mapping = CameraTranslation(config.z_dim, config.mapping_layers, config.conditioning_scale)
+        if config.posable:
+            self.pose_branch = GeneratorPoseBranch(config.z_dim, config.pose_hidden)
 
     # ---- from latent to scene ----
 
@@ -137,6 +151,19 @@ class Generator(nn.Module):
         """Style w of a latent, conditioned on camera and body pose."""
         mapping = self.backbone.mapping
         return mapping.truncate(mapping(z, camera, body_pose), truncation_psi)
+
+    def translation(
+        self, z: Float[Tensor, "B Z"], camera: Float[Tensor, "B 25"], truncation_psi: float = 1.0
+    ) -> Float[Tensor, "B 3"]:
+        """How far the camera of a latent is to be moved, in the model's world: for `model.camera_translation`."""
+        return self.t_mapping.truncate(self.t_mapping(z, camera), truncation_psi)
+
+    def inversion_translation(self, camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 3"]:
+        """How far the published inversion moves cameras of a photo, which has no latent (equations 15.2); zero for
+        models without `model.camera_translation`."""
+        if not self.config.camera_translation:
+            return camera.new_zeros(len(camera), 3)
+        return self.translation(inversion_latent(self.config.z_dim).to(camera).expand(len(camera), -1), camera)
 
     def scene(
         self,
@@ -158,15 +185,24 @@ class Generator(nn.Module):
         return self._scene(ws.mean(dim=1), ws, None, noise_mode, gradients)
 
     def _scene(self, w: Tensor, ws: Tensor, w_background: Tensor | None, noise_mode: str, gradients: bool) -> Scene:
-        planes = self.backbone.synthesis(ws, noise_mode, gradients=gradients)
+        *coarser, tri_grid = self.tri_grids(ws, noise_mode, gradients=gradients)
         background = None
         if self.config.background is not None:
             wb = w if w_background is None else w_background
             ws = wb[:, None].expand(-1, self.bcg_synthesis.num_ws, -1)
             background = self.bcg_synthesis(ws, noise_mode, gradients=gradients)
-        tri_grid = symmetrize(split_planes(planes, self.config.plane_depth), self.config.symmetric_features)
         warp = None if self.config.warp is None else self.warp(w)
-        return Scene(w, tri_grid, background, w_background, warp)
+        return Scene(w, tri_grid, background, w_background, warp, tuple(coarser))
+
+    def tri_grids(
+        self, ws: Float[Tensor, "L N S"], noise_mode: str = "const", *, gradients: bool = True
+    ) -> tuple[Float[Tensor, "L 3 C D H W"], ...]:
+        """The levels of a pyramid from the coarsest on, or the one tri-grid, of the rows of styles."""
+        synthesis = self.backbone.synthesis
+        if isinstance(synthesis, PyramidSynthesis):
+            return synthesis.levels(ws, noise_mode, gradients=gradients)
+        planes = synthesis(ws, noise_mode, gradients=gradients)
+        return (symmetrize(split_planes(planes, self.config.plane_depth), self.config.symmetric_features),)
 
     # ---- from scene to images ----
 
@@ -215,6 +251,7 @@ class Generator(nn.Module):
             body=self.body,
             pose=body_pose,
             thickness=self.config.thickness,
+            half_box=max(self.config.render.box_half),
             first_axis_of_three=self.config.original_bugs.first_axis_of_three,
         )
 
@@ -226,7 +263,7 @@ class Generator(nn.Module):
         if draws.occupancy is not None and not plain and self._is_inference(scene, draws):
             field = self.field(scene, body_pose, len(bounded.near))
             occupied = draws.occupancy.occupied
-            return render_two_pass(scene.tri_grid, self.decoder, bounded, config, occupied, field=field)
+            return render_two_pass(scene.tri_grids, self.decoder, bounded, config, occupied, field=field)
 
         deform = self._exact(body_pose)
         field = None if deform is not None else self.field(scene, body_pose, len(bounded.near), plain=plain)
@@ -234,7 +271,9 @@ class Generator(nn.Module):
             deform = partial(apply_field, field)
         n, m = bounded.near.shape
         jitter = None if draws.jitter is None else draws.jitter[..., None, None].expand(n, m, config.samples, 1)
-        tri_grid = scene.tri_grid.repeat_interleave(n // scene.tri_grid.shape[0], dim=0)
+        views = n // len(scene.w)
+        grids = tuple(level.repeat_interleave(views, dim=0) for level in levels_of(scene.tri_grids))
+        tri_grid = grids if scene.coarser else grids[-1]
         random = TwoPassDraws(jitter, draws.density_noise)
         return render_original(tri_grid, self.decoder, bounded, config, deform=deform, draws=random)
 
@@ -263,7 +302,7 @@ class Generator(nn.Module):
         """Whether the compiled two-pass renderer, which has no gradients and draws nothing, can be used."""
         random = draws.jitter is not None or draws.density_noise > 0
         inference = not random and not draws.gradients
-        return inference and can_render_two_pass(scene.tri_grid, self.decoder, self.config.render)
+        return inference and can_render_two_pass(scene.tri_grids, self.decoder, self.config.render)
 
     def render(
         self,
@@ -280,6 +319,8 @@ class Generator(nn.Module):
         `resolution`: side of the rays (default: the config's). `plain` forces the slow readable renderer and
         the readable field.
         """
+        if body_pose is not None and not self.config.posable:
+            raise ValueError(f"{self.config.name} knows no body pose")
         side = self.config.raw_resolution if resolution is None else resolution
         draws = draws or RenderDraws()
         with torch.autocast(camera.device.type, enabled=False):  # positions need all their bits
@@ -341,9 +382,9 @@ class Generator(nn.Module):
         if field is not None:
             points = apply_field(field, points)
         config = self.config.render
-        compiled = not gradients and can_query_fused(scene.tri_grid, self.decoder)
+        compiled = not gradients and can_query_fused(scene.tri_grids, self.decoder)
         read = query_fused if compiled else query
-        raw, features = read(scene.tri_grid, self.decoder, points, config)
+        raw, features = read(scene.tri_grids, self.decoder, points, config)
         density = torch.nn.functional.softplus(raw + config.density_shift) * config.density_scale
         if self.config.features != 3:
             features = self.torgb(features.transpose(1, 2)[..., None], scene.w)[..., 0].transpose(1, 2)

@@ -159,6 +159,28 @@ class LayerConfig:
     clamp: float | None = None
     resample: str = "fir"
     noise: bool = True
+    planes: int = 1
+    """3: every layer sees all three planes of a tri-grid (`roll_out`); batches then hold planes, sample by sample."""
+
+
+def roll_out(x: Float[Tensor, "B3 C H W"]) -> Float[Tensor, "B3 C3 H W"]:
+    """What a layer that sees all three planes reads: each plane, and of the two others the averages along one axis.
+
+    Channels come in the order of the planes. Plane p gets the next one's averages over rows, laid down its own rows,
+    and those of the one after over columns, laid across its columns, the three in a circle (equations 15.4).
+    """
+    planes = x.unflatten(0, (-1, 3)).unbind(1)
+    rolled = []
+    for p, plane in enumerate(planes):
+        down, across = (p + 1) % 3, (p + 2) % 3
+        parts = {p: plane, down: planes[down].mean(-2)[..., :, None], across: planes[across].mean(-1)[..., None, :]}
+        rolled.append(torch.cat([parts[n].expand_as(plane) for n in range(3)], dim=1))
+    return torch.stack(rolled, dim=1).flatten(0, 1)
+
+
+def planes_of_styles(style: Float[Tensor, "B P_I"], planes: int) -> Float[Tensor, "B_P I"]:
+    """The styles of a layer's inputs, one row for each plane of each sample."""
+    return style if planes == 1 else style.unflatten(1, (planes, -1)).flatten(0, 1)
 
 
 class SynthesisLayer(nn.Module):
@@ -182,7 +204,9 @@ class SynthesisLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.up, self.clamp, self.resample, self.noise = up, config.clamp, config.resample, config.noise
-        self.affine = FullyConnected(config.w_dim, in_channels, bias_init=1.0)
+        self.planes = config.planes
+        in_channels *= self.planes  # rolled out
+        self.affine = FullyConnected(config.w_dim, self.planes * in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         if self.noise:
@@ -190,6 +214,10 @@ class SynthesisLayer(nn.Module):
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
         if self.resample == "fir":
             self.register_buffer("resample_filter", fir_kernel())
+
+    def style(self, w: Float[Tensor, "B S"]) -> Float[Tensor, "B_P I"]:
+        """Factors of the input channels, one row for each map of the batch."""
+        return planes_of_styles(self.affine(w), self.planes)
 
     def _convolve(self, x: Tensor) -> Tensor:
         if self.up and self.resample == "box" and x.shape[-1] >= MIN_SIDE_TO_FOLD:
@@ -217,7 +245,7 @@ class SynthesisLayer(nn.Module):
 
     def _original(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
         """Step by step as in equations 3.1."""
-        y = self._per_sample(x, self.affine(w))
+        y = self._per_sample(x, self.style(w))
         if self.noise and noise_mode == "random":
             y = y + torch.randn_like(y[:, :1]) * self.noise_strength
         elif self.noise and noise_mode == "const":
@@ -225,10 +253,12 @@ class SynthesisLayer(nn.Module):
         y = leaky_relu(y + self.bias[:, None, None]) * SQRT2
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
-    def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"], noise_mode: str):
+    def forward(self, x: Float[Tensor, "B_P I H W"], w: Float[Tensor, "B S"], noise_mode: str):
+        if self.planes == 3:
+            x = roll_out(x)
         if self.resample == "fir" and not self.training:
             return self._original(x, w, noise_mode)
-        style = self.affine(w)
+        style = self.style(w)
         energy = self.weight.float().square().sum(dim=(2, 3))
         with torch.autocast(x.device.type, enabled=False):
             demodulation = torch.rsqrt(style.square() @ energy.t() + 1e-8)
@@ -251,19 +281,32 @@ class ToRGB(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, clamp: float | None = None, plane_depth: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        clamp: float | None = None,
+        plane_depth: int = 1,
+        planes: int = 1,
     ) -> None:
         super().__init__()
-        self.clamp, self.plane_depth = clamp, plane_depth
-        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.clamp, self.plane_depth, self.planes = clamp, plane_depth, planes
+        rolled_out = in_channels * planes
+        self.affine = FullyConnected(w_dim, planes * rolled_out, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, rolled_out, 1, 1))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.style_gain = 1.0 / math.sqrt(in_channels)
+        self.style_gain = 1.0 / math.sqrt(in_channels)  # as published: also where the inputs are rolled out
 
-    def forward(self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B O H W"]:
-        style = (self.affine(w) * self.style_gain).to(x.dtype)
+    def forward(self, x: Float[Tensor, "B_P I H W"], w: Float[Tensor, "B S"]) -> Float[Tensor, "B_P O H W"]:
+        if self.planes == 3:
+            x = roll_out(x)
+        style = self.style(w).to(x.dtype)
         y = convolve_1x1(x * style[:, :, None, None], self.slices_first(self.weight), self.slices_first(self.bias))
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+    def style(self, w: Float[Tensor, "B S"]) -> Float[Tensor, "B_P I"]:
+        """Factors of the input channels, one row for each map of the batch."""
+        return planes_of_styles(self.affine(w), self.planes) * self.style_gain
 
     def slices_first(self, v: Tensor) -> Tensor:
         """Weights or biases in the order of the output's channels."""
@@ -301,7 +344,7 @@ class SynthesisBlock(nn.Module):
             self.conv0 = SynthesisLayer(in_channels, out_channels, resolution, config, up=up)
         self.conv1 = SynthesisLayer(out_channels, out_channels, resolution, config)
         if image_channels is not None:
-            self.torgb = ToRGB(out_channels, image_channels, config.w_dim, config.clamp, plane_depth)
+            self.torgb = ToRGB(out_channels, image_channels, config.w_dim, config.clamp, plane_depth, config.planes)
 
     def _upsample(self, image: Tensor) -> Tensor:
         if self.resample == "box":

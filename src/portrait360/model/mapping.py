@@ -21,8 +21,8 @@ class MappingNetwork(nn.Module):
 
     With `conditioning_scale` 0 there is no embedding of the labels and w depends on z alone. (Feeding zeros instead
     would take two thirds of the variance that z gives to w, and the portraits lose their variety.)
-    `average` keeps the running mean `w_avg` that truncation pulls towards. `output`: a linear layer at the end, which
-    passes on what it gets at first.
+    `posed`: whether the labels hold the body pose beside the camera. `average` keeps the running mean `w_avg` that
+    truncation pulls towards. `output`: a linear layer at the end, which passes on what it gets at first.
     """
 
     w_avg: Tensor
@@ -34,15 +34,17 @@ class MappingNetwork(nn.Module):
         num_layers: int,
         *,
         conditioning_scale: float = 1.0,
+        posed: bool = True,
         lr_multiplier: float = 0.01,
         average: bool = True,
         output: bool = False,
     ) -> None:
         super().__init__()
         self.z_dim, self.num_layers, self.conditioning_scale = z_dim, num_layers, conditioning_scale
+        self.posed = posed
         embedded = 0
         if conditioning_scale != 0:
-            self.embed = FullyConnected(CAMERA_LABEL_SIZE + BODY_POSE_SIZE, w_dim)
+            self.embed = FullyConnected(CAMERA_LABEL_SIZE + (BODY_POSE_SIZE if posed else 0), w_dim)
             embedded = w_dim
         for i in range(num_layers):
             width = z_dim + embedded if i == 0 else w_dim
@@ -64,9 +66,12 @@ class MappingNetwork(nn.Module):
         if z is not None and self.z_dim > 0:
             inputs.append(normalize_second_moment(z.float()))
         if self.conditioning_scale != 0:
-            if body_pose is None:
-                body_pose = camera.new_zeros(camera.shape[0], BODY_POSE_SIZE)
-            labels = torch.cat([camera, body_pose], dim=1).float() * self.conditioning_scale
+            labels = camera
+            if self.posed:
+                if body_pose is None:
+                    body_pose = camera.new_zeros(camera.shape[0], BODY_POSE_SIZE)
+                labels = torch.cat([camera, body_pose], dim=1)
+            labels = labels.float() * self.conditioning_scale
             inputs.append(normalize_second_moment(self.embed(labels)))
         h = torch.cat(inputs, dim=1)
         for i in range(self.num_layers):
@@ -88,3 +93,27 @@ class MappingNetwork(nn.Module):
     def truncate(self, w: Float[Tensor, "B S"], psi: float) -> Float[Tensor, "B S"]:
         """w_avg + psi (w - w_avg) (equations 2.5)."""
         return w if psi == 1.0 else self.w_avg.lerp(w, psi)
+
+
+class CameraTranslation(MappingNetwork):
+    """(z, camera) to how far the camera is to be moved, in the model's world (equations 15.2).
+
+    A mapping network three numbers wide, whose last layer is linear.
+    """
+
+    def __init__(self, z_dim: int, num_layers: int, conditioning_scale: float = 1.0) -> None:
+        super().__init__(z_dim, 3, num_layers, conditioning_scale=conditioning_scale, posed=False, lr_multiplier=1.0)
+        last = self.get_submodule(f"fc{num_layers - 1}")
+        assert isinstance(last, FullyConnected)
+        last.activation = "linear"
+
+
+INVERSION_SEED, INVERSION_LATENTS = 123, 10_000
+"""Whose mean is the latent that the published inversion predicts camera translations from."""
+
+
+def inversion_latent(z_dim: int) -> Float[Tensor, "1 Z"]:
+    """The mean of many latents. It is almost zero, but mapping networks scale it to unit mean square, so that this very
+    stream of random numbers matters (equations 15.2)."""
+    drawn = np.random.RandomState(INVERSION_SEED).randn(INVERSION_LATENTS, z_dim)
+    return torch.from_numpy(drawn.mean(axis=0, keepdims=True)).float()

@@ -21,7 +21,7 @@ from portrait360.config import RenderConfig
 from portrait360.geometry.cameras import ray_box
 from portrait360.geometry.deformation import apply_field
 from portrait360.kernels.rays import EXPLORE_MASK, explore_hash
-from portrait360.model.trigrid import Decoder, normalize_points, sample_trigrid
+from portrait360.model.trigrid import Decoder, TriGrid, normalize_points, sample_trigrid
 
 EMPTY_DENSITY = -1000.0
 """Raw density of cropped space, before shift and softplus (equations 5.5)."""
@@ -144,7 +144,7 @@ def march_midpoints(
 
 
 def query(
-    tri_grid: Float[Tensor, "B 3 C D H W"],
+    tri_grid: TriGrid,
     decoder: Decoder,
     points: Float[Tensor, "B N 3"],
     config: RenderConfig,
@@ -189,7 +189,7 @@ class TwoPassDraws:
 
 
 def render_original(
-    tri_grid: Float[Tensor, "B 3 C D H W"],
+    tri_grid: TriGrid,
     decoder: Decoder,
     rays: Rays,
     config: RenderConfig,

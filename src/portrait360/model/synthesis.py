@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from jaxtyping import Float
@@ -47,6 +48,11 @@ class SynthesisNetwork(nn.Module):
         return one_by_one(partial(self._run, noise_mode=noise_mode, precision=precision), ws)
 
     def _run(self, ws: Tensor, noise_mode: str, precision: Precision) -> Tensor:
+        *_, image = self.images(ws, noise_mode, precision)
+        return image
+
+    def images(self, ws: Tensor, noise_mode: str, precision: Precision) -> Iterator[Tensor]:
+        """The image so far, resolution by resolution from the first one that adds to it."""
         x: Tensor | None = None
         image: Tensor | None = None
         for k, side in enumerate(self.resolutions):
@@ -54,5 +60,5 @@ class SynthesisNetwork(nn.Module):
             block, styles = self.get_submodule(f"b{side}"), [ws[:, r] for r in rows]
             assert isinstance(block, SynthesisBlock)
             x, image = run_block(block, x, image, styles, noise_mode, precision=precision)
-        assert image is not None
-        return image
+            if image is not None:
+                yield image

@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from portrait360.model.layers import FullyConnected, leaky_relu
 from portrait360.runtime.device import constant
 
+TriGrid = Tensor | tuple[Tensor, ...]
+"""A tri-grid [B, 3, F, D, H, W], or the levels of a pyramid of them, each of twice the side of the one before."""
+
+
+def levels_of(tri_grid: TriGrid) -> tuple[Tensor, ...]:
+    """The tri-grids, from the coarsest to the finest."""
+    return tri_grid if isinstance(tri_grid, tuple) else (tri_grid,)
+
 
 def split_planes(image: Float[Tensor, "B C H W"], depth: int) -> Float[Tensor, "B 3 F D H W"]:
     """Channels to planes: plane slowest, then depth slice, feature fastest (the order in which `ToRGB` makes them)."""
@@ -56,10 +64,16 @@ def normalize_points(
     return (points - constant(centre, points)) / constant(half, points)
 
 
-def sample_trigrid(
-    tri_grid: Float[Tensor, "B 3 F D H W"], normalized: Float[Tensor, "B N 3"]
-) -> Float[Tensor, "B 3 N F"]:
-    """Trilinear lookup in the three planes: (W, H, D) = (x, y, z), (x, z, y), (y, z, x); zeros outside."""
+def sample_trigrid(tri_grid: TriGrid, normalized: Float[Tensor, "B N 3"]) -> Float[Tensor, "B 3 N F"]:
+    """Trilinear lookup in the three planes: (W, H, D) = (x, y, z), (x, z, y), (y, z, x); zeros outside.
+
+    The levels of a pyramid are averaged (equations 15.5).
+    """
+    if isinstance(tri_grid, tuple):
+        total = sample_trigrid(tri_grid[0], normalized)
+        for level in tri_grid[1:]:
+            total = total + sample_trigrid(level, normalized)
+        return total / len(tri_grid)
     n, p, f, d, h, w = tri_grid.shape
     x, y, z = normalized.unbind(dim=-1)
     coordinates = torch.stack([torch.stack(a, dim=-1) for a in ((x, y, z), (x, z, y), (y, z, x))], dim=1)

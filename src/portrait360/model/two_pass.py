@@ -21,7 +21,7 @@ from portrait360.model.fused import (
     occupied_cells,
 )
 from portrait360.model.rendering import Rays, Rendered
-from portrait360.model.trigrid import Decoder
+from portrait360.model.trigrid import Decoder, TriGrid, levels_of
 
 STOP_TRANSMITTANCE = 1e-3
 """A ray ends when less than this share of light is left."""
@@ -33,22 +33,20 @@ DENSITY_SPACING = 0.0225
 """Largest distance of the points where densities are read, world units."""
 
 
-def can_render_two_pass(tri_grid: Tensor, decoder: Decoder, config: RenderConfig) -> bool:
+def can_render_two_pass(tri_grid: TriGrid, decoder: Decoder, config: RenderConfig) -> bool:
     """Whether `render_two_pass` can stand in for `render_original`."""
-    hidden = len(decoder.parameters_as_used()[1])
+    hidden, finest = len(decoder.parameters_as_used()[1]), levels_of(tri_grid)[-1]
     return (
         config.quadrature == "midpoint"
         and config.feature_activation == "none"
         and config.samples >= 4
-        and tri_grid.device.type == "cpu"
-        and tri_grid.shape[2] % 8 == 0
+        and finest.device.type == "cpu"
+        and (finest.shape[2] % 8 == 0 or (finest.shape[2] > 8 and isinstance(tri_grid, tuple)))
         and hidden % 16 == 0
     )
 
 
-def cells_for_two_pass(
-    tri_grid: Float[Tensor, "L 3 C D H W"], decoder: Decoder, config: RenderConfig
-) -> UInt8[Tensor, "L nz ny nx"]:
+def cells_for_two_pass(tri_grid: TriGrid, decoder: Decoder, config: RenderConfig) -> UInt8[Tensor, "L nz ny nx"]:
     """Cells that rays must visit.
 
     A cell is as long as the distance of two coarse samples: the compositing averages neighbours, so the samples next to
@@ -63,7 +61,7 @@ def cells_for_two_pass(
 
 @torch.no_grad()
 def render_two_pass(
-    tri_grid: Float[Tensor, "L 3 C D H W"],
+    tri_grid: TriGrid,
     decoder: Decoder,
     rays: Rays,
     config: RenderConfig,
@@ -81,7 +79,8 @@ def render_two_pass(
     # What rays meet.
     planes, weights, form = kernel_inputs(tri_grid, decoder)
     images, count, _ = rays.directions.shape
-    space, geometry, sizes = kernel_space(field, occupied, config, planes.shape[2], images // planes.shape[0])
+    resolution, latents = levels_of(tri_grid)[-1].shape[-1], len(planes)
+    space, geometry, sizes = kernel_space(field, occupied, config, resolution, images // latents)
     half = np.array(config.box_half, np.float32)
     limits = np.ones(3, np.float32) if config.crop is None else np.array([config.crop, half[1], config.crop]) / half
 

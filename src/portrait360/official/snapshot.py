@@ -104,6 +104,15 @@ def _persistent_object(meta: Any) -> Thing:
     return Thing(Name("persistent", str(meta.get("class_name"))), state=meta["state"])
 
 
+def _size(*arguments: Any) -> tuple[int, ...]:
+    """A shape as a tuple."""
+    if len(arguments) != 1 or not isinstance(arguments[0], (tuple, list)):
+        raise refuse("a shape has an unknown form")
+    if any(type(n) is not int or n < 0 for n in arguments[0]):
+        raise refuse("a shape has an unknown form")
+    return tuple(arguments[0])
+
+
 _CALLS: dict[tuple[str, str], Any] = {
     **BUILTIN_CALLS,
     **ARRAY_CALLS,
@@ -112,6 +121,7 @@ _CALLS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch.storage", "_load_from_bytes"): _read_storage,
+    ("torch", "Size"): _size,
 }
 _WORDS = WORDS | {("torch.nn.parameter", "Parameter"), ("torch", "Tensor")}
 
@@ -217,3 +227,9 @@ def _entries(value: Any) -> list[tuple[Any, Any]]:
 def constructor_arguments(module: Thing) -> dict[str, Any]:
     """Keyword arguments that a persistent network was made with."""
     return dict(_entries(module.state.get("_init_kwargs")))
+
+
+def rendering_options(module: Thing) -> dict[str, Any]:
+    """What a generator renders with: its attribute, which may differ from what it was made with (equations 12.5)."""
+    stored = module.state.get("rendering_kwargs")
+    return dict(_entries(stored if stored else constructor_arguments(module).get("rendering_kwargs")))

@@ -133,7 +133,9 @@ class PortraitModel:
 
     def _record(self, seed: int | None, truncation: float | None) -> PortraitRecord:
         convolutions = "bf16" if self.bf16 else "float32"
-        return PortraitRecord(self.info.sha256, self.info.model, convolutions, seed, truncation)
+        return PortraitRecord(
+            self.info.sha256, self.info.model, convolutions, seed, truncation, licence=self.info.licence
+        )
 
     def __repr__(self) -> str:
         return f"PortraitModel({self.info.model!r}, {str(self.info.path)!r})"

@@ -28,6 +28,15 @@ def body_pose_from_degrees(neck: Vector3, head: Vector3) -> Float[Tensor, " 6"]:
     return torch.deg2rad(torch.tensor([*neck, *head], dtype=torch.float64)).float()
 
 
+def check_posable(body_pose: Tensor, posable: bool, model: str) -> None:
+    """Raise InputError for a turn of neck or head if the model of that name knows none."""
+    if not posable and bool(body_pose.any()):
+        raise InputError(
+            f"{model} makes heads that cannot be re-posed.",
+            "Leave out `neck` and `head`; turn the camera instead.",
+        )
+
+
 def checked_size(size: int | None, own_side: int | None, model: str) -> int | None:
     """Side of the rays for images of `size` pixels; None for models that have a side of their own.
 

@@ -25,6 +25,7 @@ from portrait360.portrait.options import (
     AT_REST,
     body_pose_from_degrees,
     check_format,
+    check_posable,
     checked_size,
     checked_texture,
 )
@@ -134,7 +135,7 @@ class Portrait:
         Raises:
             InputError: an argument is out of range, or the folder cannot be written.
         """
-        pose = body_pose_from_degrees(neck, head)
+        pose = self._pose(neck, head)
         side, texels = self._rays(size), checked_texture(texture)
         check_format(format)
         folder = Path(folder)
@@ -243,7 +244,7 @@ class Portrait:
         """
         # Degrees to labels and radians.
         label = Camera(yaw, pitch, roll).label[None]
-        side, pose = self._rays(size), _at_rest_none(body_pose_from_degrees(neck, head))
+        side, pose = self._rays(size), _at_rest_none(self._pose(neck, head))
 
         return Image.fromarray(next(render_bytes(self.renderer, label, pose, side))[0])
 
@@ -263,7 +264,7 @@ class Portrait:
         """
         if count < 1:
             raise InputError(f"`count` must be at least 1, not {count}.", "Try `count=8`.")
-        return Image.fromarray(self._views(count, body_pose_from_degrees(neck, head), self._rays(size)))
+        return Image.fromarray(self._views(count, self._pose(neck, head), self._rays(size)))
 
     def turntable(
         self, path: str | Path, *, neck: Vector3 = AT_REST, head: Vector3 = AT_REST, size: int | None = None
@@ -279,7 +280,7 @@ class Portrait:
         Raises:
             InputError: an argument is out of range, or the file cannot be written.
         """
-        self._turn(Path(path), body_pose_from_degrees(neck, head), self._rays(size))
+        self._turn(Path(path), self._pose(neck, head), self._rays(size))
         return Path(path)
 
     def render_tensors(
@@ -309,6 +310,9 @@ class Portrait:
 
         # One pose for all cameras, or one each.
         poses = _rows(body_poses, BODY_POSE_SIZE, "body_poses")
+        check_posable(poses, self.renderer.posable, self.record.model)
+        if not self.renderer.posable:
+            return self.renderer.render(cameras, None, resolution, plain=plain)
         if len(poses) not in (1, len(cameras)):
             raise InputError(
                 f"`body_poses` must hold one pose, or one for each of {len(cameras)} cameras, not {len(poses)}.",
@@ -338,7 +342,7 @@ class Portrait:
         Raises:
             InputError: an argument is out of range, or there is nothing solid.
         """
-        return self._mesh(body_pose_from_degrees(neck, head), checked_texture(texture))
+        return self._mesh(self._pose(neck, head), checked_texture(texture))
 
     @property
     def w(self) -> Float[Tensor, "1 S"]:
@@ -364,6 +368,11 @@ class Portrait:
 
     def _rays(self, size: int | None) -> int | None:
         return checked_size(size, self.renderer.own_side, self.record.model)
+
+    def _pose(self, neck: Vector3, head: Vector3) -> Float[Tensor, " 6"]:
+        pose = body_pose_from_degrees(neck, head)
+        check_posable(pose, self.renderer.posable, self.record.model)
+        return pose
 
     def _views(self, count: int, pose: Tensor, side: int | None) -> UInt8[np.ndarray, "H W 3"]:
         parts = render_bytes(self.renderer, _around(count), _at_rest_none(pose), side)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import portrait360
 from portrait360.portrait.appearance import TINT_SHAPE, Appearance, PhotoResidual, packed, unpacked
-from portrait360.runtime.tensors import FORMAT, from_json, in_float32, read_tensors, to_json, write_tensors
+from portrait360.runtime.tensors import FORMAT, from_json, in_float32, read_tensors, write_tensors
 from portrait360.types import CheckpointError
 
 _KIND = "portrait"
@@ -49,10 +49,12 @@ class PortraitRecord:
     truncation_psi: float | None = None
     photos: tuple[PhotoRecord, ...] = ()
     """Those that the portrait was made from, the one with the best evidence first."""
+    licence: str | None = None
+    """What the authors of converted weights allow."""
 
     def as_json(self) -> dict[str, Any]:
         """What portrait.json and the extras of a mesh begin with."""
-        drawn = {"seed": self.seed, "truncation_psi": self.truncation_psi}
+        drawn = {"seed": self.seed, "truncation_psi": self.truncation_psi, "licence": self.licence}
         known = {name: value for name, value in drawn.items() if value is not None}
         source = {"weights": {"sha256": self.weights_sha256}, "model": self.model, "convolutions": self.convolutions}
         photos = {"photos": [asdict(photo) for photo in self.photos]} if self.photos else {}
@@ -101,7 +103,11 @@ class PortraitTensors:
 def write_portrait_file(path: Path, content: PortraitTensors, record: PortraitRecord) -> None:
     """Write portrait.safetensors: styles in float32, tuned tensors and residuals in fewer bits, the record in the
     metadata."""
-    metadata = {"format": FORMAT, "kind": _KIND, "version": portrait360.__version__, "record": to_json(record)}
+    fields = asdict(record)
+    if record.licence is None:
+        del fields["licence"]  # most portraits have none
+    about = json.dumps(fields, sort_keys=True)
+    metadata = {"format": FORMAT, "kind": _KIND, "version": portrait360.__version__, "record": about}
     tensors = {}
     if content.w is not None:
         tensors[_STYLE] = content.w.float()

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from portrait360.config import Vector3
+from portrait360.config import CameraConfig, Vector3
 from portrait360.geometry.body import BodyTemplate, bone_transforms
-from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS, camera_label
+from portrait360.geometry.conventions import OURS, model_camera, own_camera
 from portrait360.media.images import to_bytes
 from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
@@ -33,8 +33,8 @@ _BATCH = 8
 def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx"] | None:
     """The occupied cells of a scene, or None where no compiled renderer can use them."""
     render = generator.config.render
-    if can_render_two_pass(scene.tri_grid, generator.decoder, render):
-        return cells_for_two_pass(scene.tri_grid, generator.decoder, render)
+    if can_render_two_pass(scene.tri_grids, generator.decoder, render):
+        return cells_for_two_pass(scene.tri_grids, generator.decoder, render)
     if render.quadrature == "point" and can_fuse(scene.tri_grid, None):
         return occupied_cells(scene.tri_grid, generator.decoder, render, VIEWING_CELLS)
     return None
@@ -44,7 +44,8 @@ def find_matter(generator: Generator, scene: Scene) -> UInt8[Tensor, "L nz ny nx
 class SceneRenderer:
     """One person's scene, computed once and rendered as often as wanted. Deterministic.
 
-    Networks and scene may be on a GPU; what goes in and comes out is on the CPU.
+    Networks and scene may be on a GPU; what goes in and comes out is on the CPU. Camera labels are those of this
+    project, and become the model's own here; points and bounds are in the model's world (`geometry.conventions`).
     """
 
     generator: Generator
@@ -64,7 +65,8 @@ class SceneRenderer:
         """The person of a seed, mapped under the frontal camera and the canonical pose."""
         device = next(generator.parameters()).device
         z = latent(seed, generator.config.z_dim).to(device)
-        w = generator.map(z, camera_label(0.0, device=device), None, truncation_psi)
+        front = own_camera(generator.config.camera, 0.0, device=device)
+        w = generator.map(z, front, None, truncation_psi)
         return cls.from_w(generator, w, bf16=bf16)
 
     @classmethod
@@ -103,6 +105,16 @@ class SceneRenderer:
         return self.generator.body
 
     @property
+    def camera(self) -> CameraConfig:
+        """The cameras and the world of the model."""
+        return self.generator.config.camera
+
+    @property
+    def posable(self) -> bool:
+        """Whether neck and head can be turned."""
+        return self.generator.config.posable
+
+    @property
     def default_resolution(self) -> int:
         """Side of the rays: the model's own with super-resolution, `RENDER_RESOLUTION` without."""
         config = self.generator.config
@@ -123,7 +135,7 @@ class SceneRenderer:
 
     @property
     def bounds(self) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-        """Lower and upper corner of the canonical box outside of which space is empty."""
+        """Lower and upper corner of the canonical box outside of which space is empty, in the model's world."""
         config = self.generator.config.render
         centre, half = torch.tensor(config.box_centre), torch.tensor(config.box_half)
         if config.crop is not None:
@@ -142,7 +154,7 @@ class SceneRenderer:
         """Render images from B cameras.
 
         Args:
-            camera: camera labels.
+            camera: camera labels of this project.
             body_pose: radians; the canonical body when None.
             resolution: side of the rays; `default_resolution` when None.
             plain: the slow exact renderer, with the exact deformation where the model has it.
@@ -161,14 +173,13 @@ class SceneRenderer:
     ) -> RenderOutput:
         draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied), gradients=False)
         pose = None if body_pose is None else body_pose.to(self.device)
+        own = model_camera(camera, self.camera).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16 and not plain):
-            out = self.generator.render(
-                self.scene, camera.to(self.device), pose, resolution=side, draws=draws, plain=plain
-            )
+            out = self.generator.render(self.scene, own, pose, resolution=side, draws=draws, plain=plain)
         out = out if self.device.type == "cpu" else joined_outputs([out])
         if self.appearance is None:
             return out
-        image = coloured(self.appearance, self.body, out, camera, body_pose)
+        image = coloured(self.appearance, self.body, out, own.cpu(), body_pose)
         # without super-resolution `raw` is the image itself
         return dataclasses.replace(out, image=image, raw=image if self.own_side is None else out.raw)
 
@@ -176,7 +187,7 @@ class SceneRenderer:
     def query(
         self, points: Float[Tensor, "N 3"], body_pose: Float[Tensor, "6"] | None = None
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
-        """Density per world unit and colour in [0, 1] at points of posed space."""
+        """Density per unit and colour in [0, 1] at points of posed space, in the model's world."""
         pose = None if body_pose is None else body_pose[None].to(self.device)
         density, colour = self.generator.query(self.scene, points[None].to(self.device), pose, gradients=False)
         return density[0, :, 0].cpu(), colour[0].cpu()
@@ -203,17 +214,20 @@ def render_bytes(
             yield to_bytes(renderer.render(batch, poses, side).image)
 
 
-def mesh_box(bounds: tuple[Tensor, Tensor], pose: Tensor, body: BodyTemplate) -> tuple[Vector3, Vector3]:
+def mesh_box(
+    bounds: tuple[Tensor, Tensor], pose: Tensor, body: BodyTemplate, camera: CameraConfig = OURS
+) -> tuple[Vector3, Vector3]:
     """The box of the posed portrait, cut at the bottom where no camera that trained the model sees anything.
 
     Args:
         bounds: lower and upper corner (3,) of the canonical portrait's box.
         pose: body pose (6,).
         body: what the pose moves.
+        camera: the model's, in whose world the box is.
     """
     # Cut the bottom
     low, high = (corner.double().numpy().copy() for corner in bounds)
-    low[1] = max(low[1], LOOK_AT[1] - 0.5 * RADIUS / FOCAL)
+    low[1] = max(low[1], camera.look_at[1] - 0.5 * camera.radius / camera.focal)
 
     # Hold what neck and head are turned to; what lies below the neck joint rests
     if pose.any():

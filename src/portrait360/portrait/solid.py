@@ -12,9 +12,11 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from portrait360.config import Vector3
+from portrait360.geometry.conventions import OURS, model_points, world_points
 from portrait360.geometry.rig import joint_rotations, make_rig, skinned
 from portrait360.media.glb import TexturedMesh, glb_bytes
-from portrait360.media.mesh import extract_mesh, vertex_normals
+from portrait360.media.mesh import Query, extract_mesh, vertex_normals
 from portrait360.media.obj import write_obj
 from portrait360.media.texture import Recolour, bake_texture
 from portrait360.media.unwrap import light_and_flat
@@ -96,11 +98,32 @@ def textured_mesh(renderer: SceneRenderer, side: int, *, step: float) -> Texture
     Raises:
         InputError: there is nothing solid.
     """
-    low, high = mesh_box(renderer.bounds, torch.zeros(BODY_POSE_SIZE), renderer.body)
-    dense = extract_mesh(renderer.query, low, high, step=step, smallest_share=1.0)
+    camera = renderer.camera
+    box = mesh_box(renderer.bounds, torch.zeros(BODY_POSE_SIZE), renderer.body, camera)
+    low, high = (_corner(world_points(torch.tensor(corner, dtype=torch.float64), camera)) for corner in box)
+    query = _query_in_our_world(renderer)
+    dense = extract_mesh(query, low, high, step=step, smallest_share=1.0)
     light, flat = light_and_flat(dense, TRIANGLES, floor=low[1], step=step)
-    texture = bake_texture(renderer.query, light, flat, side, step=step, recolour=photo_colours(renderer))
+    texture = bake_texture(query, light, flat, side, step=step, recolour=photo_colours(renderer))
     return TexturedMesh(light, flat, texture, make_rig(renderer.body, light.vertices))
+
+
+def _corner(point: Float[Tensor, " 3"]) -> Vector3:
+    x, y, z = point.tolist()
+    return x, y, z
+
+
+def _query_in_our_world(renderer: SceneRenderer) -> Query:
+    """`renderer.query` at points of this project's world, density per unit of it."""
+    camera = renderer.camera
+    if camera == OURS:
+        return renderer.query
+
+    def query(points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
+        density, colour = renderer.query(model_points(points, camera))
+        return density * camera.scale, colour
+
+    return query
 
 
 def photo_colours(renderer: SceneRenderer) -> Recolour | None:

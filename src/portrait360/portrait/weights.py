@@ -58,7 +58,7 @@ def save_weights(
     path: Path,
     model: ModelConfig,
     generator: Generator,
-    discriminator: Discriminator,
+    discriminator: Discriminator | None,
     about: dict[str, Any],
     *,
     exact: bool = False,
@@ -71,12 +71,15 @@ def save_weights(
     Args:
         path: the .safetensors file.
         model: what the networks were made of.
-        generator, discriminator: the networks.
+        generator: the averaged one.
+        discriminator: None leaves it out, for converted weights that have none.
         about: JSON about the training, for `WeightsInfo.about`.
         exact: keep float32 everywhere.
         calibration: of the discriminator's predicted poses (`poses.calibration`).
     """
-    tensors = module_tensors(generator, _GENERATOR) | module_tensors(discriminator, _DISCRIMINATOR)
+    tensors = module_tensors(generator, _GENERATOR)
+    if discriminator is not None:
+        tensors |= module_tensors(discriminator, _DISCRIMINATOR)
     if not exact:
         tensors = _halved(tensors)
     metadata = {
@@ -132,7 +135,13 @@ class WeightsInfo:
     version: str
     """Of the package that wrote it."""
     about: dict[str, Any]
-    """JSON about the training: images shown, data, recipe ..."""
+    """JSON about the training: images shown, data, recipe ...; of converted weights their source and licence."""
+
+    @property
+    def licence(self) -> str | None:
+        """What the authors of converted weights allow; None: nothing is known that differs from the package's."""
+        stated = self.about.get("licence") if isinstance(self.about, dict) else None
+        return stated if isinstance(stated, str) else None
 
 
 @dataclass(frozen=True)
@@ -195,9 +204,14 @@ def load_weights(source: str | Path | None = None) -> Weights:
         source: a file or a run folder; the packaged weights when None.
 
     Raises:
-        CheckpointError: see `read_tensors` and `fill_module`.
+        CheckpointError: see `read_tensors` and `fill_module`; also for weights without a discriminator.
     """
     file = read_weights_file(find_weights(source))
+    if not any(name.startswith(f"{_DISCRIMINATOR}/") for name in file.tensors):
+        raise CheckpointError(
+            f"{file.path} ({file.model.name}) holds no discriminator, which predicts body poses.",
+            "Such weights make portraits; for body poses use those of another model.",
+        )
     discriminator = filled(Discriminator(file.model), file.tensors, _DISCRIMINATOR, file.path)
     return Weights(file.generator(), discriminator, file.info(), _calibration(file.tensors, file.path))
 

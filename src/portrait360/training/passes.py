@@ -188,7 +188,7 @@ def render_occupancy(state: TrainingState, scene: Scene, seed: Int[Tensor, ""]) 
     """Cells of the tri-grid that rays visit, where the recipe skips the others."""
     if not state.config.occupancy or state.config.plain_renderer or not can_fuse(scene.tri_grid, None):
         return None
-    cells = occupied_cells(scene.tri_grid, state.generator.decoder, state.model.render, TRAINING_CELLS)
+    cells = occupied_cells(scene.tri_grids, state.generator.decoder, state.model.render, TRAINING_CELLS)
     return Occupancy(cells, seed)
 
 

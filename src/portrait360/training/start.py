@@ -78,6 +78,11 @@ def starting_point(
     # Start a run, from given weights or from random ones
     trained = with_settings(base, settings)
     check_model(trained.model)
+    if not trained.model.posable:
+        raise InputError(
+            f"{trained.model.name} can be converted and used, not trained: it knows no body pose.",
+            "Train `portrait-128`, or another preset with a body.",
+        )
     if trained.training.reconstruction is not None:
         _check_reconstruction(trained.model, init)
     if init is None:
