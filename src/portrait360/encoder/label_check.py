@@ -23,7 +23,7 @@ from torch import Tensor
 from portrait360.data.dataset import PortraitDataset
 from portrait360.data.shards import PortraitShards, is_shards
 from portrait360.encoder.files import load_encoder
-from portrait360.geometry.body import load_body
+from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import yaw_pitch
 from portrait360.geometry.silhouette import SIDE, body_silhouette
 
@@ -104,7 +104,8 @@ def check_labels(sample: LabelSample) -> LabelCheck:
     # Bodies and masks
     met = overlap = None
     if sample.masks is not None:
-        shares = [_shares(sample, row) for row in range(len(sample.cameras))]
+        body = load_body()
+        shares = [_shares(sample, row, body) for row in range(len(sample.cameras))]
         met = float(np.mean([over >= _LEAST_OVERLAP and covered >= _LEAST_COVERED for over, covered in shares]))
         overlap = float(np.median([over for over, _ in shares]))
 
@@ -137,13 +138,13 @@ def check_labels(sample: LabelSample) -> LabelCheck:
     )
 
 
-def _shares(sample: LabelSample, row: int) -> tuple[float, float]:
+def _shares(sample: LabelSample, row: int, body: BodyTemplate) -> tuple[float, float]:
     """Intersection over union of body and mask, and the share of the body in the mask."""
     assert sample.masks is not None
-    body = body_silhouette(load_body(), sample.cameras[row], sample.body_poses[row])
+    silhouette = body_silhouette(body, sample.cameras[row], sample.body_poses[row])
     mask = sample.masks[row]
-    both = (body & mask).sum()
-    return float(both / max((body | mask).sum(), 1)), float(both / max(body.sum(), 1))
+    both = (silhouette & mask).sum()
+    return float(both / max((silhouette | mask).sum(), 1)), float(both / max(silhouette.sum(), 1))
 
 
 def _predicted_yaw(sample: LabelSample) -> Float[Tensor, " N"]:
