@@ -389,7 +389,19 @@ def _against(bases: list[Any], value: Any, better: str) -> str:
     return f"*{text}*" if all(_is_worse(own, other, better) for other in others) else text
 
 
+def label_checks(content: Any) -> list[str]:
+    """Per kind of wrong labels how often they are found and named, and the numbers of `summary.json`."""
+    columns = ("labels and images", "warned", "cause named", "`bodies_met`", "`yaw_agrees`", "`mirrored`")
+    rows = []
+    for name, case in content["images"].items():
+        named = None if case["named"] is None else f"{case['named']:.0%}".replace("%", " %")
+        numbers = [f"{case[key]:.2f}" for key in ("bodies_met", "yaw_agrees", "mirrored")]
+        rows.append([name, f"{case['warned']:.0%}".replace("%", " %"), named, *numbers])
+    return table(columns, rows)
+
+
 RENDERERS: dict[str, Renderer] = {
+    "label-checks": label_checks,
     "ablations": ablations,
     "ablation-summary": ablation_summary,
     "plain": plain,

@@ -8,14 +8,14 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AssetError": "types",
+    "AssetError": "errors",
     "Camera": "portrait.camera",
-    "CheckpointError": "types",
-    "DatasetError": "types",
-    "DivergenceError": "types",
-    "InputError": "types",
+    "CheckpointError": "errors",
+    "DatasetError": "errors",
+    "DivergenceError": "errors",
+    "InputError": "errors",
     "Portrait": "portrait.portrait",
-    "Portrait360Error": "types",
+    "Portrait360Error": "errors",
     "PortraitMesh": "portrait.solid",
     "PortraitModel": "portrait.model",
     "PoseEstimate": "apps.pose_estimate",

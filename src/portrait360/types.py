@@ -10,6 +10,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from portrait360.errors import AssetError as AssetError
+from portrait360.errors import CheckpointError as CheckpointError
+from portrait360.errors import DatasetError as DatasetError
+from portrait360.errors import DivergenceError as DivergenceError
+from portrait360.errors import InputError as InputError
+from portrait360.errors import Portrait360Error as Portrait360Error
+
 CAMERA_LABEL_SIZE = 25
 """A camera label: cam2world 4x4 row-major (OpenCV axes), then intrinsics 3x3 divided by the image size."""
 
@@ -18,35 +25,6 @@ BODY_POSE_SIZE = 6
 
 NECK_NOD, HEAD_NOD = 0, 3
 """Places of the two nods among the six numbers of a body pose."""
-
-
-class Portrait360Error(Exception):
-    """Something the user can mend. `message` says what was expected and what came, `hint` what to do."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
-class InputError(Portrait360Error):
-    """An argument, a file or an image is not what it should be."""
-
-
-class CheckpointError(Portrait360Error):
-    """A weights or checkpoint file is missing, broken, or belongs to another model."""
-
-
-class DatasetError(Portrait360Error):
-    """A dataset is missing, broken or inconsistent."""
-
-
-class AssetError(Portrait360Error):
-    """An asset cannot be fetched or does not match its checksum."""
-
-
-class DivergenceError(Portrait360Error):
-    """Training produced NaN or collapsed; the last good checkpoint is kept."""
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,35 @@ def test_other_files_in_the_folder_stay(ball, tmp_path):
     assert names(folder) == ["notes.txt", "portrait.json", "portrait.safetensors", "views.png"]
 
 
+def test_nothing_of_an_earlier_portrait_stays_beside_a_new_one(ball, tmp_path):
+    (folder,) = generate([0], tmp_path)
+    assert {"turntable.mp4", "portrait.glb"} <= set(names(folder))
+    (folder / "mine.mp4").write_bytes(b"stays")
+    generate([0], tmp_path, video=False, mesh=False)
+    assert names(folder) == ["mine.mp4", "portrait.json", "portrait.safetensors", "views.png"]
+
+
+def test_a_list_from_elsewhere_cannot_name_other_files(ball, tmp_path):
+    """Only plain names of images, videos and meshes in the folder itself are taken from an earlier portrait.json."""
+    folder = tmp_path / "seed0000"
+    folder.mkdir()
+    (tmp_path / "above.png").write_bytes(b"stays")
+    (folder / "notes.txt").write_bytes(b"stays")
+    (folder / "below").mkdir()
+    (folder / "below" / "a.png").write_bytes(b"stays")
+    listed = ["../above.png", str(tmp_path / "above.png"), "notes.txt", "below/a.png", "below", 7, None]
+    for content in ({"files": listed}, {"files": 3}, {"files": None}, [], "text"):
+        (folder / "portrait.json").write_text(json.dumps(content))
+        generate([0], tmp_path, video=False, mesh=False)
+        for path in (tmp_path / "above.png", folder / "notes.txt", folder / "below" / "a.png"):
+            assert path.read_bytes() == b"stays"
+
+
+def test_turns_that_no_neck_does_are_warned_of_and_made(ball, tmp_path, capsys):
+    generate([0], tmp_path, head=(0.0, 80.0, 0.0), video=False, mesh=False)
+    assert "warning: no head turns against its neck by 80 degrees" in capsys.readouterr().err
+
+
 def test_real_portraits_are_made_once_and_the_same_every_time(tmp_path, tiny_weights, monkeypatch):
     """The network itself, untrained: every seed's scene is computed once, its images do not change."""
     scenes = []

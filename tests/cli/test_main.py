@@ -14,6 +14,7 @@ from portrait360.cli import main as cli
 from portrait360.cli.commands import (
     Bench,
     Convert,
+    DatasetConvert,
     DatasetInspect,
     DatasetPhotos,
     DatasetShard,
@@ -34,6 +35,7 @@ COMMANDS = {
     "dataset photos": DatasetPhotos,
     "dataset inspect": DatasetInspect,
     "dataset shard": DatasetShard,
+    "dataset convert": DatasetConvert,
     "train": Train,
     "evaluate": Evaluate,
     "pose": Pose,
@@ -61,6 +63,10 @@ def test_flags_arrive_as_values():
     assert parse(words.split()) == DatasetPhotos(Path("d"), 512, Path("a.zip"), 2, 4, "ray", Path("s"))
     assert parse("dataset inspect a.zip --out d".split()) == DatasetInspect(Path("a.zip"), Path("d"))
     assert parse("dataset shard a.zip --out d --per-shard 9".split()) == DatasetShard(Path("a.zip"), Path("d"), 9)
+    words = "dataset convert d --out a.zip --axes opengl --matrix w2c --intrinsics pixels --pose degrees --masks m.zip"
+    assert parse(words.split()) == DatasetConvert(
+        Path("d"), Path("a.zip"), "opengl", "w2c", "pixels", "degrees", Path("m.zip")
+    )
     words = "train --data a.zip --preset cpu-64 --out r --resume --max-minutes 1.5 --kimg 2 --device cpu"
     assert parse(words.split()) == Train(Path("a.zip"), "cpu-64", Path("r"), True, 1.5, 2.0, "cpu")
     assert parse("bench --out b.json".split()) == Bench(Path("b.json"))
@@ -77,7 +83,34 @@ def test_flags_arrive_as_values():
 def test_what_need_not_be_given():
     assert parse("generate --seeds 1 --out d".split()) == Generate("1", Path("d"))
     assert parse("dataset synth --count 5 --resolution 64 --seed 2 --out a.zip".split()).label_noise is None
-    assert parse("train --data a.zip --preset cpu-64 --out r".split()).device == "auto"
+    for words in (
+        "train --data a.zip --preset cpu-64 --out r",
+        "generate --seeds 1 --out d",
+        "evaluate --data a.zip --out m.json",
+        "bench --out b.json",
+    ):
+        assert parse(words.split()).device == "auto"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("generate --seed 3 --out d", "hint: there is no --seed; did you mean --seeds?"),
+        ("dataset synth --cuont 3 --resolution 64 --seed 1 --out a.zip", "there is no --cuont; did you mean --count?"),
+        ("train --dataset a.zip --preset cpu-64 --out r", "there is no --dataset; did you mean --data?"),
+    ],
+)
+def test_misspelt_flags_are_named_with_what_was_meant(words, hint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_flags_that_are_like_nothing_get_no_hint(capsys):
+    with pytest.raises(SystemExit):
+        main("generate --seeds 3 --out d --quux 1".split())
+    assert "did you mean" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -96,7 +129,9 @@ def test_help_lists_the_commands(words, capsys):
         main(words.split())
     text = capsys.readouterr().out
     for name in (
-        ("synth", "photos", "inspect", "shard") if "dataset" in words else ("generate", "dataset", "train", "pose")
+        ("synth", "photos", "inspect", "convert", "shard")
+        if "dataset" in words
+        else ("generate", "dataset", "train", "pose")
     ):
         assert f"• {name}" in text
 
@@ -234,9 +269,9 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "Expected one of {generate, page,", "run portrait360 --help"),
-        ("bake", "Unrecognized options: bake", "Available subcommands: generate, page,"),
-        ("dataset bake", "Unrecognized options: bake", "Available subcommands: synth, photos, inspect, shard"),
+        ("", "Expected one of {generate, page, invert, dataset,", "run portrait360 --help"),
+        ("bake", "Unrecognized options: bake", "Available subcommands: generate, page, invert, dataset,"),
+        ("dataset bake", "Unrecognized options: bake", "Available subcommands: synth, photos, inspect, convert, shard"),
         (f"{SYNTH} --count x", "Error parsing --count: expected a whole number, not 'x'.", "--help"),
         (f"{SYNTH} --count 2 --workers 1.5", "Error parsing --workers: expected a whole number, not '1.5'.", "--help"),
         (

@@ -228,7 +228,7 @@ def test_errors_that_are_not_of_one_photo_end_the_job_and_leave_nothing(here, fo
 def test_when_nobody_is_accepted_the_report_says_why(here, tmp_path: Path) -> None:
     for i, kind in enumerate(["nobody", "nobody", "unreadable"]):
         fake_worker.write_photo(tmp_path / "photos" / f"{i}.jpg", kind)
-    with pytest.raises(DatasetError, match="nobody in the 3 photos can be used: 2 no person, 1 unreadable") as caught:
+    with pytest.raises(DatasetError, match="nobody in 3 photos can be used: 2 no person, 1 unreadable") as caught:
         process(tmp_path / "photos", tmp_path / "a.zip")
     assert str(tmp_path / "a.report.html") in caught.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.report.html", "a.report.json", "photos"]

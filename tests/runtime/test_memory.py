@@ -63,3 +63,14 @@ def test_a_c_library_without_the_switches(monkeypatch):
     memory.release_freed_memory()
     monkeypatch.setattr(memory.sys, "platform", "win32")
     assert not memory.keep_freed_memory()
+
+
+def test_memory_is_imported_and_unknown_where_the_system_does_not_say(monkeypatch):
+    """As on Windows, which has neither /proc nor the module `resource`."""
+
+    def missing(*_: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(memory.Path, "read_text", missing)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_megabytes() == 0.0

@@ -27,7 +27,7 @@ SHIRT = (0.1, 0.2, 0.6)
 def coarse_meshes(monkeypatch: pytest.MonkeyPatch, step: float = 0.01) -> None:
     """Meshes of large triangles with small textures, laid out in a hurry."""
     monkeypatch.setattr("portrait360.portrait.portrait.MESH_STEP", step)
-    monkeypatch.setattr("portrait360.portrait.options.DEFAULT_TEXTURE", 256)
+    monkeypatch.setattr("portrait360.portrait.arguments.DEFAULT_TEXTURE", 256)
     monkeypatch.setattr("portrait360.media.unwrap._LAYOUT", 400)
     monkeypatch.setattr("portrait360.media.unwrap.LEAST_COVERAGE", 0.0)
 

@@ -23,7 +23,7 @@ from support.programs import Program, children, wait_for_ends
 COUNT = 100  # 34 chunks of 3
 
 
-def draw(out: Path, source=fake_portraits.FakeSource, **changes) -> None:
+def draw(out: Path, source=fake_portraits.FakeSource, **changes) -> bool:
     arguments = {
         "count": COUNT,
         "resolution": 32,
@@ -32,7 +32,7 @@ def draw(out: Path, source=fake_portraits.FakeSource, **changes) -> None:
         "label_noise": 4.0,
         "progress": False,
     }
-    render_dataset(out, source_factory=source, **{**arguments, **changes})
+    return render_dataset(out, source_factory=source, **{**arguments, **changes})
 
 
 def sha256(path: Path) -> str:
@@ -168,7 +168,7 @@ def test_a_full_disk_gives_one_sentence_and_nothing_half_written(tmp_path: Path)
 
 def test_an_existing_output_is_kept(whole: Path, tmp_path: Path) -> None:
     before = whole.stat().st_mtime_ns
-    draw(whole)  # the same dataset: nothing to do
+    assert draw(whole) is False  # the same dataset: nothing to do
     assert whole.stat().st_mtime_ns == before
     with pytest.raises(DatasetError, match="exists already with seed 3, not 5"):
         draw(whole, seed=5)

@@ -15,8 +15,15 @@ from portrait360.config import RawRamp
 from portrait360.model.discriminator import with_pose_path
 from portrait360.portrait.weights import load_generator, load_weights, save_weights
 from portrait360.training import loop, watch
-from portrait360.training.checkpoints import checkpoints, load_checkpoint
+from portrait360.training.checkpoints import (
+    checkpoint_path,
+    checkpoints,
+    images_of,
+    is_cut_off,
+    load_checkpoint,
+)
 from portrait360.training.loop import train
+from portrait360.training.run_folder import images_shown
 from portrait360.training.state import new_state
 from portrait360.types import CheckpointError, DivergenceError, InputError
 from support.fake_portraits import write_fake_dataset
@@ -124,6 +131,41 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before(data, unbroken, tm
     (out / broken.name).write_bytes(broken.read_bytes()[:1000])
     run(PROGRAM, data, out, "resume", -1)
     assert_same_end(out, unbroken)
+
+
+def test_a_broken_newest_checkpoint_is_named_and_never_outlives_a_good_one(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    train(data, "tiny", out, kimg=0.008, quiet=True, keep_checkpoints=1)
+    (good,) = checkpoints(out)
+    broken = checkpoint_path(out, 500)
+    broken.write_bytes(good.read_bytes()[:-100])
+    train(data, "tiny", out, resume=True, kimg=0.016, quiet=True)
+    assert f"warning: {broken} is broken; training goes on from {good.name}." in capsys.readouterr().err
+    newest = checkpoint_path(out, 16)
+    assert checkpoints(out) == [newest, broken]
+    assert load_checkpoint(newest).images == 16
+    assert images_shown(out) == (16, 16)
+
+
+def test_broken_checkpoints_do_not_count_among_those_that_are_kept(data, tmp_path):
+    out = tmp_path / "run"
+    train(data, "tiny", out, kimg=0.008, quiet=True, keep_checkpoints=2)
+    (good,) = checkpoints(out)
+    checkpoint_path(out, 12).write_bytes(good.read_bytes()[:-100])
+    train(data, "tiny", out, resume=True, kimg=0.016, quiet=True)
+    assert [images_of(path) for path in checkpoints(out) if not is_cut_off(path)] == [8, 16]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b[:5], lambda b: b"", lambda b: b"{" * 99]
+)
+def test_cut_off_files_are_told_from_their_headers(unbroken, tmp_path, damage):
+    whole = checkpoints(unbroken)[-1]
+    assert not is_cut_off(whole)
+    path = tmp_path / whole.name
+    path.write_bytes(damage(whole.read_bytes()))
+    assert is_cut_off(path)
+    assert is_cut_off(tmp_path / "missing")
 
 
 def test_existing_run_is_never_overwritten(data, unbroken):

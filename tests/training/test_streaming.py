@@ -93,7 +93,7 @@ def test_few_shards_are_in_memory(packed):
 
 def test_more_processes_than_shards_are_refused(packed, tmp_path):
     write_shards(packed[0], tmp_path / "one", per_shard=1000, progress=False)
-    with pytest.raises(DatasetError, match="1 shards for 2 processes"):
+    with pytest.raises(DatasetError, match="1 shard for 2 processes"):
         StreamingData(tmp_path / "one", MODEL, recipe(), 0).batch(0, 2, Ranks(0, 2), CPU)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from portrait360.config import Vector3
-from portrait360.portrait.model import LARGEST_SEED, PortraitModel
+from portrait360.portrait.arguments import parse_seeds as parse_seeds
+from portrait360.portrait.arguments import unnatural_turns
+from portrait360.portrait.model import PortraitModel
 from portrait360.portrait.options import (
     AT_REST,
     body_pose_from_degrees,
@@ -20,34 +21,6 @@ from portrait360.portrait.options import (
 )
 from portrait360.runtime.files import make_folder, remove_empty_folders
 from portrait360.runtime.progress import show_progress
-from portrait360.types import InputError
-
-MOST_SEEDS = 10_000
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from text like `7`, `0-3` or `0,5,7-9`: in that order, each once.
-
-    Raises:
-        InputError: not of this form, out of range, or too many.
-    """
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
-        if match is None:
-            raise InputError(
-                f"`seeds` takes whole numbers of at least 0 and ranges of them, not {text!r}.",
-                "Try `seeds=0-3` or `seeds=0,5,7-9`.",
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise InputError(f"the range of seeds {part.strip()!r} runs backwards.", f"Try {last}-{first}.")
-        if last > LARGEST_SEED:
-            raise InputError(f"the seed {last} is above the largest, {LARGEST_SEED}.", "Use a smaller one.")
-        if last - first + 1 + len(seeds) > MOST_SEEDS:
-            raise InputError(f"`seeds` {text} asks for more than {MOST_SEEDS} portraits.", "Make them in several runs.")
-        seeds.update(dict.fromkeys(range(first, last + 1)))
-    return list(seeds)
 
 
 def generate(
@@ -63,13 +36,13 @@ def generate(
     mesh: bool = True,
     texture: int | None = None,
     format: Literal["glb", "obj"] = "glb",
-    device: str = "cpu",
+    device: str = "auto",
     progress: bool = True,
 ) -> list[Path]:
     """Write `out/seed0000/` for every seed, with the files of `Portrait.save`.
 
     The same seed and weights give the same images and mesh. A portrait's files appear together when all of them are
-    done; files of an earlier run with the same names are replaced.
+    done; those of an earlier portrait in the same folder go.
 
     Args:
         seeds: see `PortraitModel.sample`.
@@ -92,6 +65,8 @@ def generate(
     body_pose_from_degrees(neck, head)  # before the weights are loaded
     checked_texture(texture)
     check_format(format)
+    for warning in unnatural_turns(neck, head):
+        print(f"warning: {warning}", file=sys.stderr)
     made = make_folder(out)
 
     # Make one portrait after the other; a run without any leaves no folders.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from portrait360.config import Vector3
+from portrait360.portrait.arguments import unnatural_turns
 from portrait360.portrait.model import PortraitModel
 from portrait360.portrait.options import AT_REST, body_pose_from_degrees
 from portrait360.portrait.portrait import Portrait
@@ -38,7 +39,7 @@ def invert(
         weights: a weights file or a run folder; the packaged weights when None.
         steps, fast, force: see `PortraitModel.invert`.
         neck, head, size, video, mesh: see `Portrait.save`.
-        progress: show progress and warnings on standard error, and what was written on standard output.
+        progress: show progress and warnings on standard error.
 
     Raises:
         InputError: an argument is out of range, no photo can be used, or the folder cannot be written.
@@ -46,9 +47,11 @@ def invert(
     """
     # Check the arguments and the place before the long work
     body_pose_from_degrees(neck, head)
+    for warning in unnatural_turns(neck, head):
+        print(f"warning: {warning}", file=sys.stderr)
     made = make_folder(out)
     try:
-        model = PortraitModel.from_pretrained(weights)
+        model = PortraitModel.from_pretrained(weights, device="cpu")
         portrait = model.invert(photos, steps=steps, fast=fast, force=force, progress=progress)
         portrait.save(out, neck=neck, head=head, size=size, video=video, mesh=mesh)
     except BaseException:
@@ -61,5 +64,4 @@ def invert(
             print(f"left out: {photo['name']} ({photo['reason']}): {photo['detail']}", file=sys.stderr)
         for warning in portrait.report["warnings"]:
             print(f"warning: {warning}", file=sys.stderr)
-        print(f"{out}  the portrait; look at {out / 'comparison.png'} first")
     return portrait

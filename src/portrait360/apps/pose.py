@@ -138,7 +138,8 @@ def estimate_poses(
         sheet.save(temporary)
         write_json(out, {estimate.name: estimate.as_json() for estimate in estimates})
     print(table(estimates))
-    print(f"{out}\n{overlay}  {drawn} of {len(estimates)}")
+    if drawn < len(estimates):
+        print(f"{overlay.name} shows {drawn} of {len(estimates)}.")
     return estimates
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from portrait360.config import Preset
+from portrait360.config import Preset, check_lengths
 from portrait360.training import loop
-from portrait360.types import InputError
 
 
 def train(
@@ -52,8 +51,7 @@ def train(
         DivergenceError: a loss is not finite, or the portraits vanished; the last good checkpoint is kept.
     """
     # Check what the loop takes on trust.
-    if max_minutes is not None and not 0 < max_minutes < float("inf"):
-        raise InputError(f"`max_minutes` must be above 0, not {max_minutes:g}.", "Try `max_minutes=60`.")
+    check_lengths(kimg, max_minutes)
 
     # Train.
     return loop.train(

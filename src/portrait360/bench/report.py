@@ -88,7 +88,7 @@ def bench(out: Path, quick: bool = False, presets: Sequence[str] = tuple(PRESETS
 
 
 def bench_training(
-    out: Path, quick: bool = False, presets: Sequence[str] = DEFAULT_PRESETS, device: str = "cpu"
+    out: Path, quick: bool = False, presets: Sequence[str] = DEFAULT_PRESETS, device: str = "auto"
 ) -> dict[str, Any]:
     """Images per second of training `presets`, beside the published recipe in plain PyTorch with the same networks.
 

@@ -12,12 +12,59 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 
+from portrait360.cli.closing import close
+from portrait360.cli.datasets import DatasetCommand
+from portrait360.cli.datasets import DatasetConvert as DatasetConvert
+from portrait360.cli.datasets import DatasetInspect as DatasetInspect
+from portrait360.cli.datasets import DatasetPhotos as DatasetPhotos
+from portrait360.cli.datasets import DatasetShard as DatasetShard
+from portrait360.cli.datasets import DatasetSynth as DatasetSynth
+from portrait360.cli.early import (
+    check_dataset_place,
+    check_device_name,
+    check_folder_place,
+    check_images_place,
+    check_weights_place,
+)
 from portrait360.cli.page import Page
 from portrait360.cli.train import Train, train_command
+from portrait360.config import PRESETS, named_preset
+from portrait360.portrait.arguments import check_size, check_truncation, check_turns, checked_texture, parse_seeds
+from portrait360.runtime.files import check_json_place, check_place
 from portrait360.runtime.process import settle_process
+from portrait360.runtime.words import counted
 
 _Angles = Annotated[tuple[float, float, float], tyro.conf.arg(metavar="X Y Z")]
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
+
+
+def _check_rendering(
+    neck: tuple[float, float, float],
+    head: tuple[float, float, float],
+    size: int | None,
+    out: Path,
+    weights: Path | None,
+) -> None:
+    """What `generate` and `invert` are asked, before anything heavy is imported."""
+    check_turns(neck, head)
+    check_size(size)
+    check_folder_place(out)
+    check_weights_place(weights)
+
+
+def _page(folder: Path, weights: Path | None) -> list[str | Path]:
+    """The command that shows the portrait in a folder."""
+    return [
+        "page",
+        folder / "portrait.safetensors",
+        "--out",
+        folder.with_name(f"{folder.name}.html"),
+        *_weights(weights),
+    ]
+
+
+def _weights(weights: Path | None) -> list[str | Path]:
+    return [] if weights is None else ["--weights", weights]
 
 
 class Command(Protocol):
@@ -50,9 +97,10 @@ class Generate:
     truncation_psi: Annotated[float, tyro.conf.arg(metavar="PSI")] = 0.7
     """0 gives the average person, 1 the full variety with more failures."""
     neck: _Angles = (0.0, 0.0, 0.0)
-    """Turn the neck, degrees: X nods down, Y turns to the person's left, Z tilts to their right."""
+    """Turn the neck, degrees: X nods down, Y turns to the person's left, Z tilts to their right. At most 90 in all;
+    people reach about 45, and the packaged model learned up to about 25."""
     head: _Angles = (0.0, 0.0, 0.0)
-    """Turn the head against the neck, in the same way."""
+    """Turn the head against the neck, in the same way and range."""
     size: Annotated[int | None, tyro.conf.arg(metavar="S", help_behavior_hint="")] = None
     """Side of each view in pixels; the video has half of it. Default: 512, or the model's own side if it has one."""
     video: Annotated[bool, _PLAIN] = True
@@ -63,15 +111,20 @@ class Generate:
     """Side of the mesh's texture, texels: 1024 or 2048 (also 256 or 512)."""
     format: Literal["glb", "obj"] = "glb"
     """Of the mesh: glb (one file, textured and rigged), or obj for old programs (with .mtl and .png, no joints)."""
-    device: Annotated[str, tyro.conf.arg(metavar="D")] = "cpu"
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
 
     def run(self) -> None:
-        from portrait360.apps.generate import generate, parse_seeds
+        seeds = parse_seeds(self.seeds)
+        check_truncation(self.truncation_psi)
+        checked_texture(self.texture)
+        _check_rendering(self.neck, self.head, self.size, self.out, self.weights)
+        check_device_name(self.device)
+        from portrait360.apps.generate import generate
 
         settle_process()
         generate(
-            parse_seeds(self.seeds),
+            seeds,
             self.out,
             weights=self.weights,
             truncation=self.truncation_psi,
@@ -84,6 +137,8 @@ class Generate:
             format=self.format,
             device=self.device,
         )
+        first = self.out / f"seed{seeds[0]:04d}"
+        close(self.out, counted(len(seeds), "portrait"), _page(first, self.weights))
 
     def resume_hint(self) -> str:
         return f"finished portraits are in {self.out}"
@@ -112,9 +167,10 @@ class Invert:
     steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Steps of the search. Default: 80."""
     neck: _Angles = (0.0, 0.0, 0.0)
-    """Turn the neck in what is written, degrees: X nods down, Y turns to the person's left, Z tilts to their right."""
+    """Turn the neck in what is written, degrees: X nods down, Y turns to the person's left, Z tilts to their right. At
+    most 90 in all; people reach about 45, and the packaged model learned up to about 25."""
     head: _Angles = (0.0, 0.0, 0.0)
-    """Turn the head against the neck, in the same way."""
+    """Turn the head against the neck, in the same way and range."""
     size: Annotated[int | None, tyro.conf.arg(metavar="S", help_behavior_hint="")] = None
     """Side of each view in pixels; the video has half of it. Default: 512, or the model's own side if it has one."""
     video: Annotated[bool, _PLAIN] = True
@@ -124,6 +180,7 @@ class Invert:
     positional: ClassVar[dict[str, str]] = {"photos": "PHOTO"}
 
     def run(self) -> None:
+        _check_rendering(self.neck, self.head, self.size, self.out, self.weights)
         from portrait360.apps.invert import invert
 
         settle_process()
@@ -140,161 +197,7 @@ class Invert:
             video=self.video,
             mesh=self.mesh,
         )
-
-    def resume_hint(self) -> str:
-        return "nothing was written"
-
-
-@dataclass(frozen=True)
-class DatasetSynth:
-    """Render synthetic portraits with exact camera, body pose and mask each.
-
-    The same seed gives the same bytes whatever the number of workers, and a run that was stopped continues
-    when the same command is given again. The first run fetches the parts (hair, clothes, skins; 89 MB) with npm.
-
-    Example: portrait360 dataset synth --count 20000 --resolution 128 --seed 1 --out train.zip --label-noise 4
-    """
-
-    count: Annotated[int, tyro.conf.arg(metavar="N")]
-    """Number of portraits."""
-    resolution: Annotated[int, tyro.conf.arg(metavar="R")]
-    """Side of the square images in pixels."""
-    seed: Annotated[int, tyro.conf.arg(metavar="S")]
-    """Which people, cameras and poses."""
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
-    """The dataset to write."""
-    label_noise: Annotated[float | None, tyro.conf.arg(metavar="DEG", help_behavior_hint="")] = None
-    """Also write coarse body poses, as estimators would give them, with noise of so many degrees. Training
-    reads these, measuring the exact ones."""
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Processes that render. Default: one per core."""
-    depth: Annotated[bool, _PLAIN] = False
-    """Also write depth images."""
-    views: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Images of each person, each with a camera, pose, expression and light of its own."""
-
-    def run(self) -> None:
-        from functools import partial
-
-        from portrait360.synthetic.job import render_dataset
-        from portrait360.synthetic.source import PortraitSource
-
-        render_dataset(
-            self.out,
-            count=self.count,
-            resolution=self.resolution,
-            seed=self.seed,
-            label_noise=self.label_noise,
-            workers=self.workers,
-            depth=self.depth,
-            views=self.views,
-            source_factory=PortraitSource if self.views == 1 else partial(PortraitSource, views=self.views),
-        )
-
-    def resume_hint(self) -> str:
-        return "the same command continues"
-
-
-@dataclass(frozen=True)
-class DatasetPhotos:
-    """Make a dataset of a folder of photos: find each person, estimate camera and body pose, crop and mask.
-
-    Writes FILE.zip, and FILE.report.json and FILE.report.html with what became of every photo and why. A run that was
-    stopped continues when the same command is given again.
-
-    Example: portrait360 dataset photos photos --resolution 512 --out photos.zip --balance 4
-    """
-
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """The photos; folders below are searched as well."""
-    resolution: Annotated[int, tyro.conf.arg(metavar="R")]
-    """Side of the square images in pixels."""
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE.zip")]
-    """The dataset to write."""
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Processes that read photos. Default: one per core."""
-    balance: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Repeat people seen from rare sides, such as from behind, up to N times. Default: nobody is repeated."""
-    engine: Annotated[str, tyro.conf.arg(metavar="NAME")] = "local"
-    """local: processes on this machine; ray: a Ray cluster, whose machines must all see the folder."""
-    shards: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Also pack the dataset into WebDataset shards in this folder."""
-    limits: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
-    """When to reject, for instance {"smallest_side": 200}; docs/photos.md lists all limits. Others keep their
-    defaults."""
-    quality: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Your quality network (.safetensors or .onnx). Its scores are in the report; they reject nobody unless --limits
-    has a least_quality."""
-    matting: Annotated[Path | None, tyro.conf.arg(metavar="FILE.onnx", help_behavior_hint="")] = None
-    """Your matting network in place of mediapipe's segmentation."""
-    body: Annotated[Path | None, tyro.conf.arg(metavar="SMPL.pkl|.npz", help_behavior_hint="")] = None
-    """Your SMPL file, read as data: body poses are then turns about its joints. Default: the packaged body."""
-
-    def run(self) -> None:
-        from portrait360.apps.dataset import make_dataset
-
-        report = make_dataset(
-            self.folder,
-            self.out,
-            resolution=self.resolution,
-            limits=self.limits,
-            workers=self.workers,
-            balance=self.balance,
-            matting=self.matting,
-            quality=self.quality,
-            body=self.body,
-            engine=self.engine,
-            shards=self.shards,
-        )
-        print(f"{self.out}  {report.images} images: {report.sentence()}")
-
-    def resume_hint(self) -> str:
-        return "the same command continues"
-
-
-@dataclass(frozen=True)
-class DatasetShard:
-    """Pack a dataset into WebDataset shards, for training on more than memory holds or on many machines.
-
-    `train --data DIR` reads them: each process its own shards, a few at a time.
-
-    Example: portrait360 dataset shard train.zip --out shards
-    """
-
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.zip")]
-    """The dataset: a zip or a folder."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for the shards."""
-    per_shard: Annotated[int, tyro.conf.arg(metavar="N")] = 1000
-    """Most images in a shard."""
-
-    def run(self) -> None:
-        from portrait360.data.shards import write_shards
-
-        write_shards(self.file, self.out, self.per_shard)
-
-    def resume_hint(self) -> str:
-        return "nothing was written"
-
-
-@dataclass(frozen=True)
-class DatasetInspect:
-    """Inspect a dataset: a contact sheet, histograms of its labels, and bodies outlined over images.
-
-    Writes DIR/sheet.png, the yaw and pose histograms, the body overlay and summary.json.
-
-    Example: portrait360 dataset inspect train.zip --out out/inspect
-    """
-
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.zip")]
-    """The dataset: a zip or a folder."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for the images."""
-
-    def run(self) -> None:
-        from portrait360.data.inspect import inspect_dataset
-
-        inspect_dataset(self.file, self.out)
+        close(self.out, "the portrait, and comparison.png to look at first", _page(self.out, self.weights))
 
     def resume_hint(self) -> str:
         return "nothing was written"
@@ -327,6 +230,10 @@ class Evaluate:
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
 
     def run(self) -> None:
+        check_dataset_place(self.data)
+        check_weights_place(self.weights)
+        check_device_name(self.device)
+        check_json_place(self.out, ".png")
         from portrait360.apps.evaluate import evaluate
 
         settle_process()
@@ -339,6 +246,8 @@ class Evaluate:
             encoder=self.encoder,
             device=self.device,
         )
+        words = ["generate", "--seeds", "0-7", "--out", self.out.with_suffix(""), *_weights(self.weights)]
+        close(self.out, f"all numbers, and {self.out.with_suffix('.png').name}, a sheet of images", words)
 
     def resume_hint(self) -> str:
         return "nothing was written"
@@ -365,10 +274,20 @@ class Pose:
     positional: ClassVar[dict[str, str]] = {"images": "IMAGE"}
 
     def run(self) -> None:
+        check_images_place(self.images)
+        check_weights_place(self.weights)
+        if self.out is not None:
+            check_json_place(self.out, ".overlay.png")
         from portrait360.apps.pose import estimate_poses
 
         settle_process()
-        estimate_poses(self.images, weights=self.weights, out=self.out)
+        estimates = estimate_poses(self.images, weights=self.weights, out=self.out)
+        if self.out is not None:
+            overlay = self.out.with_suffix(".overlay.png").name
+            first, place = self.images[0], self.out.with_suffix("")
+            photo = first.is_file() and first.suffix.lower() != ".zip"
+            words = ["invert", first, "--out", place] if photo else ["dataset", "inspect", first, "--out", place]
+            close(self.out, f"{counted(len(estimates), 'pose')}, and {overlay}, the bodies over the images", words)
 
     def resume_hint(self) -> str:
         return "nothing was written"
@@ -398,10 +317,12 @@ class Convert:
 
         found = convert_snapshot(self.snapshot, self.out, self.body)
         model = found.model
-        print(f"{self.out}  {found.title}: {model.resolution}x{model.resolution} pixels from {model.raw_resolution}")
         print(f"licence: {found.licence}")
         if self.body is not None:
             print("note: this file holds SMPL data, which fall under the SMPL licence; do not pass it on.")
+        words = ["generate", "--seeds", "0-3", "--out", self.out.with_suffix(""), "--weights", self.out]
+        what = f"{found.title}: {model.resolution}x{model.resolution} pixels from {model.raw_resolution}"
+        close(self.out, what, words)
 
     def resume_hint(self) -> str:
         return "nothing was written"
@@ -425,29 +346,29 @@ class Bench:
     """Only these presets. Default: all; with --training cpu-64, portrait-128 and portrait-256."""
     training: Annotated[bool, _PLAIN] = False
     """Time training instead: images per second, beside the published recipe in plain PyTorch."""
-    device: Annotated[str, tyro.conf.arg(metavar="D")] = "cpu"
-    """Where to train: cpu, cuda, cuda:1, or auto. Views are timed on the CPU."""
+    device: Annotated[str, tyro.conf.arg(metavar="D")] = "auto"
+    """Where to train: cpu, cuda, cuda:1, or auto: the GPU if there is one. Views are timed on the CPU."""
 
     def run(self) -> None:
+        check_device_name(self.device)
+        for name in self.presets:
+            named_preset(name)
+        check_place(self.out)
         from portrait360.bench.report import bench, bench_training
         from portrait360.bench.training import DEFAULT_PRESETS
-        from portrait360.config import PRESETS
 
         if self.training:
-            bench_training(self.out, self.quick, self.presets or DEFAULT_PRESETS, self.device)
-            return
-        bench(self.out, self.quick, self.presets or tuple(PRESETS))
+            presets = self.presets or DEFAULT_PRESETS
+            bench_training(self.out, self.quick, presets, self.device)
+            words = ["train", "--data", "train.zip", "--preset", presets[0], "--out", "runs/first"]
+        else:
+            presets = self.presets or tuple(PRESETS)
+            bench(self.out, self.quick, presets)
+            words = ["bench", "--training", "--out", self.out.with_name(f"{self.out.stem}-training.json")]
+        close(self.out, f"times of {counted(len(presets), 'preset')}", words)
 
     def resume_hint(self) -> str:
         return "nothing was written"
-
-
-_Dataset = (
-    Annotated[DatasetSynth, tyro.conf.subcommand("synth")]
-    | Annotated[DatasetPhotos, tyro.conf.subcommand("photos")]
-    | Annotated[DatasetInspect, tyro.conf.subcommand("inspect")]
-    | Annotated[DatasetShard, tyro.conf.subcommand("shard")]
-)
 
 
 def commands(arguments: Sequence[str]) -> Any:
@@ -458,9 +379,9 @@ def commands(arguments: Sequence[str]) -> Any:
         | Annotated[Page, tyro.conf.subcommand("page")]
         | Annotated[Invert, tyro.conf.subcommand("invert")]
         | Annotated[
-            _Dataset,
+            DatasetCommand,
             tyro.conf.subcommand(
-                "dataset", description="Make a dataset, synthetic or of photos, inspect one, or pack it."
+                "dataset", description="Make a dataset, synthetic or of photos, inspect one, convert it, or pack it."
             ),
         ]
         | Annotated[Train, tyro.conf.subcommand("train", constructor=train)]

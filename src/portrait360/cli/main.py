@@ -15,6 +15,7 @@ import portrait360
 from portrait360.cli.commands import Command, commands
 from portrait360.cli.errors import with_flags
 from portrait360.cli.numbers import NUMBERS
+from portrait360.cli.spelling import misspelt
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -30,14 +31,20 @@ def parse(arguments: Sequence[str]) -> Command:
         SystemExit: after printing help (status 0), or what is wrong with the arguments (status 2).
     """
     parser: Any = commands(arguments)
-    return tyro.cli(
-        parser,
-        prog="portrait360",
-        description="3D portraits, seen from every side, learned from single-view images.",
-        args=list(arguments),
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=NUMBERS,
-    )
+    try:
+        return tyro.cli(
+            parser,
+            prog="portrait360",
+            description="3D portraits, seen from every side, learned from single-view images.",
+            args=list(arguments),
+            config=(tyro.conf.FlagCreatePairsOff,),
+            registry=NUMBERS,
+        )
+    except SystemExit as stop:
+        if stop.code:
+            for flag, meant in misspelt(arguments).items():
+                print(f"hint: there is no {flag}; did you mean {meant}?", file=sys.stderr)
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command) -> int:
+    from portrait360.errors import Portrait360Error
     from portrait360.runtime.files import explain_os_error
-    from portrait360.types import Portrait360Error
 
     try:
         command.run()

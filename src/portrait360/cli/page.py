@@ -8,6 +8,10 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from portrait360.cli.closing import close
+from portrait360.cli.early import check_weights_place
+from portrait360.errors import CheckpointError, InputError
+from portrait360.portrait.arguments import check_truncation, parse_seeds
 from portrait360.runtime.process import settle_process
 
 _PLAIN = tyro.conf.arg(help_behavior_hint="")
@@ -42,10 +46,6 @@ class Page:
     positional: ClassVar[dict[str, str]] = {"portrait": "PORTRAIT.safetensors"}
 
     def run(self) -> None:
-        from portrait360.apps.generate import parse_seeds
-        from portrait360.apps.page import model_page, portrait_page, seeds_page
-        from portrait360.types import InputError
-
         # One thing to show
         if (self.portrait is not None) + (self.seeds is not None) + self.model != 1:
             raise InputError(
@@ -54,16 +54,28 @@ class Page:
         if self.model and self.with_mesh:
             raise InputError("a page with the `model` makes people in the browser and has no mesh.", "Leave it out.")
 
+        # What can be checked at once
+        if self.portrait is not None and not self.portrait.is_file():
+            raise CheckpointError(f"there is no portrait file at {self.portrait}.", "Name a portrait.safetensors.")
+        seeds = [] if self.seeds is None else parse_seeds(self.seeds)
+        check_truncation(self.truncation_psi)
+        check_weights_place(self.weights)
+
         # Show it
+        from portrait360.apps.page import model_page, portrait_page, seeds_page
+
         settle_process()
         if self.portrait is not None:
             portrait_page(self.portrait, self.out, weights=self.weights, mesh=self.with_mesh)
         elif self.seeds is not None:
-            seeds = parse_seeds(self.seeds)
             seeds_page(seeds, self.out, weights=self.weights, truncation=self.truncation_psi, mesh=self.with_mesh)
         else:
             model_page(self.out, weights=self.weights)
-        print(f"{self.out}  {self.out.stat().st_size / 1e6:.1f} MB: open it in a browser (a double click will do)")
+        what = f"{self.out.stat().st_size / 1e6:.1f} MB: open it in a browser (a double click will do)"
+        close(self.out, what, ["page", "--model", "--out", self.out.with_name("model.html"), *self._weights()])
+
+    def _weights(self) -> list[str | Path]:
+        return [] if self.weights is None else ["--weights", self.weights]
 
     def resume_hint(self) -> str:
         return "nothing was written"

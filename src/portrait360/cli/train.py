@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo, UnsupportedTypeAnnotationError
 
-from portrait360.config import PRESETS
+from portrait360.cli.closing import close
+from portrait360.cli.early import check_dataset_place, check_device_name, check_folder_place, check_weights_place
+from portrait360.config import PRESETS, check_lengths, named_preset
 from portrait360.config.fields import PresetField, preset_fields
 from portrait360.runtime.process import settle_process
 
@@ -53,6 +55,12 @@ class Train:
     """Values of the preset to change, by full name; the flags `--training.*` and `--model.*`."""
 
     def run(self) -> None:
+        check_dataset_place(self.data)
+        check_device_name(self.device)
+        named_preset(self.preset)
+        check_lengths(self.kimg, self.max_minutes)
+        check_folder_place(self.out)
+        check_weights_place(self.init)
         from portrait360.apps.train import train
 
         settle_process()
@@ -68,6 +76,23 @@ class Train:
             recipe=self.recipe,
             **self.settings,
         )
+        self._close()
+
+    def _close(self) -> None:
+        """The last line: how far the run is, and what comes next."""
+        from portrait360.runtime.distributed import is_first_process
+        from portrait360.training.run_folder import images_shown
+
+        if not is_first_process():
+            return
+        shown, total = images_shown(self.out)
+        if shown < total:
+            words = ["train", "--data", self.data, "--preset", self.preset, "--out", self.out, "--resume"]
+            what = f"the run, stopped after {shown / 1000:g} of {total / 1000:g} kimg"
+        else:
+            words = ["evaluate", "--data", "heldout.zip", "--weights", self.out, "--out", self.out / "metrics.json"]
+            what = f"the trained model, after {shown / 1000:g} kimg"
+        close(self.out, what, words)
 
     def resume_hint(self) -> str:
         return "the same command with --resume continues from the last checkpoint"

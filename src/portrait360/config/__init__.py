@@ -20,7 +20,14 @@ from portrait360.config.model import (
     check_model,
 )
 from portrait360.config.presets import PRESETS, named_preset, register_preset, stylegan_channels
-from portrait360.config.training import Preset, RawRamp, ReconstructionConfig, TrainingConfig, original_recipe
+from portrait360.config.training import (
+    Preset,
+    RawRamp,
+    ReconstructionConfig,
+    TrainingConfig,
+    check_lengths,
+    original_recipe,
+)
 
 __all__ = [
     "PRESETS",
@@ -39,6 +46,7 @@ __all__ = [
     "TrainingConfig",
     "Vector3",
     "WarpConfig",
+    "check_lengths",
     "check_model",
     "named_preset",
     "original_recipe",

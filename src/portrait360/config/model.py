@@ -297,6 +297,6 @@ def _parts(model: ModelConfig) -> dict[str, Any]:
 
 
 def _mistake(path: str, expected: str, value: object) -> Exception:
-    from portrait360.types import InputError  # which imports torch
+    from portrait360.errors import InputError
 
     return InputError(f"`{path}` must be {expected}, not {value}.", "The preset's own values fit each other.")

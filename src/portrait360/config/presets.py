@@ -271,7 +271,7 @@ def named_preset(name: str) -> Preset:
     Raises:
         InputError: there is none of this name.
     """
-    from portrait360.types import InputError  # which imports torch
+    from portrait360.errors import InputError
 
     found = PRESETS.get(name) or _registered.get(name)
     if found is None:

@@ -222,8 +222,18 @@ def _check(recipe: TrainingConfig) -> None:
         raise _mistake("separate_phases", "off where there is a `training.reconstruction`", True)
 
 
+def check_lengths(kimg: float | None, max_minutes: float | None) -> None:
+    """Refuse a length of a run that is not above 0. Raises InputError."""
+    from portrait360.errors import InputError
+
+    if max_minutes is not None and not 0 < max_minutes < math.inf:
+        raise InputError(f"`max_minutes` must be above 0, not {max_minutes:g}.", "Try `max_minutes=60`.")
+    if kimg is not None and not 0 < kimg < math.inf:
+        raise InputError(f"`kimg` must be above 0, not {kimg}.", "It is the length of training in thousand images.")
+
+
 def _mistake(name: str, expected: str, value: object) -> Exception:
-    from portrait360.types import InputError  # which imports torch
+    from portrait360.errors import InputError
 
     return InputError(f"`training.{name}` must be {expected}, not {value}.", "Leave it out for the preset's value.")
 

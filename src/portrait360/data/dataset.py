@@ -1,10 +1,10 @@
-"""Read datasets: this project's zips and folders, and those of EG3D and 3DPortraitGAN."""
+"""Read datasets: this project's zips and folders, and those of EG3D, PanoHead and 3DPortraitGAN."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -17,11 +17,18 @@ from PIL import Image
 from torch import Tensor
 
 from portrait360.data import layout
+from portrait360.data.conventions import OURS, check_conventions, convert_command
 from portrait360.data.labels import read_json, read_labels
 from portrait360.data.store import Store, open_store
+from portrait360.runtime.words import counted
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
 
 _IMAGE_SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
+_MASK_FOLDERS = ("masks", "mask", "seg", "segs")
+"""Folders of masks: ours, and those of tools that segment."""
+_FOLDERS = ("images", "aligned_images", "depth", *_MASK_FOLDERS)
+_MASK_ENDINGS = ("_seg", "_mask", ".mask", ".seg", "-mask")
+"""What tools that segment append to the name of the image."""
 
 
 class PortraitDataset:
@@ -44,17 +51,18 @@ class PortraitDataset:
         Args:
             path: a zip or folder with `dataset.json`; images may lie at any path.
             labels: "train" reads dataset.json, whose body poses may be coarse; "exact" wants the exact ones.
-            masks_path: a separate zip or folder of masks with the same stems (as 3DPortraitGAN has it).
+            masks_path: a separate zip or folder of masks with the same stems (as 3DPortraitGAN and PanoHead have it).
 
         Raises:
-            DatasetError: it is missing, broken, incomplete or inconsistent, or has no exact labels.
+            DatasetError: it is missing, broken, incomplete or inconsistent, has no exact labels, or its labels do not
+                follow this project's conventions (`conventions.check_conventions`).
         """
         # Find the images.
         path = Path(path)
         self.path = path
         self._store = open_store(path)
         files = self._store.names()
-        self._images = [name for name in files if _is_portrait(name)]
+        self._images = [name for name in files if is_portrait_file(name)]
         if not self._images:
             raise DatasetError(f"{path} has no images.", "Expected WebP, PNG or JPEG files beside dataset.json.")
 
@@ -73,6 +81,9 @@ class PortraitDataset:
         depths = {_key(name): name for name in files if name.startswith("depth/")}
         self._depths = [depths.get(_key(name)) for name in self._images]
         self.resolution = self._open_image(self._images[0]).width
+
+        # Refuse what is meant otherwise.
+        check_conventions(path, array, self._images, self.resolution)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -187,7 +198,8 @@ class PortraitDataset:
         extra = sorted(set(labels.rows) - set(self._images))
         if extra:
             raise DatasetError(
-                f"{len(extra)} labels in {labels_file} of {self.path} have no image, for example {extra[0]}.",
+                f"{counted(len(extra), 'label')} without an image in {labels_file} of {self.path}, for example"
+                f" {extra[0]}.",
                 "Add these images or take their labels out.",
             )
         return labels.array[[labels.rows[name] for name in self._images]]
@@ -195,20 +207,21 @@ class PortraitDataset:
     def _find_masks(self, files: Iterable[str], masks_path: Path | None) -> tuple[Store | None, list[str]]:
         if masks_path is not None:
             store = open_store(masks_path)
-            found = {_key(name): name for name in store.names() if is_image_file(name)}
+            masks = [name for name in store.names() if is_image_file(name)]
         else:
             store = self._store
-            found = {_key(name): name for name in files if name.startswith("masks/")}
-            if not found:
+            masks = [name for name in files if is_image_file(name) and _is_mask(name)]
+            if not masks:
                 return None, []
-        missing = [name for name in self._images if _key(name) not in found]
+        found = match_masks(self._images, masks)
+        missing = [name for name in self._images if name not in found]
         if missing:
             raise DatasetError(
                 f"{len(missing)} of {len(self._images)} images have no mask in {store.path},"
                 f" for instance {missing[0]}.",
                 "A mask has the path of its image; only the suffix may differ.",
             )
-        return store, [found[_key(name)] for name in self._images]
+        return store, [found[name] for name in self._images]
 
     def _open_image(self, name: str) -> Image.Image:
         image = _decode(self._store, name, "RGB")
@@ -241,7 +254,8 @@ class PortraitDataset:
     def _no_masks(self) -> DatasetError:
         return DatasetError(
             f"{self.path} has no masks, and training needs them.",
-            "Put them beside the images (masks/ with the same names) or give the separate zip of masks.",
+            "Put them beside the images (masks/ with the same names), or join a separate zip of masks:"
+            f" `{convert_command(self.path, OURS, masks='MASKS.zip')}`.",
         )
 
 
@@ -324,12 +338,53 @@ def is_image_file(name: str) -> bool:
     return path.suffix.lower() in _IMAGE_SUFFIXES and not hidden
 
 
-def _is_portrait(name: str) -> bool:
-    return is_image_file(name) and not name.startswith(("masks/", "depth/"))
+def is_portrait_file(name: str) -> bool:
+    """Whether a file of a dataset is one of its images, not a mask or a depth."""
+    return is_image_file(name) and not _is_mask(name) and not name.startswith("depth/")
+
+
+def _is_mask(name: str) -> bool:
+    return name.startswith(tuple(f"{folder}/" for folder in _MASK_FOLDERS))
+
+
+def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
+    """The mask of each image, as far as there is one.
+
+    A mask has the path of its image apart from the suffix and from a first folder such as images/ or masks/; else that
+    path with an ending such as `_seg`; else, where file names are unique, the same file name in any folder.
+    """
+    # Names that masks go by, the surest last
+    ways = [
+        {_stem(name): name for name in masks} if _unique(images) and _unique(masks) else {},
+        {_without_ending(_key(name)): name for name in masks},
+        {_key(name): name for name in masks},
+    ]
+
+    # The surest one for each image
+    found = {}
+    for image in images:
+        names = [way.get(key) for way, key in zip(ways, (_stem(image), _key(image), _key(image)), strict=True)]
+        if any(names):
+            found[image] = next(name for name in reversed(names) if name is not None)
+    return found
+
+
+def _stem(name: str) -> str:
+    """The file name without suffix and without what masks have at its end."""
+    return _without_ending(PurePosixPath(name).with_suffix("").name)
+
+
+def _unique(names: Sequence[str]) -> bool:
+    return len({_stem(name) for name in names}) == len(names)
+
+
+def _without_ending(key: str) -> str:
+    ending = next((ending for ending in _MASK_ENDINGS if key.endswith(ending)), "")
+    return key.removesuffix(ending)
 
 
 def _key(name: str) -> str:
-    """What an image and its mask share: the path without suffix and without images/, masks/ or depth/."""
+    """What an image and its mask share: the path without suffix and without a first folder like images/ or masks/."""
     path = PurePosixPath(name)
-    parts = path.parts[1:] if path.parts[0] in ("images", "masks", "depth") else path.parts
+    parts = path.parts[1:] if path.parts[0] in _FOLDERS else path.parts
     return str(PurePosixPath(*parts).with_suffix(""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from portrait360.media.plots import Series, histogram
 from portrait360.media.sheets import FIRST, SECOND, Colour, captioned, tiled
 from portrait360.runtime.files import atomic_folder
 from portrait360.runtime.progress import show_progress
+from portrait360.runtime.words import counted
 
 POSE_NAMES = ("neck nod", "neck turn", "neck tilt", "head nod", "head turn", "head tilt")
 
@@ -35,6 +37,7 @@ _OVERLAY_COLUMNS = 4
 _OVERLAY_SIDE = 384
 _STATISTICS_SIDE = 64
 _POSE_BINS = 36
+_POSES = "pose_histogram.png"
 _BLUE = (40, 110, 255)
 
 
@@ -44,6 +47,7 @@ def inspect_dataset(
     *,
     masks_path: Path | None = None,
     workers: int = 2,
+    check_labels: Callable[[PortraitDataset], dict[str, Any]] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Decode a whole dataset and write what shows whether it is right.
@@ -57,6 +61,7 @@ def inspect_dataset(
         out_dir: folder to write; made when missing. Other files in it stay.
         masks_path: separate zip of masks.
         workers: threads that decode.
+        check_labels: compares labels with their images; what it returns becomes `label_check` in summary.json.
         progress: show how far the decoding is.
 
     Returns:
@@ -77,13 +82,17 @@ def inspect_dataset(
 
     # Write what shows whether it is right.
     summary = _summary(dataset, exact, masks)
+    if check_labels is not None:
+        summary["label_check"] = check_labels(dataset)
     with atomic_folder(out_dir) as folder:
         _sheet(dataset).save(folder / "sheet.png")
         _yaw_plot(dataset).save(folder / "yaw_histogram.png")
         if dataset.has_body_poses:
-            _pose_plot(dataset, exact).save(folder / "pose_histogram.png")
+            _pose_plot(dataset, exact).save(folder / _POSES)
         _overlay(dataset, exact).save(folder / "overlay.png")
         (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    if not dataset.has_body_poses:
+        (Path(out_dir) / _POSES).unlink(missing_ok=True)  # of a dataset that was inspected into this folder before
     return summary
 
 
@@ -105,7 +114,7 @@ def _sheet(dataset: PortraitDataset) -> Image.Image:
 
 def _yaw_plot(dataset: PortraitDataset) -> Image.Image:
     counts = yaw_histogram(dataset.cameras).numpy()
-    title = f"Yaw of {len(dataset)} cameras, sectors of 10°"
+    title = f"Yaw of {counted(len(dataset), 'camera')}, sectors of 10°"
     unit = "yaw in degrees: 0 = front, 90 = the subject's left, ±180 = back"
     ticks = list(range(-180, 181, 30))
     series = [Series("yaw", counts, FIRST)]

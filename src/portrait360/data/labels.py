@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from portrait360.data.store import Store
+from portrait360.data.store import Store, with_slashes
 from portrait360.types import BODY_POSE_SIZE, CAMERA_LABEL_SIZE, DatasetError
 
 _ORTHONORMAL_TOLERANCE = 5e-3
@@ -42,6 +42,8 @@ def read_json(store: Store, name: str) -> Any:
 def read_labels(store: Store, name: str) -> Labels:
     """Read {"labels": [[image name, 31 or 25 numbers], ...]} and check every number.
 
+    What the numbers mean is not checked; see `conventions.check_conventions`.
+
     Raises:
         DatasetError: the structure, a count, a number or a camera is wrong; the message names the entry.
     """
@@ -59,16 +61,16 @@ def read_labels(store: Store, name: str) -> Labels:
     rows: dict[str, int] = {}
     numbers: list[list[float]] = []
     for index, entry in enumerate(entries):
-        label = _check_entry(entry, index, where)
+        image, label = _check_entry(entry, index, where)
         if numbers and len(label) != len(numbers[0]):
             raise DatasetError(
-                f"entry {index} ({entry[0]}) of {where} has {len(label)} numbers, the entries before it"
+                f"entry {index} ({image}) of {where} has {len(label)} numbers, the entries before it"
                 f" {len(numbers[0])}.",
                 "All entries must have the same count: 31 (camera and body pose) or 25 (camera only).",
             )
-        if entry[0] in rows:
-            raise DatasetError(f"{where} has two labels for {entry[0]}.", "Take one of them out.")
-        rows[entry[0]] = index
+        if image in rows:
+            raise DatasetError(f"{where} has two labels for {image}.", "Take one of them out.")
+        rows[image] = index
         numbers.append(label)
 
     # Check all cameras at once.
@@ -100,19 +102,29 @@ def check_camera(label: Any, where: str) -> Float[ndarray, " 25"]:
     return array[0].astype(np.float32)
 
 
-def _check_entry(entry: Any, index: int, where: str) -> list[float]:
+def _check_entry(entry: Any, index: int, where: str) -> tuple[str, list[float]]:
+    """Name, with '/' between folders, and numbers of an entry; PanoHead's tools write numbers as strings."""
     pair = isinstance(entry, list) and len(entry) == 2
     if not (pair and isinstance(entry[0], str) and isinstance(entry[1], list)):
         raise DatasetError(f"entry {index} of {where} must be [image name, list of 31 numbers].", "Mend this entry.")
-    label = entry[1]
+    label: list[Any] = entry[1]
     if len(label) not in (CAMERA_LABEL_SIZE, CAMERA_LABEL_SIZE + BODY_POSE_SIZE):
         raise DatasetError(
             f"entry {index} ({entry[0]}) of {where} has {len(label)} numbers; expected 31 (25 for the camera"
             " and 6 for the body pose) or 25 (camera only).",
             "Mend this entry.",
         )
+    label = [_number(value) if isinstance(value, str) else value for value in label]
     _check_numbers(label, f"entry {index} ({entry[0]}) of {where}", "Mend or remove this entry.")
-    return label
+    return with_slashes(entry[0]), label
+
+
+def _number(text: str) -> float | str:
+    """The number that a string holds; the string itself where it holds none."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _check_numbers(label: list, where: str, hint: str) -> None:

@@ -36,8 +36,11 @@ FORMAT, FORMAT_VERSION = "portrait360-shards", 1
 _HINT = "Make the shards anew (`portrait360 dataset shard`)."
 
 
-def write_shards(path: Path, out: Path, per_shard: int = 1000, *, progress: bool = True) -> None:
+def write_shards(path: Path, out: Path, per_shard: int = 1000, *, progress: bool = True) -> tuple[int, int]:
     """Copy a dataset's samples, bytes unchanged, into shards of at most `per_shard`.
+
+    Returns:
+        The numbers of images and of shards.
 
     Raises:
         DatasetError: the dataset cannot be used, or has no masks.
@@ -77,6 +80,7 @@ def write_shards(path: Path, out: Path, per_shard: int = 1000, *, progress: bool
             "shards": shards,
         }
         write_json(folder / INDEX_FILE, index)
+    return len(dataset), len(shards)
 
 
 def _add_sample(tar: tarfile.TarFile, dataset: PortraitDataset, index: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from portrait360.types import DatasetError
+from portrait360.errors import DatasetError
 
 MAX_FILE_BYTES = 1 << 30
 """No single file of a dataset is larger; a zip that claims so is broken or hostile."""
@@ -24,7 +24,7 @@ _ENCRYPTED = 0x1
 
 @runtime_checkable
 class Store(Protocol):
-    """Named files, read-only. Names are relative with '/' between folders."""
+    """Named files, read-only. Names are relative with '/' between folders, also where they were packed with '\\'."""
 
     path: Path
 
@@ -55,6 +55,11 @@ def open_store(path: Path) -> Store:
     return ZipStore(path)
 
 
+def with_slashes(name: str) -> str:
+    """A name with '/' between folders; programs on Windows write '\\'."""
+    return name.replace("\\", "/")
+
+
 class FolderStore:
     """The files below a folder. Links to folders are not followed."""
 
@@ -64,24 +69,24 @@ class FolderStore:
         for folder, _, files in os.walk(path):
             prefix = Path(folder).relative_to(path)
             found += [(prefix / file).as_posix() for file in files]
-        self._names = sorted(found)
-        self._known = frozenset(found)
+        self._places = {with_slashes(name): name for name in found}
+        self._names = sorted(self._places)
 
     def names(self) -> list[str]:
         return self._names
 
     def read(self, name: str) -> bytes:
-        if name not in self._known:
+        if name not in self._places:
             raise DatasetError(f"{self.path} has no file {name}.", "The folder is incomplete; make it anew.")
         try:
-            return (self.path / name).read_bytes()
+            return (self.path / self._places[name]).read_bytes()
         except OSError as error:
             raise DatasetError(
                 f"{self.path / name} could not be read: {error.strerror}.", "Check its permissions."
             ) from error
 
     def fingerprint(self) -> str:
-        states = ((name, (self.path / name).stat()) for name in self._names)
+        states = ((name, (self.path / self._places[name]).stat()) for name in self._names)
         return _digest((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
 
@@ -97,7 +102,8 @@ class ZipStore:
         self._local = threading.local()
         try:
             with zipfile.ZipFile(path) as archive:
-                self._members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+                files = [info for info in archive.infolist() if not info.is_dir()]
+            self._members = {with_slashes(info.filename): info for info in files}
         except PermissionError as error:
             raise DatasetError(f"{path} could not be read: {error.strerror}.", "Check its permissions.") from error
         except (

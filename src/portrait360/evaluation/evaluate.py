@@ -87,7 +87,6 @@ def evaluate(
         sheet(shown.real, shown.generated).save(temporary, "PNG")
         write_json(out, result)
     print(table(result))
-    print(f"{out}\n{image_file}")
     return result
 
 

@@ -26,6 +26,7 @@ from portrait360.evaluation.samples import WINDOWS, Extractor, Predictors, RealI
 from portrait360.portrait.weights import Weights, load_weights
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.precision import processor_name
+from portrait360.runtime.words import counted
 from portrait360.synthetic.assets import installed_makehuman_folder
 from portrait360.types import DatasetError, InputError
 
@@ -126,7 +127,7 @@ def prepare(
 def _check_data(data: Path, dataset: PortraitDataset, model: ModelConfig) -> None:
     if len(dataset) < FEWEST:
         raise DatasetError(
-            f"{data} has {len(dataset)} images; measuring needs at least {FEWEST}.",
+            f"{data} has {counted(len(dataset), 'image')}; measuring needs at least {FEWEST}.",
             "Render more: portrait360 dataset synth --count 4000 --resolution 256 --seed 77 --out heldout.zip",
         )
     if dataset.resolution < model.resolution:

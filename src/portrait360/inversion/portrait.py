@@ -59,7 +59,10 @@ def portrait_from_photos(
     weights = load_weights(model.info.path)
     if weights.info.sha256 != model.info.sha256:
         raise CheckpointError(f"{model.info.path} has changed since it was loaded.", "Load the model again.")
-    networks = Networks.of(model.generator, weights.discriminator, load_start(model.info.sha256))
+    generator = model.generator
+    if next(generator.parameters()).device.type != "cpu":
+        generator = weights.generator  # the same, on the CPU, where photos are inverted
+    networks = Networks.of(generator, weights.discriminator, load_start(model.info.sha256))
 
     # The inversion
     targets = [photo.target for photo in used]

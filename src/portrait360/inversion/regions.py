@@ -11,8 +11,8 @@ from torch import Tensor
 from portrait360.encoder.network import HEAD
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.nearest import nearest_indices
+from portrait360.geometry.silhouette import body_faces
 from portrait360.inversion.target import Target, resized
-from portrait360.photos.matte import body_faces
 
 SKIN, HAIR, CLOTHES = range(3)
 _FACE_DEPTH, _HAIRLINE = 0.035, 0.07

@@ -41,6 +41,7 @@ from portrait360.runtime.files import explained_os_errors
 from portrait360.runtime.job_files import difference, parts_folder
 from portrait360.runtime.job_processes import check_engine
 from portrait360.runtime.jobs import run_job
+from portrait360.runtime.words import counted
 from portrait360.types import DatasetError, InputError
 
 _RESOLUTIONS = range(16, 2049)
@@ -132,7 +133,7 @@ def _check_somebody(report: Report, out: Path) -> None:
     if not report.accepted:
         given = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
         raise DatasetError(
-            f"nobody in the {report.photos} photos can be used: {given}.",
+            f"nobody in {counted(report.photos, 'photo')} can be used: {given}.",
             f"{report_files(out)[1]} names the reasons, photo by photo.",
         )
 

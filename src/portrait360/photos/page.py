@@ -17,6 +17,8 @@ from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from portrait360.runtime.words import counted
+
 MOST_IMAGES = 2000
 """So many small images are shown; more would make a page that browsers open slowly."""
 _ACCEPTED = "accepted"
@@ -80,7 +82,7 @@ def open_page(file: IO[str], head: Mapping[str, Any], folder: Path) -> Iterator[
         names |= {"accepted": "persons accepted", "images": "images in the dataset"}
         template = _environment().get_template("report.html")
         pieces = template.stream(
-            title=f"{head['dataset']}: what became of {head['totals']['photos']} photos",
+            title=f"{head['dataset']}: what became of {counted(head['totals']['photos'], 'photo')}",
             totals={words: head["totals"][name] for name, words in names.items()},
             head=head,
             histogram=_histogram(head["yaw_histogram"]),

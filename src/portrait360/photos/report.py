@@ -22,6 +22,7 @@ from portrait360.photos.gates import REASONS
 from portrait360.photos.page import Page, open_page
 from portrait360.photos.records import PersonOutcome, PhotoOutcome
 from portrait360.runtime.files import atomic_write
+from portrait360.runtime.words import counted
 from portrait360.types import DatasetError
 
 
@@ -52,7 +53,7 @@ class Report:
     def sentence(self) -> str:
         """The totals in words."""
         given = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        found = f"{self.accepted} persons of {self.photos_used} photos out of {self.photos}"
+        found = f"{counted(self.accepted, 'person')} of {self.photos_used} photos out of {self.photos}"
         return f"{found}; rejected: {given}" if given else found
 
 

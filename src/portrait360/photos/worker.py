@@ -16,6 +16,7 @@ from portrait360.encoder.files import load_encoder
 from portrait360.encoder.network import PortraitEncoder
 from portrait360.geometry.body import BodyTemplate, load_body
 from portrait360.geometry.cameras import project
+from portrait360.geometry.silhouette import body_silhouette
 from portrait360.photos.body import load_user_body
 from portrait360.photos.crop import Square
 from portrait360.photos.dedup import perceptual_hash
@@ -26,7 +27,6 @@ from portrait360.photos.landmark_model import LandmarkModel, load_landmark_model
 from portrait360.photos.matte import (
     MattingModel,
     SelfieMatte,
-    body_silhouette,
     mirrored_opacity,
     person_only,
     uncovered_share,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from portrait360.model.generator import Generator
-from portrait360.portrait.options import check_truncation
+from portrait360.portrait.arguments import LARGEST_SEED, check_truncation
 from portrait360.portrait.portrait import Portrait
 from portrait360.portrait.record import PortraitRecord
 from portrait360.portrait.scene import SceneRenderer
@@ -17,8 +17,6 @@ from portrait360.portrait.weights import WEIGHTS_NAME, WeightsInfo, copy_weights
 from portrait360.runtime.device import choose_device
 from portrait360.runtime.precision import worth_bf16
 from portrait360.types import InputError
-
-LARGEST_SEED = 2**32 - 1
 
 
 class PortraitModel:
@@ -36,7 +34,7 @@ class PortraitModel:
         self.bf16 = next(generator.parameters()).device.type == "cpu" and worth_bf16(generator.config)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, *, device: str = "cpu") -> PortraitModel:
+    def from_pretrained(cls, source: str | Path | None = None, *, device: str = "auto") -> PortraitModel:
         """Load a model.
 
         Args:

@@ -1,37 +1,21 @@
-"""What users ask of a portrait, checked: truncation, body pose and size."""
+"""What users ask of a portrait, checked and in the units of the networks."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from portrait360.config import Vector3
-from portrait360.types import InputError
+from portrait360.errors import InputError
+from portrait360.portrait.arguments import AT_REST as AT_REST
+from portrait360.portrait.arguments import check_format as check_format
+from portrait360.portrait.arguments import check_size, check_turns
+from portrait360.portrait.arguments import check_truncation as check_truncation
+from portrait360.portrait.arguments import checked_texture as checked_texture
 
-AT_REST: Vector3 = (0.0, 0.0, 0.0)
-"""No turn of neck or head: the canonical body."""
-LARGEST_ANGLE = 90.0
-"""Degrees."""
 DEFAULT_SIZE = 512
 """Side of the images of models that render at any side, pixels."""
-SIZES = (64, 2048)
-"""Least and largest side that can be asked for, pixels."""
-
-DEFAULT_TEXTURE = 1024
-"""Side of a mesh's texture, texels."""
-TEXTURES = (256, 512, 1024, 2048)
-"""Sides that can be asked for."""
-FORMATS = ("glb", "obj")
-"""Of mesh files."""
-
-
-def check_truncation(truncation: float) -> None:
-    """Raise InputError unless `truncation` lies between 0 and 1."""
-    if not 0.0 <= truncation <= 1.0:
-        raise InputError(f"`truncation` must lie between 0 and 1, not be {truncation:g}.", "Try `truncation=0.7`.")
 
 
 def body_pose_from_degrees(neck: Vector3, head: Vector3) -> Float[Tensor, " 6"]:
@@ -40,14 +24,7 @@ def body_pose_from_degrees(neck: Vector3, head: Vector3) -> Float[Tensor, " 6"]:
     Raises:
         InputError: not finite, or a turn by more than 90 degrees.
     """
-    for name, vector in (("neck", neck), ("head", head)):
-        angle = math.sqrt(sum(value * value for value in vector)) if len(vector) == 3 else math.nan
-        if not math.isfinite(angle) or angle > LARGEST_ANGLE:
-            raise InputError(
-                f"`{name}` takes three angles in degrees that turn by at most {LARGEST_ANGLE:.0f} in all,"
-                f" not {' '.join(f'{value:g}' for value in vector)}.",
-                f"Try `{name}=(0, 20, 0)`, which turns to the person's left.",
-            )
+    check_turns(neck, head)
     return torch.deg2rad(torch.tensor([*neck, *head], dtype=torch.float64)).float()
 
 
@@ -76,21 +53,5 @@ def checked_size(size: int | None, own_side: int | None, model: str) -> int | No
             raise InputError(f"{model} makes images of {own_side} pixels, not {size}.", "Leave out `size`.")
         return None
     side = DEFAULT_SIZE if size is None else size
-    if not SIZES[0] <= side <= SIZES[1]:
-        raise InputError(f"`size` must lie between {SIZES[0]} and {SIZES[1]}, not be {side}.", "Try `size=512`.")
+    check_size(side)
     return side
-
-
-def checked_texture(texture: int | None) -> int:
-    """Side of a mesh's texture; the default when None. Raises InputError unless it is one of `TEXTURES`."""
-    side = DEFAULT_TEXTURE if texture is None else texture
-    if side not in TEXTURES:
-        known = ", ".join(str(known) for known in TEXTURES)
-        raise InputError(f"`texture` must be one of {known}, not {side}.", "Try `texture=1024`.")
-    return side
-
-
-def check_format(format: str) -> None:
-    """Raise InputError unless `format` is one of `FORMATS`."""
-    if format not in FORMATS:
-        raise InputError(f"`format` must be glb or obj, not {format!r}.", "Try `format=glb`.")

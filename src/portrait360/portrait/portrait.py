@@ -32,6 +32,7 @@ from portrait360.portrait.options import (
 from portrait360.portrait.record import (
     PortraitRecord,
     PortraitTensors,
+    listed_files,
     posed_json,
     read_portrait_file,
     write_portrait_file,
@@ -80,7 +81,7 @@ class Portrait:
     # ---- files ----
 
     @classmethod
-    def load(cls, path: str | Path, *, weights: str | Path | None = None, device: str = "cpu") -> Portrait:
+    def load(cls, path: str | Path, *, weights: str | Path | None = None, device: str = "auto") -> Portrait:
         """Load a portrait.safetensors.
 
         Args:
@@ -116,7 +117,7 @@ class Portrait:
     ) -> Path:
         """Write views.png, turntable.mp4, portrait.glb, portrait.safetensors and portrait.json.
 
-        The files appear together when all of them are done; files of the same names are replaced.
+        The files appear together when all of them are done; those of an earlier portrait in the folder go.
 
         Args:
             folder: made when missing.
@@ -138,6 +139,7 @@ class Portrait:
         side, texels = self._rays(size), checked_texture(texture)
         check_format(format)
         folder = Path(folder)
+        earlier = listed_files(folder)
         with atomic_folder(folder) as temporary:
             # What people look at: the files that portrait.json lists
             save_png(temporary / "views.png", self._views(VIEWS, pose, side))
@@ -163,6 +165,10 @@ class Portrait:
             if self.report:
                 content |= {"inversion": self.report}
             write_json(temporary / "portrait.json", content)
+
+        # Leave nothing of an earlier portrait beside this one
+        for name in earlier.difference(files):
+            (folder / name).unlink(missing_ok=True)
         return folder
 
     def page(self, path: str | Path, *, mesh: bool = False) -> Path:

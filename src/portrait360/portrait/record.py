@@ -17,6 +17,7 @@ from portrait360.runtime.tensors import FORMAT, from_json, in_float32, read_tens
 from portrait360.types import CheckpointError
 
 _KIND = "portrait"
+_LISTED_SUFFIXES = frozenset({".png", ".jpg", ".mp4", ".glb", ".obj", ".mtl"})
 _STYLE, _LAYERS, _TUNED, _RESIDUAL, _TINT = "w", "ws", "tuned/", "residual/", "tint"
 
 
@@ -69,6 +70,20 @@ def posed_json(record: PortraitRecord, body_pose: Float[Tensor, " 6"]) -> dict[s
         },
         "package_version": portrait360.__version__,
     }
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Images, videos and meshes that the portrait.json of a folder lists; none where there is no such file.
+
+    Only plain names of files that are there, so that a list from elsewhere cannot name anything beyond the folder.
+    """
+    try:
+        names = json.loads((folder / "portrait.json").read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    given = names if isinstance(names, list) else []
+    plain = {name for name in given if isinstance(name, str) and Path(name).name == name}
+    return {name for name in plain if Path(name).suffix in _LISTED_SUFFIXES and (folder / name).is_file()}
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,11 @@ def _import_first() -> None:
     importlib.import_module("torch.distributed.nn")
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first one of torchrun's."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def relaunched() -> bool:
     """Whether torchrun started this process again after one of the run's processes had failed (`--max-restarts`)."""
     return _restarts() > 0

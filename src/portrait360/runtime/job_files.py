@@ -15,8 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from portrait360.errors import DatasetError
 from portrait360.runtime.files import atomic_write, explained_os_errors, remove_empty_folders, write_json
-from portrait360.types import DatasetError
 
 _JOB_FILE = "job.json"
 _LOCK_FILE = "lock"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import resource
 import sys
 from pathlib import Path
 
@@ -42,8 +41,15 @@ def restart_peak() -> None:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has had at once since its start or `restart_peak`, in MiB."""
+    """The most memory that this process has had at once since its start or `restart_peak`, in MiB.
+
+    0 where the system does not say (Windows).
+    """
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS

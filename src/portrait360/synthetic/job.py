@@ -8,9 +8,9 @@ order at the end.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ import portrait360
 from portrait360.data import layout
 from portrait360.data.store import open_store
 from portrait360.data.writer import open_writer
+from portrait360.errors import DatasetError
 from portrait360.runtime.files import explained_os_errors
-from portrait360.runtime.job_files import difference, parts_folder
+from portrait360.runtime.job_files import difference, has_parts, parts_folder
+from portrait360.runtime.job_processes import cores
 from portrait360.runtime.jobs import run_job
+from portrait360.runtime.words import counted, rough_time
+from portrait360.synthetic.arguments import WORTH_SAYING, check_synth_arguments, rendering_seconds
 from portrait360.synthetic.label_noise import BIAS_NOD_DEGREES, SHRINK, coarse_body_poses
 from portrait360.synthetic.worker import SourceFactory, SynthJob, read_samples
-from portrait360.types import DatasetError, InputError
-
-_RESOLUTIONS = range(16, 2049)
 
 
 def render_dataset(
@@ -43,7 +44,7 @@ def render_dataset(
     views: int = 1,
     source_factory: SourceFactory,
     progress: bool = True,
-) -> None:
+) -> bool:
     """Render `count` portraits into the zip `out` (see `layout`).
 
     A run that was stopped or killed continues when it is called again with the same arguments; its parts lie
@@ -61,7 +62,10 @@ def render_dataset(
         depth: also write 16-bit depth images.
         views: images of each person, one after the other, as `source_factory` renders them; noted in meta.json.
         source_factory: makes the source of the images in each process.
-        progress: show images done, per second and time left on standard error.
+        progress: show roughly how long it will take, then images done, per second and time left, on standard error.
+
+    Returns:
+        Whether images were rendered; False where `out` held them already.
 
     Raises:
         InputError: an argument is out of range, or the disk is full (finished parts are kept).
@@ -69,18 +73,9 @@ def render_dataset(
         KeyboardInterrupt: after saying how to continue.
     """
     # Check what was asked.
-    _check_count(count, seed, views, workers)
-    if resolution not in _RESOLUTIONS:
-        raise InputError(
-            f"the resolution must be a side of 16 to 2048 pixels, not {resolution}.",
-            "Give for instance `resolution=256`.",
-        )
-    if label_noise is not None and not (math.isfinite(label_noise) and 0 <= label_noise <= 90):
-        raise InputError(
-            f"the label noise must be 0 to 90 degrees, not {label_noise}.",
-            "Give for instance `label_noise=4`.",
-        )
-    _check_place(out)
+    check_synth_arguments(
+        out, count=count, resolution=resolution, seed=seed, label_noise=label_noise, workers=workers, views=views
+    )
 
     # Render what is not there yet.
     job = SynthJob(parts_folder(out), count, resolution, seed, depth, source_factory)
@@ -88,26 +83,23 @@ def render_dataset(
     if out.exists():
         _check_finished(out, meta)
         shutil.rmtree(job.parts, ignore_errors=True)  # left when the run was killed at its very end
-    else:
-        run_job(job, meta, lambda: _assemble(out, job, meta), workers=workers, progress=progress)
+        return False
+    if progress and not has_parts(job.parts):
+        _say_how_long(count, resolution, workers or cores())
+    run_job(job, meta, lambda: _assemble(out, job, meta), workers=workers, progress=progress)
+    return True
 
 
-def _check_count(count: int, seed: int, views: int, workers: int | None) -> None:
-    if count < 1:
-        raise InputError(f"the count must be at least 1, not {count}.", "Give for instance `count=1000`.")
-    if seed < 0:
-        raise InputError(f"the seed must be at least 0, not {seed}.", "Give for instance `seed=1`.")
-    if workers is not None and workers < 1:
-        raise InputError(f"there must be at least 1 worker, not {workers}.", "Leave `workers` out for one per core.")
-    if not 1 <= views <= count:
-        raise InputError(f"there must be 1 to {count} views of each person, not {views}.", "Try `views=4`.")
-
-
-def _check_place(out: Path) -> None:
-    if out.suffix != ".zip":
-        raise InputError(f"the output must be a zip, not {out}.", "Give a name that ends in .zip.")
-    if out.is_dir():
-        raise InputError(f"{out} is a folder.", "Give the name of a zip file.")
+def _say_how_long(count: int, resolution: int, processes: int) -> None:
+    """Before anything of this machine has been measured; the progress line is more exact."""
+    seconds = rendering_seconds(count, resolution, processes)
+    if seconds >= WORTH_SAYING:
+        print(
+            f"{count} images of {resolution}x{resolution} pixels take about {rough_time(seconds)} on"
+            f" {counted(processes, 'core')}; Ctrl-C keeps what is done.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _meta(job: SynthJob, label_noise: float | None, views: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,12 @@ from torch import Tensor
 
 import portrait360
 from portrait360.config import Preset
+from portrait360.runtime.distributed import is_first_process
 from portrait360.runtime.tensors import FORMAT, from_json, metadata_json, read_tensors, to_json, write_tensors
 from portrait360.types import CheckpointError
+
+_LONGEST_HEADER = 100 * 2**20
+"""Bytes; the safetensors library reads no longer ones."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,29 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(Path(run).glob("checkpoint-*.safetensors"))
 
 
+def images_of(path: Path) -> int:
+    """After how many images a checkpoint was written, by its name; -1 for a name that does not say."""
+    number = path.stem.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a file is no safetensors file, or shorter or longer than its header says.
+
+    It is found from the header alone: checkpoints have gigabytes, and are looked at whenever one is written.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= _LONGEST_HEADER:
+                return True
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return path.stat().st_size != 8 + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return True
+
+
 def save_checkpoint(checkpoint: Checkpoint) -> None:
     """Write a checkpoint at its path."""
     metadata = {
@@ -90,16 +118,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def newest_checkpoint(found: list[Path]) -> Checkpoint:
-    """The newest of these files, oldest first, that is whole.
+    """The newest of these files, oldest first, that is whole; says on standard error which ones are skipped.
 
     Raises:
         CheckpointError: none is.
     """
     problem: CheckpointError | None = None
+    broken: list[Path] = []
     for path in reversed(found):
         try:
-            return load_checkpoint(path)
+            checkpoint = load_checkpoint(path)
         except CheckpointError as error:
             problem = problem or error
+            broken.append(path)
+            continue
+        for skipped in broken if is_first_process() else ():
+            print(f"warning: {skipped} is broken; training goes on from {path.name}.", file=sys.stderr)
+        return checkpoint
     assert problem is not None
     raise problem

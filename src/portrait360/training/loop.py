@@ -12,11 +12,12 @@ import torch
 
 from portrait360.config import Preset
 from portrait360.data.shards import is_shards
+from portrait360.encoder.label_check import warn_about_labels
 from portrait360.portrait.weights import load_weights
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.poses.memory import shared_turns
 from portrait360.runtime.device import choose_device
-from portrait360.runtime.distributed import Ranks, join, own_gpu
+from portrait360.runtime.distributed import Ranks, is_first_process, join, own_gpu
 from portrait360.runtime.precision import choose_bf16, processor_name
 from portrait360.runtime.progress import show_progress
 from portrait360.runtime.threads import denormals_flushed, settle_threads
@@ -92,7 +93,9 @@ def train(
     settings = asked_settings(preset, full_names(options), kimg)
     trained, origin = starting_point(base, settings, run, Path(out), resume=resume, init=init)
 
-    # Open the data and train
+    # Open the data, whose labels may belong to other images, and train
+    if not isinstance(origin, Checkpoint) and is_first_process():
+        warn_about_labels(Path(data))
     images = _open_data(Path(data), trained, seed, target, quiet)
     run = dataclasses.replace(run, data=images.fingerprint, labels=images.label_kind)
     return _train(RunFolder(Path(out), trained, run), origin, images, target, Timer(clock, max_minutes), quiet)

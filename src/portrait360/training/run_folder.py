@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,39 @@ from portrait360.poses.calibration import PoseCalibration
 from portrait360.runtime.distributed import Ranks
 from portrait360.runtime.files import make_folder, write_json
 from portrait360.training import schedules
-from portrait360.training.checkpoints import Checkpoint, RunRecord, checkpoint_path, checkpoints, save_checkpoint
+from portrait360.training.checkpoints import (
+    Checkpoint,
+    RunRecord,
+    checkpoint_path,
+    checkpoints,
+    images_of,
+    is_cut_off,
+    save_checkpoint,
+)
 from portrait360.training.log import RunLog, pose_sheet, turn_sheet
 from portrait360.training.passes import TrainingState
 from portrait360.training.state import state_tensors
+from portrait360.types import CheckpointError
 
 SHEET_SEEDS = range(8)
+CONFIG_FILE = "config.json"
+
+
+def images_shown(path: Path) -> tuple[int, int]:
+    """How many images a run has shown, and how many it is to show in all; zeros where there is no checkpoint.
+
+    Raises:
+        CheckpointError: config.json is broken.
+    """
+    found = [checkpoint for checkpoint in checkpoints(path) if not is_cut_off(checkpoint)]
+    if not found:
+        return 0, 0
+    try:
+        content = json.loads((Path(path) / CONFIG_FILE).read_bytes())
+        total = float(content["training"]["total_kimg"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has no readable {CONFIG_FILE}.", "Resume the run, which writes it.") from error
+    return images_of(found[-1]), int(total * 1000)
 
 
 class RunFolder:
@@ -43,7 +71,7 @@ class RunFolder:
         self.ranks, self.run = ranks, run
         make_folder(self.path)
         if ranks.first:
-            write_json(self.path / "config.json", dataclasses.asdict(self.preset) | {"run": dataclasses.asdict(run)})
+            write_json(self.path / CONFIG_FILE, dataclasses.asdict(self.preset) | {"run": dataclasses.asdict(run)})
             self.log = RunLog(self.path, images)
 
     @property
@@ -64,8 +92,18 @@ class RunFolder:
         path, tensors = checkpoint_path(self.path, state.images), state_tensors(state, random_states)
         save_checkpoint(Checkpoint(path, self.preset, self.run, state.images, state.step, tensors))
         self.write_weights(state, state.memory.calibration())
-        for old in checkpoints(self.path)[: -self.preset.training.keep_checkpoints]:
-            old.unlink()
+        self._remove_old_checkpoints(state.images)
+
+    def _remove_old_checkpoints(self, images: int) -> None:
+        """Keep the newest whole checkpoints, as many as the preset says.
+
+        Only those up to `images`, the one just written, are counted: `--resume` skipped later ones, which are broken.
+        """
+        found = [path for path in checkpoints(self.path) if images_of(path) <= images]
+        keep = [path for path in found if not is_cut_off(path)][-self.preset.training.keep_checkpoints :]
+        for path in found:
+            if path not in keep and images_of(path) < images:
+                path.unlink()
 
     def write_weights(self, state: TrainingState, calibration: PoseCalibration | None) -> None:
         """Write the averaged networks, with the raw side that they have been trained at."""

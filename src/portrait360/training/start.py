@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from portrait360.config import ModelConfig, Preset, check_model, named_preset, original_recipe
+from portrait360.config import ModelConfig, Preset, check_lengths, check_model, named_preset, original_recipe
 from portrait360.portrait.weights import find_weights
 from portrait360.runtime.distributed import relaunched
 from portrait360.training.adapt import StartingWeights, read_weights, with_pose_path_of
@@ -43,8 +42,7 @@ def asked_settings(preset: str | Preset, options: Mapping[str, object], kimg: fl
         return settings
     if LENGTH in options:
         raise InputError(f"`kimg` and `{LENGTH}` are the same.", "Give one of them.")
-    if not (math.isfinite(kimg) and kimg > 0):
-        raise InputError(f"`kimg` must be above 0, not {kimg}.", "It is the length of training in thousand images.")
+    check_lengths(kimg, None)
     return settings | {LENGTH: float(kimg)}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from portrait360.config import ModelConfig, TrainingConfig
 from portrait360.data.shards import PortraitShards
 from portrait360.runtime.distributed import Ranks
+from portrait360.runtime.words import counted
 from portrait360.training.data import Framing, fingerprint, random_labels
 from portrait360.training.passes import Batch, Labels
 from portrait360.types import DatasetError
@@ -95,7 +96,7 @@ class StreamingData:
         own = len(self.shards.shards) // ranks.size
         if own < 1:
             raise DatasetError(
-                f"{self.shards.path} has {len(self.shards.shards)} shards for {ranks.size} processes.",
+                f"{self.shards.path} has {counted(len(self.shards.shards), 'shard')} for {ranks.size} processes.",
                 "Make more, smaller ones (`portrait360 dataset shard --per-shard N`).",
             )
         return own
