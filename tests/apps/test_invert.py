@@ -11,6 +11,7 @@ from skimage.data import astronaut
 
 import portrait360 as p3
 from portrait360.apps.invert import invert
+from portrait360.cli.main import main
 from portrait360.inversion.portrait import COMPARISON
 from portrait360.portrait.portrait import Portrait
 from portrait360.types import InputError
@@ -62,6 +63,14 @@ def test_the_file_makes_the_portrait_again(written, tiny_weights):
     portrait, out = written
     again = Portrait.load(out / "portrait.safetensors", weights=tiny_weights)
     assert again.render(yaw=30.0).tobytes() == portrait.render(yaw=30.0).tobytes()
+
+
+def test_generate_takes_the_file(written, tiny_weights, tmp_path):
+    out = written[1]
+    words = ["--portrait", str(out / "portrait.safetensors"), "--weights", str(tiny_weights), "--out", str(tmp_path)]
+    assert main(["generate", *words, "--no-video", "--no-mesh"]) == 0
+    for name in ("views.png", "portrait.safetensors"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_a_failing_inversion_leaves_no_folder(tiny_weights, tmp_path):

@@ -123,3 +123,15 @@ def test_a_place_that_may_not_be_written(capfd, tmp_path, tiny_weights, monkeypa
     monkeypatch.setattr(os, "mkdir", refuse)
     words = ["generate", "--seeds", "0", "--out", str(tmp_path / "out"), "--weights", str(tiny_weights)]
     check(capfd, tmp_path, words, "no permission to use .*out")
+
+
+def test_seeds_or_a_portrait(capfd, tmp_path):
+    words = ["generate", "--out", str(tmp_path / "out")]
+    check(capfd, tmp_path, words, "takes either --seeds or --portrait")
+    check(capfd, tmp_path, [*words, "--seeds", "1", "--portrait", "a.safetensors"], "takes either --seeds or")
+
+
+def test_a_portrait_that_is_none(capfd, tmp_path, tiny_weights):
+    words = ["generate", "--out", str(tmp_path / "out"), "--weights", str(tiny_weights), "--portrait"]
+    check(capfd, tmp_path, [*words, str(tmp_path / "none.safetensors")], "there is no portrait file")
+    check(capfd, tmp_path, [*words, str(tiny_weights)], "is not a portrait")

@@ -81,7 +81,7 @@ def test_flags_arrive_as_values():
 
 
 def test_what_need_not_be_given():
-    assert parse("generate --seeds 1 --out d".split()) == Generate("1", Path("d"))
+    assert parse("generate --seeds 1 --out d".split()) == Generate(Path("d"), "1")
     assert parse("dataset synth --count 5 --resolution 64 --seed 2 --out a.zip".split()).label_noise is None
     for words in (
         "train --data a.zip --preset cpu-64 --out r",

@@ -1,4 +1,4 @@
-"""Portraits from seeds, written as images, video, mesh and record; what `portrait360 generate` does."""
+"""Portraits from seeds or a portrait file, written as images, video, mesh and record: `portrait360 generate`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from portrait360.portrait.options import (
     check_truncation,
     checked_texture,
 )
+from portrait360.portrait.portrait import Portrait
 from portrait360.runtime.files import make_folder, remove_empty_folders
 from portrait360.runtime.progress import show_progress
 
@@ -92,3 +93,39 @@ def generate(
         remove_empty_folders(made)
         raise
     return folders
+
+
+def generate_again(
+    file: Path,
+    out: Path,
+    *,
+    weights: str | Path | None = None,
+    neck: Vector3 = AT_REST,
+    head: Vector3 = AT_REST,
+    size: int | None = None,
+    video: bool = True,
+    mesh: bool = True,
+    texture: int | None = None,
+    format: Literal["glb", "obj"] = "glb",
+    device: str = "auto",
+) -> Path:
+    """Write the files of `Portrait.save` into `out` for a portrait that was saved, of a seed or from photos.
+
+    Args:
+        file: its portrait.safetensors.
+        out: folder, made when missing.
+        weights: those that the portrait was made with; the packaged weights when None.
+        neck, head, size, video, mesh, texture, format: see `Portrait.save`.
+        device: as for `generate`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: an argument is out of range, or the folder cannot be written.
+        CheckpointError: the file or the weights are missing, broken, or do not belong together.
+    """
+    for warning in unnatural_turns(neck, head):
+        print(f"warning: {warning}", file=sys.stderr)
+    portrait = Portrait.load(file, weights=weights, device=device)
+    return portrait.save(out, neck=neck, head=head, size=size, video=video, mesh=mesh, texture=texture, format=format)

@@ -29,6 +29,7 @@ from portrait360.cli.early import (
 from portrait360.cli.page import Page
 from portrait360.cli.train import Train, train_command
 from portrait360.config import PRESETS, named_preset
+from portrait360.errors import InputError
 from portrait360.portrait.arguments import check_size, check_truncation, check_turns, checked_texture, parse_seeds
 from portrait360.runtime.files import check_json_place, check_place
 from portrait360.runtime.process import settle_process
@@ -83,15 +84,18 @@ class Generate:
     """Make portraits in 3D from seeds: eight views, a turntable video, a mesh, and what makes each of them again.
 
     Writes DIR/seed0000/ with views.png (eight yaws, 45 degrees apart, from the front), turntable.mp4,
-    portrait.glb, portrait.safetensors and portrait.json. The same seed always gives the same person.
+    portrait.glb, portrait.safetensors and portrait.json. The same seed always gives the same person. With --portrait,
+    the same files go to DIR itself for a portrait that was saved.
 
     Example: portrait360 generate --seeds 0-3 --out out/demo
     """
 
-    seeds: Annotated[str, tyro.conf.arg(metavar="LIST")]
-    """Seeds and ranges of seeds, for instance 7 or 0-3 or 0,5,7-9."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the portraits."""
+    seeds: Annotated[str | None, tyro.conf.arg(metavar="LIST", help_behavior_hint="")] = None
+    """Seeds and ranges of seeds, for instance 7 or 0-3 or 0,5,7-9."""
+    portrait: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """A portrait.safetensors, of a seed or from photos, in place of seeds."""
     weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Weights (.safetensors), or the folder of a run. Default: those that come with the package."""
     truncation_psi: Annotated[float, tyro.conf.arg(metavar="PSI")] = 0.7
@@ -115,28 +119,29 @@ class Generate:
     """cpu, cuda, cuda:1, or auto: the GPU if there is one."""
 
     def run(self) -> None:
-        seeds = parse_seeds(self.seeds)
+        # Check what is asked for
+        if (self.seeds is None) == (self.portrait is None):
+            raise InputError("`generate` takes either `seeds` or `portrait`.", "Try `seeds=0-3`.")
+        seeds = [] if self.seeds is None else parse_seeds(self.seeds)
         check_truncation(self.truncation_psi)
         checked_texture(self.texture)
         _check_rendering(self.neck, self.head, self.size, self.out, self.weights)
         check_device_name(self.device)
-        from portrait360.apps.generate import generate
+        from portrait360.apps.generate import generate, generate_again
 
+        # A portrait that was saved
         settle_process()
-        generate(
-            seeds,
-            self.out,
-            weights=self.weights,
-            truncation=self.truncation_psi,
-            neck=self.neck,
-            head=self.head,
-            size=self.size,
-            video=self.video,
-            mesh=self.mesh,
-            texture=self.texture,
-            format=self.format,
-            device=self.device,
-        )
+        shown: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("weights", "neck", "head", "size", "video", "mesh", "texture", "format", "device")
+        }
+        if self.portrait is not None:
+            generate_again(self.portrait, self.out, **shown)
+            close(self.out, "the portrait", _page(self.out, self.weights))
+            return
+
+        # Portraits of seeds
+        generate(seeds, self.out, truncation=self.truncation_psi, **shown)
         first = self.out / f"seed{seeds[0]:04d}"
         close(self.out, counted(len(seeds), "portrait"), _page(first, self.weights))
 
