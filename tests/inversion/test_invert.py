@@ -13,7 +13,7 @@ from portrait360.inversion.invert import invert_targets, residual_side, step_cou
 from portrait360.inversion.optimise import Recipe, Watch, photos_of
 from portrait360.inversion.regressor import StartRegressor, load_start, save_start, start_features
 from portrait360.inversion.target import Target
-from portrait360.portrait.appearance import Appearance
+from portrait360.model.appearance import Appearance
 from portrait360.portrait.portrait import Portrait
 from portrait360.portrait.record import PhotoRecord, PortraitRecord, PortraitTensors, write_portrait_file
 from portrait360.portrait.scene import SceneRenderer

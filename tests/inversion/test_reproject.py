@@ -9,7 +9,7 @@ from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
 from portrait360.inversion.regions import CLOTHES, HAIR, SKIN
 from portrait360.inversion.reproject import ColourChange, facing, photo_regions
-from portrait360.portrait.appearance import (
+from portrait360.model.appearance import (
     Appearance,
     PhotoResidual,
     coloured,

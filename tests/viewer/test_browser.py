@@ -23,6 +23,7 @@ from portrait360.portrait.portrait import Portrait
 from portrait360.viewer.maker import maker_payload
 from portrait360.viewer.page import write_page
 from support.browser import Browser, open_browser
+from support.photographed import photographed
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +56,13 @@ def model_page(model, people, tmp_path_factory) -> Path:
     maker = maker_payload(model.generator)
     write_page(path, model.generator, [people[0].for_page()], title="Anybody", maker=maker)
     return path
+
+
+@pytest.fixture(scope="module")
+def photo_page(model, tmp_path_factory) -> tuple[Portrait, Path]:
+    """A person whom photos have coloured."""
+    person = photographed(model)
+    return person, person.page(tmp_path_factory.mktemp("page") / "photo.html")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +136,19 @@ def test_images_are_those_of_python(yaw, pitch, neck, head, browser, people):
     found = picture(browser, 256, yaw=yaw, pitch=pitch, neck=neck, head=head)
     assert found.shape == expected.shape
     assert psnr(found, expected) >= 45.0
+
+
+@pytest.mark.parametrize(
+    ("yaw", "neck", "head"),
+    [(5, REST, REST), (60, REST, REST), (170, REST, REST), (-20, (10, -10, 5), (-5, 25, 5))],
+)
+def test_photos_show_as_in_python(yaw, neck, head, shared_browser, photo_page):
+    person, path = photo_page
+    shared_browser.window(560, 380)
+    open_page(shared_browser, path)
+    wait_until_sharp(shared_browser)
+    expected = np.asarray(person.render(yaw=yaw, neck=neck, head=head, size=256)).astype(float)
+    assert psnr(picture(shared_browser, 256, yaw=yaw, neck=neck, head=head), expected) >= 35.0
 
 
 def test_the_canvas_shows_what_python_renders(browser, people):

@@ -84,7 +84,7 @@ def test_the_payload_says_what_it_is(page, person):
     (portrait,) = payload["portraits"]
     assert portrait["record"] == person.record.as_json()
     assert portrait["mesh"] is None
-    assert portrait["residual"] is None
+    assert portrait["photos"] is None
 
 
 def test_a_mesh_can_be_embedded(person, tmp_path, monkeypatch):
@@ -96,14 +96,6 @@ def test_a_mesh_can_be_embedded(person, tmp_path, monkeypatch):
     path = person.page(tmp_path / "with.html", mesh=True)
     (portrait,) = payload_of(path.read_text(encoding="utf-8"))["portraits"]
     assert base64.b64decode(portrait["mesh"]) == b"glTF of the person"
-
-
-def test_what_is_left_out_of_a_portrait_of_photos_is_said(person, page, tmp_path):
-    shown = dataclasses.replace(person.for_page(), note="Something is missing.")
-    path = tmp_path / "p.html"
-    write_page(path, person.renderer.generator, [shown], title="Ada")
-    assert "<p>Something is missing.</p>" in path.read_text(encoding="utf-8")
-    assert "missing" not in page.split('id="payload"')[0]
 
 
 def test_the_same_portrait_gives_the_same_page(person, page, tmp_path):

@@ -26,6 +26,8 @@ from portrait360.viewer.payload import (
     portrait_payload,
     read_scene,
 )
+from portrait360.viewer.photos import MOST_PHOTOS, appearance_payload, read_appearance
+from support.photographed import photographed
 from support.presets import TINY
 
 POSES = torch.tensor([[0.0] * 6, [0.2, -0.3, 0.1, -0.1, 0.5, 0.2], [0.4, 0.0, 0.0, 0.0, -0.6, 0.0]])
@@ -94,3 +96,23 @@ def test_own_presets_without_such_networks_can_be_shown():
         check_can_show(PRESETS[name].model)
     with pytest.raises(InputError):
         check_can_show(TINY.model)
+
+
+def test_what_photos_add_arrives():
+    person = photographed(PortraitModel.from_pretrained())
+    payload = json.loads(json.dumps(appearance_payload(person.renderer.appearance)))
+    twin = dataclasses.replace(person.renderer, appearance=read_appearance(payload))
+    plain = dataclasses.replace(person.renderer, appearance=None)
+    for yaw, pose in ((0.0, POSES[0]), (0.9, POSES[1]), (3.0, POSES[0])):
+        images = [r.render(camera_label(yaw), pose[None], 128).image for r in (person.renderer, twin, plain)]
+        assert psnr(images[0], images[1]) >= 45.0
+        assert psnr(images[0], images[2]) < 36.0
+    assert appearance_payload(None) is None
+    assert len(payload["image"]) < 350_000
+
+
+def test_a_page_takes_the_first_photos():
+    appearance = photographed(PortraitModel.from_pretrained()).renderer.appearance
+    many = dataclasses.replace(appearance, residuals=appearance.residuals * 3)
+    assert len(appearance_payload(many)["cameras"]) == MOST_PHOTOS
+    assert appearance_payload(dataclasses.replace(appearance, tint=None))["tint"] is None

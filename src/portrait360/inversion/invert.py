@@ -21,9 +21,9 @@ from portrait360.inversion.reproject import colour_change, photo_residual, tint
 from portrait360.inversion.style import Styles, style_space
 from portrait360.inversion.target import Target, resized
 from portrait360.inversion.tuning import hold, tune, tuned_names
+from portrait360.model.appearance import Appearance
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
-from portrait360.portrait.appearance import Appearance
 from portrait360.training.losses import pyramid_l1
 from portrait360.training.whitening import Whitening
 
@@ -94,8 +94,7 @@ class _Clock:
 
 def step_count(photos: int, recipe: Recipe) -> int:
     """Steps of an inversion, for progress; fewer where the loss is flat."""
-    share = 1.0 + 0.5 * (photos - 1)
-    return round((recipe.steps + recipe.tuning_steps) * share)
+    return sum(steps + (photos - 1) * steps // 2 for steps in (recipe.steps, recipe.tuning_steps))
 
 
 def invert_targets(

@@ -141,10 +141,16 @@ class Descent:
     """Where the rates are in their schedule; a flat loss ends it early."""
 
     steps: int
-    progress: float = 0.0
     step: int = 0
+    skipped: int = 0
+    """Steps that a flat loss has saved."""
     average: float = math.nan
     _marks: list[float] = field(default_factory=list)
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1."""
+        return (self.step + self.skipped) / self.steps
 
     @property
     def done(self) -> bool:
@@ -156,10 +162,9 @@ class Descent:
         self.average = loss if math.isnan(self.average) else 0.9 * self.average + 0.1 * loss
         self._marks.append(self.average)
         self.step += 1
-        self.progress += 1.0 / self.steps
         flat = len(self._marks) > _PATIENCE and self.average > (1.0 - _GAIN) * self._marks[-1 - _PATIENCE]
         if flat and 0.5 < self.progress < _DECAY_FROM:
-            self.progress = _DECAY_FROM
+            self.skipped += math.ceil((_DECAY_FROM - self.progress) * self.steps)
 
 
 def optimise_styles(

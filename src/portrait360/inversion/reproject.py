@@ -17,8 +17,8 @@ from portrait360.inversion.regions import HAIR, SKIN, surface_regions
 from portrait360.inversion.rendering import View, occupancy_of, render_view
 from portrait360.inversion.target import resized
 from portrait360.media.images import blur
+from portrait360.model.appearance import TINT_SHAPE, PhotoResidual, rounded, surface_points, tint_nodes
 from portrait360.model.generator import Generator, Scene
-from portrait360.portrait.appearance import TINT_SHAPE, PhotoResidual, rounded, surface_points, tint_nodes
 
 _OPAQUE = 0.9
 """Opacity of portrait and photo from which on a pixel shows a surface."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -174,8 +173,7 @@ class Portrait:
     def page(self, path: str | Path, *, mesh: bool = False) -> Path:
         """Write a web page that shows the portrait: one .html file that works offline and asks the network for nothing.
 
-        The page renders the volume itself, from every side and under any pose of neck and head; what photos add to the
-        colours of a portrait is left out.
+        The page renders the volume itself, from every side and under any pose of neck and head.
 
         Args:
             path: the .html file.
@@ -204,8 +202,7 @@ class Portrait:
         from portrait360.viewer.payload import PagePortrait, check_can_show
 
         check_can_show(self.renderer.generator.config)
-        volume = dataclasses.replace(self.renderer, appearance=None)
-        views = np.concatenate(list(render_bytes(volume, _around(VIEWS), None, FALLBACK_SIDE)))
+        views = np.concatenate(list(render_bytes(self.renderer, _around(VIEWS), None, FALLBACK_SIDE)))
         seed = self.record.seed
         return PagePortrait(
             name="A person" if seed is None else f"Seed {seed}",
@@ -214,7 +211,7 @@ class Portrait:
             views=tuple(views),
             record=self.record.as_json(),
             mesh=self.mesh().to_glb() if mesh else None,
-            note="" if self.renderer.appearance is None else "This page leaves out the pixels of the photo.",
+            appearance=self.renderer.appearance,
         )
 
     # ---- images ----

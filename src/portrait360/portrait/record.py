@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import portrait360
-from portrait360.portrait.appearance import TINT_SHAPE, Appearance, PhotoResidual, packed, unpacked
+from portrait360.model.appearance import TINT_SHAPE, Appearance, PhotoResidual, packed, unpacked
 from portrait360.runtime.tensors import FORMAT, from_json, in_float32, read_tensors, write_tensors
 from portrait360.types import CheckpointError
 

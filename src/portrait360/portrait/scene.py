@@ -15,12 +15,12 @@ from portrait360.config import CameraConfig, Vector3
 from portrait360.geometry.body import BodyTemplate, bone_transforms
 from portrait360.geometry.conventions import OURS, model_camera, own_camera
 from portrait360.media.images import to_bytes
+from portrait360.model.appearance import Appearance, coloured
 from portrait360.model.fused import VIEWING_CELLS, can_fuse, occupied_cells
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.mapping import latent
 from portrait360.model.rendering import Occupancy
 from portrait360.model.two_pass import can_render_two_pass, cells_for_two_pass
-from portrait360.portrait.appearance import Appearance, coloured
 from portrait360.types import RenderOutput
 
 RENDER_RESOLUTION = 256

@@ -92,7 +92,6 @@ def page_html(payload: dict[str, Any], portraits: Sequence[PagePortrait], *, tit
             payload=Markup(json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
             groups=_slider_groups(),
             generator_controls=payload["generator"] is not None,
-            notes=sorted({portrait.note for portrait in portraits} - {""}),
             invented=all("seed" in portrait.record for portrait in portraits),
             people=[{"name": portrait.name, "views": _views(portrait)} for portrait in portraits],
         )

@@ -20,6 +20,7 @@ from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import FOCAL, LOOK_AT, RADIUS
 from portrait360.geometry.deformation import FIELD_MAX, FIELD_MIN
 from portrait360.geometry.weights import weight_volume
+from portrait360.model.appearance import Appearance
 from portrait360.model.fused import STOP_TRANSMITTANCE
 from portrait360.model.generator import Generator, Scene
 from portrait360.types import InputError
@@ -33,6 +34,7 @@ from portrait360.viewer.blobs import (
     read_array,
     tiles,
 )
+from portrait360.viewer.photos import appearance_payload
 
 FORMAT = "portrait360-page"
 VERSION = 1
@@ -55,8 +57,8 @@ class PagePortrait:
     """JSON that says where the portrait comes from."""
     mesh: bytes | None = None
     """A GLB to be downloaded."""
-    note: str = ""
-    """A sentence for people: what the page does not show of the portrait."""
+    appearance: Appearance | None = None
+    """What photos add to its colours."""
 
 
 def check_can_show(config: ModelConfig) -> None:
@@ -156,9 +158,7 @@ def portrait_payload(portrait: PagePortrait, generator: Generator) -> dict[str, 
         "triGrid": tri_grid_payload(portrait.scene.tri_grid),
         "cells": {"shape": list(occupied.shape), "bits": array_blob(np.packbits(occupied.reshape(-1) > 0))},
         "warp": warp_payload(generator, portrait.scene.warp),
-        # Room for what a photo adds to its portrait: a map of colours and weights in the photo's camera, and a coarse
-        # grid from canonical positions to places in the photo; `web/march.js` has the place where it is looked up.
-        "residual": None,
+        "photos": appearance_payload(portrait.appearance),
         "mesh": None if portrait.mesh is None else base64_text(portrait.mesh),
     }
 

@@ -154,7 +154,7 @@ export class GeneratorSource extends LocalSource {
     const before = this.scene;
     this.people = [`Seed ${seed}`];
     this.element.setAttribute("aria-label", `Seed ${seed}, a portrait in 3D`);
-    this.use(new Scene(gl, model, { triGrid, scale: null, offset: null, cells, warp }));
+    this.use(new Scene(gl, model, { triGrid, scale: null, offset: null, cells, warp, photos: null }));
     before?.release();
     this.milliseconds = performance.now() - start;
     this.onProgress(seed, 1);

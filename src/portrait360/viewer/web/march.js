@@ -1,5 +1,7 @@
 // The shader that marches rays through a portrait, as kernels/render.py does: same samples, same lookups.
 
+import { photosGlsl } from "./photos.js";
+
 /**
  * What every pass that reads the tri-grid has in common: its samplers, the decoder, and `decode`.
  *
@@ -80,7 +82,7 @@ float densityOf(float raw) {
 /**
  * The renderer's fragment shader.
  *
- * @param sizes of `readingGlsl`, and samples, boxes (of rays), sigmoid, hasField.
+ * @param sizes of `readingGlsl` and `photosGlsl`, and samples, boxes (of rays), sigmoid, hasField.
  */
 export function marchGlsl(sizes) {
   return `#version 300 es
@@ -100,6 +102,7 @@ uniform vec3 lows[BOXES + 1], highs[BOXES + 1];
 uniform vec3 background;
 uniform vec2 origin;                // of the drawn part in the image, pixels from the lower left
 out vec4 colour;
+${sizes.photos ? photosGlsl(sizes) : ""}
 
 /** Chord of a ray through the union of the boxes. */
 vec2 chord(vec3 direction) {
@@ -135,7 +138,7 @@ void main() {
 
   // Its samples, from the camera on until no light is left.
   vec3 sum = vec3(0.0);
-  float through = 1.0, opacity = 0.0, depth = 0.0;  // depth: a sum of weight * distance, for the residual
+  float through = 1.0, opacity = 0.0, depth = 0.0;  // depth: a sum of weight * distance
   ivec3 count = textureSize(cells, 0);
   for (int s = 0; s < SAMPLES; s++) {
     if (stepLength <= 0.0) break;
@@ -154,9 +157,11 @@ void main() {
     if (through < stop) break;
   }
 
-  // A portrait's residual (what a photo adds) belongs here: its colour at the canonical position of the surface,
-  // canonical(position + depth / opacity * direction), is added to the sum with the weight of the opacity.
   vec3 shown = ${sizes.sigmoid ? "sum" : "0.5 * sum + 0.5 * opacity"};
+${sizes.photos ? `  if (opacity > 0.02) {
+    vec3 surface = position + depth / opacity * direction;
+    shown = clamp(shown + 0.5 * added(surface) * opacity, 0.0, 1.0);
+  }` : ""}
   colour = vec4(shown + (1.0 - opacity) * background, 1.0);
 }`;
 }

@@ -3,8 +3,10 @@
 import { readArray, readBitmap, PayloadError } from "./blobs.js";
 import { addWarp, deformationField } from "./body.js";
 import { cameraFrame } from "./camera.js";
-import { bindTexture, drawInto, GraphicsError, makeProgram, makeTexture } from "./glsl.js";
+import { bindTexture, GraphicsError, makeProgram, makeTexture } from "./glsl.js";
 import { marchGlsl } from "./march.js";
+import { Photos } from "./photos.js";
+import { unpackTiles } from "./tiles.js";
 
 const DECODER_BINDING = 0;
 const RADIANS = Math.PI / 180;
@@ -36,12 +38,12 @@ export class SharedModel {
     this.layers = (triGrid.planes * triGrid.depth * triGrid.features) / 4;
   }
 
-  /** Sizes that shaders are made for. */
-  sizes(hasField) {
+  /** Sizes that shaders are made for; `photos` of a scene, and whether neck or head are turned. */
+  sizes(hasField, photos, hasPose) {
     const { triGrid, decoder, render } = this;
     return {
       ...triGrid, hidden: decoder.hidden, softplus: decoder.softplus, sigmoid: render.sigmoid,
-      samples: render.samples, boxes: render.rayBoxes.length, hasField,
+      samples: render.samples, boxes: render.rayBoxes.length, hasField, photos, hasPose,
     };
   }
 
@@ -72,7 +74,7 @@ export class SharedModel {
 export class Scene {
   /**
    * @param {{triGrid: WebGLTexture, scale: Float32Array|null, offset: Float32Array|null, cells: WebGLTexture,
-   *   warp: object|null}} parts
+   *   warp: object|null, photos: Photos|null}} parts
    */
   constructor(gl, model, parts) {
     Object.assign(this, { gl, model, ...parts });
@@ -93,13 +95,15 @@ export class Scene {
       throw new PayloadError("its tri-grid has another size than it should have");
     }
     const scale = steps.map((value) => 255 * value); // textures of bytes read as 0 to 1
-    const triGrid = unpackTiles(gl, model, bitmap, columns);
+    const triGrid = unpackTiles(gl, bitmap, { columns, resolution, layers: model.layers });
     const cells = uploadCells(gl, portrait.cells.shape, unpackBits(await readArray(portrait.cells.bits)));
     const warp = portrait.warp && { ...portrait.warp, values: await readArray(portrait.warp.displacements) };
-    return new Scene(gl, model, { triGrid, scale, offset, cells, warp });
+    const photos = await Photos.read(gl, model, portrait.photos);
+    return new Scene(gl, model, { triGrid, scale, offset, cells, warp, photos });
   }
 
   release() {
+    this.photos?.release();
     for (const texture of [this.triGrid, this.cells]) this.gl.deleteTexture(texture);
     this.gl.deleteBuffer(this.block);
   }
@@ -117,46 +121,6 @@ function uploadCells(gl, [nz, ny, nx], values) {
   return texture;
 }
 
-/** The tiles of an image, one for each channel, as layers of four channels. */
-function unpackTiles(gl, model, bitmap, columns) {
-  // The image as a texture of bytes; on the graphics card, as reading a canvas back is not exact in every browser
-  const source = gl.createTexture();
-  gl.bindTexture(gl.TEXTURE_2D, source);
-  gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
-  gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
-  gl.texImage2D(gl.TEXTURE_2D, 0, gl.R8, gl.RED, gl.UNSIGNED_BYTE, bitmap);
-  for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, name, gl.NEAREST);
-
-  // Four tiles to a layer
-  const { resolution } = model.triGrid;
-  const size = [resolution, resolution, model.layers];
-  const triGrid = makeTexture(gl, gl.TEXTURE_2D_ARRAY, gl.RGBA8, size, gl.LINEAR);
-  const { program, uniforms } = makeProgram(gl, `#version 300 es
-precision highp float;
-precision highp int;
-uniform highp sampler2D tiles;
-uniform int layer;
-out vec4 values;
-float tile(int channel) {
-  ivec2 corner = ivec2(channel % ${columns}, channel / ${columns}) * ${resolution};
-  return texelFetch(tiles, corner + ivec2(gl_FragCoord.xy), 0).r;
-}
-void main() {
-  values = vec4(tile(4 * layer), tile(4 * layer + 1), tile(4 * layer + 2), tile(4 * layer + 3));
-}`);
-  gl.useProgram(program);
-  bindTexture(gl, uniforms.tiles, 0, gl.TEXTURE_2D, source);
-  const framebuffer = gl.createFramebuffer();
-  for (let layer = 0; layer < model.layers; layer++) {
-    gl.uniform1i(uniforms.layer, layer);
-    drawInto(gl, framebuffer, triGrid, [layer], [resolution, resolution]);
-  }
-  gl.deleteFramebuffer(framebuffer);
-  gl.deleteProgram(program);
-  gl.deleteTexture(source);
-  return triGrid;
-}
-
 /** Draws scenes of one model into the bound framebuffer. */
 export class Renderer {
   constructor(gl, model) {
@@ -164,7 +128,9 @@ export class Renderer {
     this.model = model;
     this.programs = {};
     this.fields = new WeakMap();
-    this.field = makeTexture(gl, gl.TEXTURE_3D, gl.RGBA16F, [...model.body.fieldShape].reverse(), gl.LINEAR);
+    const nodes = [...model.body.fieldShape].reverse();
+    this.field = makeTexture(gl, gl.TEXTURE_3D, gl.RGBA16F, nodes, gl.LINEAR);
+    this.rest = makeTexture(gl, gl.TEXTURE_3D, gl.RGBA16F, nodes, gl.LINEAR); // the same without a person's shape
   }
 
   /**
@@ -181,7 +147,7 @@ export class Renderer {
       this._uploadField(scene, view);
       [this.fieldScene, this.fieldKey] = [scene, key];
     }
-    [this.scene, this.view, this.hasField] = [scene, view, hasField];
+    [this.scene, this.view, this.hasField, this.hasPose] = [scene, view, hasField, !atRest];
   }
 
   _uploadField(scene, view) {
@@ -190,10 +156,9 @@ export class Renderer {
     const pose = { neck: view.neck.map((angle) => angle * RADIANS), head: view.head.map((angle) => angle * RADIANS) };
     const frame = { low: body.fieldLow, high: body.fieldHigh, shape: body.fieldShape };
     const field = deformationField(body, pose, frame);
+    if (scene.photos) upload(gl, this.rest, frame.shape, field);
     if (scene.warp) addWarp(field, frame, scene.warp);
-    const [nz, ny, nx] = frame.shape;
-    gl.bindTexture(gl.TEXTURE_3D, this.field);
-    gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, 0, nx, ny, nz, gl.RGBA, gl.FLOAT, field);
+    upload(gl, this.field, frame.shape, field);
   }
 
   /**
@@ -205,8 +170,11 @@ export class Renderer {
   draw(side, part = { x: 0, y: 0, width: side, height: side }, at = part) {
     const { gl, model, scene, view } = this;
     const { render, body, camera } = model;
-    this.programs[this.hasField] ??= makeProgram(gl, marchGlsl(model.sizes(this.hasField)));
-    const { program, uniforms } = this.programs[this.hasField];
+    const photos = scene.photos?.count ?? 0;
+    const sizes = model.sizes(this.hasField, photos, this.hasPose);
+    const key = [this.hasField, photos, this.hasPose && photos > 0].join();
+    this.programs[key] ??= makeProgram(gl, marchGlsl(sizes));
+    const { program, uniforms } = this.programs[key];
     gl.useProgram(program);
 
     // The scene
@@ -219,6 +187,7 @@ export class Renderer {
       gl.uniform3fv(uniforms.fieldLow, body.fieldLow);
       gl.uniform3fv(uniforms.fieldSize, body.fieldHigh.map((value, axis) => value - body.fieldLow[axis]));
     }
+    scene.photos?.bind(uniforms, this.hasPose ? this.rest : null);
     gl.uniform3fv(uniforms.boxCentre, render.boxCentre);
     gl.uniform3fv(uniforms.boxHalf, render.boxHalf);
     gl.uniform1f(uniforms.densityScale, render.densityScale);
@@ -248,4 +217,9 @@ export class Renderer {
     gl.drawArrays(gl.TRIANGLES, 0, 3);
     gl.disable(gl.SCISSOR_TEST);
   }
+}
+
+function upload(gl, texture, [nz, ny, nx], values) {
+  gl.bindTexture(gl.TEXTURE_3D, texture);
+  gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, 0, nx, ny, nz, gl.RGBA, gl.FLOAT, values);
 }
