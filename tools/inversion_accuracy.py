@@ -1,43 +1,35 @@
-"""How well photos are inverted: synthetic people against their true views, and real photos by face recognition.
+"""How well photos are inverted: synthetic people against their true views.
 
-python -m tools.inversion_accuracy synthetic --cases 64 --out inversion.json [--exact] [--all-views]
-python -m tools.inversion_accuracy photos a.jpg b.jpg --out photos.json --sheets sheets/
+python -m tools.inversion_accuracy --cases 64 --out inversion.json [--exact] [--all-views]
 
-Synthetic: each case is a held-out person seen from one of eight yaws; camera and body pose are estimated from the image
-as from a photo, or given with `--exact`. The portrait is rendered from the true cameras of all eight yaws and compared
-with the true images. `--all-views` optimises on all eight at once: what is left is the generator's share of the error.
-Photos: dlib's distance between the photo and renderings around the direction of the face.
+Each case is a held-out person seen from one of eight yaws; camera and body pose are estimated from the image as from a
+photo, or given with `--exact`. The portrait is rendered from the true cameras of all eight yaws and compared with the
+true images. `--all-views` optimises on all eight at once: what is left is the generator's share of the error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from portrait360.encoder.files import load_encoder
 from portrait360.encoder.network import PortraitEncoder
-from portrait360.evaluation.faces import SAME, FaceNetwork
-from portrait360.geometry.cameras import camera_label, yaw_pitch
-from portrait360.geometry.rotations import axis_angle_to_matrix
+from portrait360.geometry.cameras import camera_label
 from portrait360.inversion.invert import Networks, invert_targets
 from portrait360.inversion.losses import Critics
 from portrait360.inversion.optimise import Recipe
 from portrait360.inversion.photos import read_photos
-from portrait360.inversion.portrait import portrait_from_photos
 from portrait360.inversion.regressor import load_start
 from portrait360.inversion.target import Target, resized
 from portrait360.media.images import to_bytes
@@ -171,7 +163,7 @@ def nearest_seeds(model: PortraitModel, encoder: PortraitEncoder, count: int) ->
     return torch.cat(styles), torch.stack(identities)
 
 
-def synthetic(
+def main(
     *,
     cases: int = 64,
     out: Path,
@@ -182,7 +174,7 @@ def synthetic(
     steps: int | None = None,
     sheet: Path | None = None,
 ) -> None:
-    """Invert held-out synthetic people and compare with their true views.
+    """Write how near portraits of held-out synthetic people are to their true views (.json).
 
     Args:
         cases: people, each from the next of the eight yaws.
@@ -305,95 +297,5 @@ def summary(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return table
 
 
-# ---- real photos ----
-
-
-def photos(
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    *,
-    out: Path,
-    sheets: Path,
-    weights: Path | None = None,
-    force: bool = True,
-    fast: bool = False,
-) -> None:
-    """Invert photos, each for itself, and measure by face recognition how far renderings are from the photo.
-
-    Args:
-        files: the photos.
-        out: the numbers (.json).
-        sheets: folder for an image per photo.
-        weights: of the model; the packaged ones when None.
-        force: go on with photos that are refused.
-        fast: leave out the descent.
-    """
-    settle_process()
-    model, network, entries = PortraitModel.from_pretrained(weights), FaceNetwork(), []
-    sheets.mkdir(parents=True, exist_ok=True)
-    for path in files:
-        start = time.monotonic()
-        portrait = portrait_from_photos(model, [path], force=force, fast=fast)
-        seconds = time.monotonic() - start
-        portrait.save(sheets / path.stem, video=False, mesh=False)
-        used = portrait.record.photos[0]
-        camera, pose = torch.tensor([used.camera]), torch.tensor([used.body_pose])
-
-        # The photo and its camera
-        first = portrait.renderer.render(camera, pose, _FACE_SIDE).image
-        shown = read_photos([path], force=True)[0][0].target.window(1.0, _FACE_SIDE).image
-        descriptor = network.describe(to_bytes(shown)[0])
-
-        # Around the direction of the face, in the photo's pose
-        entry: dict[str, Any] = {"name": path.name, "seconds": round(seconds, 1), "report": portrait.report}
-        if descriptor is not None:
-            entry["photo"] = _distance(network, descriptor, to_bytes(first)[0])
-            yaw = face_yaw(pose)
-            for turn in sorted({sign * t for t in _TURNS for sign in (-1, 1)}):
-                label = camera_label(yaw + math.radians(turn), float(yaw_pitch(camera)[1]))
-                image = portrait.renderer.render(label, pose, _FACE_SIDE).image
-                entry[f"{turn:+d}" if turn else "0"] = _distance(network, descriptor, to_bytes(image)[0])
-        entries.append(entry)
-        print(path.name, {k: v for k, v in entry.items() if k not in ("report", "name")}, file=sys.stderr)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        write_json(out, {"photos": entries, "summary": face_summary(entries), "peak_gigabytes": round(peak, 2)})
-
-
-def face_yaw(body_pose: Float[Tensor, "1 6"]) -> float:
-    """The yaw (radians) of the direction that the face looks in."""
-    turn = axis_angle_to_matrix(body_pose[:, :3]) @ axis_angle_to_matrix(body_pose[:, 3:])
-    direction = turn[0, :, 2]
-    return math.atan2(float(direction[0]), float(direction[2]))
-
-
-def _distance(network: FaceNetwork, photo: np.ndarray, image: np.ndarray) -> float | None:
-    descriptor = network.describe(image)
-    return None if descriptor is None else round(float(np.linalg.norm(photo - descriptor)), 3)
-
-
-def face_summary(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean distance at the photo's camera; share of found faces that are the photo's person, by turn."""
-    found: dict[str, Any] = {}
-    own = [entry["photo"] for entry in entries if entry.get("photo") is not None]
-    if own:
-        found["photo"] = {"mean": round(float(np.mean(own)), 3), "most": max(own)}
-    for turn in _TURNS:
-        keys = {"0"} if turn == 0 else {f"+{turn}", f"-{turn}"}
-        values = [entry.get(key) for entry in entries if "photo" in entry for key in keys]
-        faces = [value for value in values if value is not None]
-        if faces:
-            same = float(np.mean([value < SAME for value in faces]))
-            found[str(turn)] = {
-                "mean": round(float(np.mean(faces)), 3),
-                "same": round(same, 3),
-                "found": round(len(faces) / len(values), 3),
-            }
-    return found
-
-
 if __name__ == "__main__":
-    commands = {"synthetic": synthetic, "photos": photos}
-    chosen = commands.get(sys.argv[1] if len(sys.argv) > 1 else "")
-    if chosen is None:
-        sys.exit(f"usage: python -m tools.inversion_accuracy {'|'.join(commands)} ...")
-    del sys.argv[1]
-    run_script(chosen)
+    run_script(main)

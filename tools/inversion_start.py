@@ -1,10 +1,9 @@
 """Train the regressor that begins an inversion (`portrait360.inversion.regressor`) on generated portraits.
 
-python -m tools.inversion_start draw --people 20000 --out bank/
-python -m tools.inversion_start fit bank/ --out src/portrait360/assets/inversion_start.safetensors
+python -m tools.inversion_start bank/ --people 20000 --out src/portrait360/assets/inversion_start.safetensors
 
-`draw` writes a file for each thousand people and goes on where it stopped. A person is seen once, from any side, with
-the portrait encoder's augmentations towards photos, in front of grey.
+The folder gets a file for each thousand people, and a run that was stopped goes on from there. A person is seen once,
+from any side, with the portrait encoder's augmentations towards photos, in front of grey.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from portrait360.encoder.augment import PhotoRanges, photo_batch
 from portrait360.encoder.files import load_encoder
 from portrait360.encoder.network import PortraitEncoder
 from portrait360.geometry.cameras import camera_label
-from portrait360.inversion.regressor import StartRegressor, load_start, save_start, start_features
+from portrait360.inversion.regressor import StartRegressor, save_start, start_features
 from portrait360.inversion.rendering import occupancy_of, render_view
 from portrait360.inversion.style import style_space
 from portrait360.media.images import as_bytes
@@ -94,23 +93,16 @@ def draw_part(generator, space: Whitening, encoder: PortraitEncoder, seed: int, 
     return Drawn(*(torch.cat([getattr(part, name) for part in parts]) for name in ("styles", "features", "yaw")))
 
 
-def draw(*, people: int, out: Path, weights: Path | None = None, seed: int = 0) -> None:
-    """Draw generated people.
-
-    Args:
-        people: how many.
-        out: folder for them.
-        weights: of the generator; the packaged ones when None.
-        seed: which people.
-    """
+def draw_bank(folder: Path, people: int, weights: Path | None, seed: int) -> None:
+    """Write the people that a folder lacks."""
     loaded = load_weights(weights)
     generator, encoder = loaded.generator, load_encoder()[0].eval().requires_grad_(False)
     space = style_space(generator)
-    out.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     parts = [(number, min(_PART, people - number * _PART)) for number in range(-(-people // _PART))]
     with show_progress("drawing", len(parts), "thousands") as bar:
         for number, count in parts:
-            path = out / f"{number:04d}.safetensors"
+            path = folder / f"{number:04d}.safetensors"
             if not path.exists():
                 drawn = draw_part(generator, space, encoder, seed * 100_000 + number, count)
                 tensors = {"styles": drawn.styles, "features": drawn.features.half(), "yaw": drawn.yaw}
@@ -186,27 +178,31 @@ def train_regressor(
     return fixed, left
 
 
-def fit(bank: Annotated[Path, tyro.conf.Positional], *, out: Path, epochs: int = 30) -> None:
-    """Train the regressor on people that `draw` drew.
+def main(
+    bank: Annotated[Path, tyro.conf.Positional],
+    *,
+    out: Path,
+    people: int = 20_000,
+    weights: Path | None = None,
+    seed: int = 0,
+    epochs: int = 30,
+) -> None:
+    """Write a regressor (.safetensors) that is trained on generated people, and print what it leaves unexplained.
 
     Args:
-        bank: their folder.
-        out: the regressor (.safetensors).
+        bank: folder for the people; those that it holds are not drawn again.
+        out: the regressor.
+        people: how many.
+        weights: of the generator; the packaged ones when None.
+        seed: which people.
         epochs: passes over the people.
     """
-    people, sha256 = read_bank(bank)
-    regressor, left = train_regressor(people, sha256, epochs=epochs)
+    draw_bank(bank, people, weights, seed)
+    drawn, sha256 = read_bank(bank)
+    regressor, left = train_regressor(drawn, sha256, epochs=epochs)
     save_start(out, regressor)
-    assert load_start(sha256, out) is not None
-    print(f"{len(people.styles)} people; variance left: " + ", ".join(f"{k} {v:.2f}" for k, v in left.items()))
+    print(f"{len(drawn.styles)} people; variance left: " + ", ".join(f"{k} {v:.2f}" for k, v in left.items()))
 
 
 if __name__ == "__main__":
-    import sys
-
-    commands = {"draw": draw, "fit": fit}
-    chosen = commands.get(sys.argv[1] if len(sys.argv) > 1 else "")
-    if chosen is None:
-        sys.exit(f"usage: python -m tools.inversion_start {'|'.join(commands)} ...")
-    del sys.argv[1]
-    run_script(chosen)
+    run_script(main)

@@ -45,7 +45,7 @@ FAULTS = [
     (undocumented_keys, "docs/evaluation.md", "`face_copies`", "", "the key `face_copies` is not documented"),
     (undocumented_keys, "docs/evaluation.md", "`floor_spread`", "", "the key `floor_spread` is not documented"),
     (undocumented_keys, "docs/photos.md", "`most_flat`", "", "the limit `most_flat` is not named"),
-    (unlisted_names, "docs/api.md", "::: portrait360.types.AssetError", "", "the public name AssetError is missing"),
+    (unlisted_names, "docs/api.md", "::: portrait360.errors.AssetError", "", "the public name AssetError is missing"),
     (unlisted_names, "README.md", "seed=7", "seed=8", "its Python is not that of docs/api.md"),
     (unlisted_names, "tools/README.md", "`parity`", "", "tools/parity.py is not listed"),
     (unlisted_names, "docs/examples.md", "06_interpolate.py", "", "06_interpolate.py is not listed"),

@@ -57,7 +57,7 @@ def test_every_value_has_a_flag_with_help(capsys, monkeypatch):
 
 
 def test_help_shows_the_presets_defaults(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "100")  # one column of flags
     with pytest.raises(SystemExit):
         parse(["train", "--help"])
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
