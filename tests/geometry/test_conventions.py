@@ -21,7 +21,7 @@ from portrait360.geometry.conventions import (
 )
 
 HEAD = PRESETS["panohead-512"].model.camera
-ANGLES = torch.tensor([0.0, 0.4, -1.3, math.pi, 2.5]), torch.tensor([0.0, 0.3, -0.5, 0.1, 0.0]), torch.tensor(0.2)
+ANGLES = torch.tensor([0.0, 0.4, -1.3, math.pi, 2.5]), torch.tensor([0.0, 0.3, -0.5, 0.1, 0.0]), 0.2
 EYES = torch.tensor([[0.0215, 0.077, 0.088], [-0.0215, 0.077, 0.088]])
 """Centres of the packaged body's eyes, left then right."""
 MOUTH = torch.tensor([0.0, 0.031, 0.098])

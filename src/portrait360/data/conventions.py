@@ -77,7 +77,7 @@ _MOST_LARGE_TURNS = 0.05
 
 
 def converted(
-    labels: Float[ndarray, "N L"], conventions: Conventions, side: float, *, dtype: type = np.float64
+    labels: Float[ndarray, "N L"], conventions: Conventions, side: float | int, *, dtype: type = np.float64
 ) -> Float[ndarray, "N L"]:
     """Labels that follow `conventions`, in this project's.
 
@@ -106,7 +106,7 @@ def converted(
     return result.astype(dtype)
 
 
-def likely_conventions(labels: Float[ndarray, "N L"], side: float) -> Conventions:
+def likely_conventions(labels: Float[ndarray, "N L"], side: float | int) -> Conventions:
     """The conventions under which labels make most sense; ours where nothing speaks against them.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,8 +106,3 @@ def region_colours(
         return mean, (spread + 1e-4).sqrt()
 
     return torch.stack([(a - b).abs().mean() for a, b in zip(moments(image), moments(target), strict=True)]).sum()
-
-
-def total(terms: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """The sum of terms."""
-    return torch.stack(list(terms)).sum()
