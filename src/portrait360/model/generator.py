@@ -93,7 +93,7 @@ class Scene:
     """The background's style if it is another one than w."""
     warp: Float[Tensor, "L nz ny nx 3"] | None = None
     """Displacements of canonical positions that make each person's shape (`model.warp`)."""
-    coarser: tuple[Float[Tensor, "L 3 C D h w"], ...] = ()
+    coarser: tuple[Float[Tensor, "L 3 C D _h _w"], ...] = ()
     """The other levels of a pyramid, from the coarsest on."""
 
     @property
