@@ -72,7 +72,10 @@ class Page:
         else:
             model_page(self.out, weights=self.weights)
         what = f"{self.out.stat().st_size / 1e6:.1f} MB: open it in a browser (a double click will do)"
-        close(self.out, what, ["page", "--model", "--out", self.out.with_name("model.html"), *self._weights()])
+        after = ["page", "--model", "--out", self.out.with_name("model.html")]
+        if self.model:
+            after = ["generate", "--seeds", "0-3", "--out", self.out.with_name("portraits")]
+        close(self.out, what, [*after, *self._weights()])
 
     def _weights(self) -> list[str | Path]:
         return [] if self.weights is None else ["--weights", self.weights]
