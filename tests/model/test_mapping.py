@@ -1,4 +1,4 @@
-"""The mapping network of camera translations."""
+"""From latents to styles and to camera translations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from portrait360.geometry.cameras import camera_label
 from portrait360.model.generator import Generator
-from portrait360.model.mapping import CameraTranslation, MappingNetwork, inversion_latent
+from portrait360.model.mapping import CameraTranslation, MappingNetwork, StyleMixture, inversion_latent
 from support.presets import TINY_HEAD, TINY_ORIGINAL
 
 
@@ -74,3 +74,52 @@ def test_heads_refuse_a_body_pose():
     scene = generator.scene(torch.randn(1, generator.config.w_dim))
     with pytest.raises(ValueError, match="knows no body pose"):
         generator.render(scene, camera_label(0.0), torch.zeros(1, 6))
+
+
+# ---- mixtures of styles ----
+
+
+def mixture(count: int = 40, width: int = 8) -> StyleMixture:
+    torch.manual_seed(0)
+    mapping = StyleMixture(16, width, count)
+    mapping.keep(torch.randn(count, width))
+    return mapping
+
+
+def test_latents_choose_every_style_equally_often():
+    mapping = mixture()
+    z = torch.randn(40_000, 16)
+    found = mapping(z, camera_label(0.0))
+    # the nearest style is most often the one with the larger share
+    counts = torch.cdist(found, mapping.styles).argmin(dim=1).bincount(minlength=40)
+    assert counts.min() > 300
+
+
+def test_mixtures_in_plain_words():
+    mapping = mixture()
+    z = torch.randn(5, 16)
+    found = mapping.truncated(z, camera_label(0.0), psi=0.7)
+    average = mapping.styles.mean(dim=0)
+    for row, latent in zip(found, z.tolist(), strict=True):
+        turns = [np.arctan2(latent[i + 1], latent[i]) / (2 * np.pi) + 0.5 for i in (0, 2)]
+        first, second = (mapping.styles[int(turn * 40)] - average for turn in turns)
+        share = 0.5 * 0.7**2
+        expected = average + (1 - 0.3**2) * np.sqrt(1 - share**2) * first + share * second
+        torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_truncation_of_mixtures_ends_at_the_average_person():
+    mapping = mixture()
+    z = torch.randn(200, 16)
+    spread = [mapping.truncated(z, camera_label(0.0), psi=psi).std(dim=0).mean() for psi in (0.0, 0.5, 0.7, 1.0)]
+    assert spread[0] < 1e-6
+    assert spread[1] < spread[2]
+    # most of the variety is there at 0.7 already
+    assert spread[2] > 0.85 * spread[3]
+
+
+def test_mixtures_ignore_camera_and_pose():
+    mapping = mixture()
+    z = torch.randn(3, 16)
+    assert torch.equal(mapping(z, camera_label(0.0)), mapping(z, camera_label(1.0), torch.ones(3, 6)))
+    assert not mapping.styles.requires_grad

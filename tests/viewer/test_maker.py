@@ -34,13 +34,22 @@ def style_by_payload(mapping: dict, z: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("conditioning", [0.0, 1.0])
-@pytest.mark.parametrize("output", [False, True])
-def test_the_mapping_network_of_a_page_gives_the_generator_s_styles(conditioning, output):
-    generator = generator_of(conditioning_scale=conditioning, mapping_output=output)
+def test_the_mapping_network_of_a_page_gives_the_generator_s_styles(conditioning):
+    generator = generator_of(conditioning_scale=conditioning)
     z = torch.randn(1, BASE.z_dim)
     expected = generator.map(z, camera_label(0.0))[0].numpy()
     found = style_by_payload(maker_payload(generator)["mapping"], z[0].numpy())
     assert np.linalg.norm(found - expected) < 2e-3 * np.linalg.norm(expected)
+
+
+def test_the_styles_of_a_page_are_those_that_latents_mix():
+    generator = generator_of(mapping_styles=20)
+    generator.backbone.mapping.keep(torch.randn(20, BASE.w_dim))
+    mapping = maker_payload(generator)["mapping"]
+    styles = generator.backbone.mapping.styles.numpy()
+    assert np.abs(read_array(mapping["styles"]) - styles).max() < 1e-3 * np.abs(styles).max()
+    assert mapping["share"] == generator.backbone.mapping.SHARE
+    np.testing.assert_allclose(read_array(mapping["average"]), styles.mean(axis=0), atol=1e-6)
 
 
 def test_the_warp_of_a_page_is_that_of_the_generator():

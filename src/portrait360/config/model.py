@@ -182,8 +182,9 @@ class ModelConfig:
     """Layers of the mapping network from z to w."""
     mapping_lr_multiplier: float = 0.01
     """Factor on the mapping network's learning rate."""
-    mapping_output: bool = False
-    """End the mapping network with a linear layer, so that styles can follow any distribution (not in the original)."""
+    mapping_styles: int = 0
+    """Learned styles of people, two of which each latent mixes (`model.mapping.StyleMixture`); 0: a mapping network, as
+    in the original."""
     conditioning_scale: float = 1.0
     """Factor on camera and body pose before the mapping network; 0 makes the person independent of both."""
     plane_features: int = 32
@@ -287,7 +288,7 @@ def check_model(model: ModelConfig) -> None:
             raise _mistake("model.warp.low", f"below `model.warp.high`, {model.warp.high}", model.warp.low)
 
 
-_MAY_BE_ZERO = {"importance_samples", "pose_blocks", "symmetric_features"}
+_MAY_BE_ZERO = {"importance_samples", "mapping_styles", "pose_blocks", "symmetric_features"}
 
 
 def _parts(model: ModelConfig) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def _portrait_identity() -> Preset:
     model = dataclasses.replace(
         base.model,
         name="portrait-identity",
-        mapping_output=True,
+        mapping_styles=512,
         synthesis=dataclasses.replace(synthesis, channels=(*synthesis.channels[:-1], 64)),
         warp=WarpConfig(scale=0.05),
     )

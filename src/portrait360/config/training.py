@@ -37,9 +37,6 @@ class ReconstructionConfig:
     """The same of further crops, at half of the model's side: hair, neck and shoulders."""
     style_lr: float = 0.3
     """Learning rate of the styles, whose numbers have a deviation of about 1."""
-    bandwidth: float = 0.5
-    """Random portraits are drawn from a kernel density estimate of the styles; deviation of its kernel in units of
-    theirs."""
     pixel_weight: float = 16.0
     """Weight of the difference of face crops over a pyramid."""
     feature_weight: float = 3.0
@@ -68,8 +65,6 @@ class ReconstructionConfig:
                 raise _mistake(
                     f"reconstruction.{name}", "two numbers above 0 and up to 1, the smaller first", (low, high)
                 )
-        if self.bandwidth > 1:
-            raise _mistake("reconstruction.bandwidth", "between 0 and 1", self.bandwidth)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from portrait360.geometry.deformation import (
 )
 from portrait360.model.fused import can_fuse, can_query_fused, query_fused, render_fused
 from portrait360.model.layers import POSE_OUTPUT_SCALE, ToRGB, perceptron, resize
-from portrait360.model.mapping import CameraTranslation, MappingNetwork, inversion_latent
+from portrait360.model.mapping import CameraTranslation, MappingNetwork, StyleMixture, inversion_latent
 from portrait360.model.pyramid import PyramidSynthesis
 from portrait360.model.rendering import (
     Deform,
@@ -57,15 +57,18 @@ class Backbone(nn.Module):
         channels = 3 * config.plane_features * config.plane_depth
         network = SynthesisNetwork if config.synthesis.pyramid_from is None else PyramidSynthesis
         self.synthesis = network(config.synthesis, config.w_dim, channels, config.plane_depth)
-        self.mapping = MappingNetwork(
-            config.z_dim,
-            config.w_dim,
-            config.mapping_layers,
-            conditioning_scale=config.conditioning_scale,
-            posed=config.posable,
-            lr_multiplier=config.mapping_lr_multiplier,
-            output=config.mapping_output,
-        )
+        self.mapping: MappingNetwork | StyleMixture
+        if config.mapping_styles:
+            self.mapping = StyleMixture(config.z_dim, config.w_dim, config.mapping_styles)
+        else:
+            self.mapping = MappingNetwork(
+                config.z_dim,
+                config.w_dim,
+                config.mapping_layers,
+                conditioning_scale=config.conditioning_scale,
+                posed=config.posable,
+                lr_multiplier=config.mapping_lr_multiplier,
+            )
 
 
 class GeneratorPoseBranch(nn.Module):
@@ -149,14 +152,13 @@ class Generator(nn.Module):
         truncation_psi: float = 1.0,
     ) -> Float[Tensor, "B S"]:
         """Style w of a latent, conditioned on camera and body pose."""
-        mapping = self.backbone.mapping
-        return mapping.truncate(mapping(z, camera, body_pose), truncation_psi)
+        return self.backbone.mapping.truncated(z, camera, body_pose, truncation_psi)
 
     def translation(
         self, z: Float[Tensor, "B Z"], camera: Float[Tensor, "B 25"], truncation_psi: float = 1.0
     ) -> Float[Tensor, "B 3"]:
         """How far the camera of a latent is to be moved, in the model's world: for `model.camera_translation`."""
-        return self.t_mapping.truncate(self.t_mapping(z, camera), truncation_psi)
+        return self.t_mapping.truncated(z, camera, None, truncation_psi)
 
     def inversion_translation(self, camera: Float[Tensor, "B 25"]) -> Float[Tensor, "B 3"]:
         """How far the published inversion moves cameras of a photo, which has no latent (equations 15.2); zero for

@@ -64,9 +64,9 @@ def can_start_from(given: ModelConfig, model: ModelConfig) -> bool:
     """Whether `model` can be trained from weights of `given`.
 
     It may have more or fewer blocks for larger tri-grids and, without super-resolution, for larger images; a wider last
-    block of the tri-grid synthesis; and a warp and a mapping output that `given` lacks. Names, numbers of rays and
-    samples and the symmetric features do not matter: no weight depends on them. Nor does a pose path: a run takes it
-    over (`with_pose_path_of`).
+    block of the tri-grid synthesis; a warp that `given` lacks; and styles to choose from in place of its mapping
+    network. Names, numbers of rays and samples and the symmetric features do not matter: no weight depends on them. Nor
+    does a pose path: a run takes it over (`with_pose_path_of`).
     """
     # The discriminator's first width may be repeated, or its first blocks be left out
     known, wanted = given.discriminator.channels, model.discriminator.channels
@@ -95,7 +95,7 @@ def can_start_from(given: ModelConfig, model: ModelConfig) -> bool:
         ),
         render=dataclasses.replace(model.render, samples=given.render.samples),
         warp=given.warp if given.warp is None else model.warp,
-        mapping_output=given.mapping_output and model.mapping_output,
+        mapping_styles=given.mapping_styles and model.mapping_styles,
     )
 
 
@@ -127,7 +127,10 @@ def _generator_tensors(generator: Generator, tensors: dict[str, Tensor]) -> dict
 
     # New parts, and more channels in the last block
     blocks = [f"{prefix}b{side}." for side in sides if side not in known]
-    new = ("G_ema/warp.", "G_ema/backbone.mapping.output.", *blocks)
+    new = ("G_ema/warp.", *blocks)
+    if generator.config.mapping_styles:
+        adapted = {name: value for name, value in adapted.items() if not name.startswith("G_ema/backbone.mapping.")}
+        new = (*new, "G_ema/backbone.mapping.styles")
     last = f"{prefix}b{max(set(sides) & known, default=0)}."
     for plain, fresh in generator.state_dict().items():
         name = f"G_ema/{plain}"

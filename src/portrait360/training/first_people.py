@@ -20,8 +20,8 @@ from portrait360.runtime.progress import show_progress
 from portrait360.training.data import TrainingData
 from portrait360.training.passes import TrainingState, autocast, render_occupancy
 from portrait360.training.people import People, people_rows
-from portrait360.training.styles import StyleTable
-from portrait360.training.whitening import fit_whitening, whiten
+from portrait360.training.styles import StyleTable, keep_styles
+from portrait360.training.whitening import Whitening, fit_whitening, whiten
 
 EXAMPLES = 1200
 """Generated portraits that the first guess of styles is fitted to."""
@@ -59,14 +59,16 @@ def first_people(state: TrainingState, first: Weights, images: TrainingData, con
     # Styles of unit variance
     random = torch.Generator().manual_seed(1)
     z = torch.randn(WHITENED, state.model.z_dim, generator=random).to(device)
-    w = state.generator.map(z, camera_label(torch.zeros(len(z))).to(device))
+    whitening = fit_whitening(first.generator.map(z, camera_label(torch.zeros(len(z))).to(device)))
     for network in (state.generator, state.average):
-        whiten(network, fit_whitening(w))
+        whiten(network, whitening)
 
     # A regression of styles on features, from generated portraits to real ones
     rows = people_rows(images.cameras, config)
-    styles = _guessed_styles(state, first, images, poses, rows)
-    return People(StyleTable(styles), rows, poses)
+    table = StyleTable(_guessed_styles(state, first, whitening, images, poses, rows))
+    for network in (state.generator, state.average):
+        keep_styles(network, table)
+    return People(table, rows, poses)
 
 
 def _predicted_poses(first: Weights, images: TrainingData, training: TrainingConfig) -> Float[Tensor, "M 6"]:
@@ -86,7 +88,12 @@ def _predicted_poses(first: Weights, images: TrainingData, training: TrainingCon
 
 
 def _guessed_styles(
-    state: TrainingState, first: Weights, images: TrainingData, poses: Float[Tensor, "M 6"], rows: Int[Tensor, " N"]
+    state: TrainingState,
+    first: Weights,
+    whitening: Whitening,
+    images: TrainingData,
+    poses: Float[Tensor, "M 6"],
+    rows: Int[Tensor, " N"],
 ) -> Float[Tensor, "N S"]:
     """Styles of images by kernel ridge regression on the first discriminator's features, on the CPU."""
     generator, model = state.average, first.generator.config
@@ -94,7 +101,7 @@ def _guessed_styles(
     random, found = torch.Generator().manual_seed(2), []
     z = torch.randn(EXAMPLES, model.z_dim, generator=random).to(device)
     like = rows[torch.randint(len(rows), (EXAMPLES,), generator=random)]
-    styles = generator.map(z, camera_label(torch.zeros(EXAMPLES)).to(device))
+    styles = whitening.whitened(first.generator.map(z, camera_label(torch.zeros(EXAMPLES)).to(device)))
     with show_progress("guessing styles", EXAMPLES + len(rows), "images") as bar:
         # Generated portraits under some images' cameras and poses, the crop alone
         for some in torch.arange(EXAMPLES).split(4):

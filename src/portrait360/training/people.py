@@ -126,6 +126,6 @@ def crops(
 
 
 def can_reconstruct(model: ModelConfig) -> bool:
-    """Whether rendered colours are the image, on a plain background, with a mapping that can follow the styles."""
+    """Whether rendered colours are the image, on a plain background, whose latents choose from the styles."""
     plain = model.background is None and model.superresolution is None and model.features == 3
-    return plain and model.mapping_output and model.discriminator.mirror_once
+    return plain and model.mapping_styles > 0 and model.discriminator.mirror_once

@@ -3,7 +3,7 @@
 Images that show faces own a style each. Styles and generator are fitted together so that a style's portrait, rendered
 from its image's camera in its image's pose, is that image. Random portraits, whose styles are drawn like those of the
 images, have the discriminator's loss alone, as crops and as whole images from all sides; reconstructions have it with a
-smaller weight. The mapping network learns to draw such styles from latents.
+smaller weight.
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ from torch import Tensor
 
 from portrait360.model.discriminator import DiscriminatorInput, concatenate
 from portrait360.model.generator import RenderDraws, Scene
-from portrait360.poses.memory import energy_distance
 from portrait360.runtime.distributed import Ranks
 from portrait360.training import schedules
 from portrait360.training.losses import discriminator_loss, feature_distance, generator_loss, pose_loss, pyramid_l1
 from portrait360.training.passes import Batch, TrainingState, autocast, leaf_of, regularise, render_occupancy
 from portrait360.training.people import Crops, Targets
-
-MAPPED = 256
-"""Latents whose styles are compared with as many of the table in a step."""
+from portrait360.training.styles import keep_styles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,28 +61,26 @@ def reconstruct(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, T
         + recipe.mask_weight * losses["mask_loss"]
         + recipe.wide_weight * losses["wide_loss"]
     )
-    mapped = _mapping_loss(state, device)
     fakes = concatenate(rendering.face, rendering.random)
-    torch.autograd.backward([*fakes.tensors(), direct, mapped], [*at_images, None, None])
-    metrics |= {name: value.detach() for name, value in losses.items()} | {"mapping_loss": mapped.detach()}
-    metrics = ranks.average(metrics)
+    torch.autograd.backward([*fakes.tensors(), direct], [*at_images, None])
+    metrics = ranks.average(metrics | {name: value.detach() for name, value in losses.items()})
 
     # Styles of all processes' images, the same step in each
     assert styles.grad is not None
     if bool(torch.isfinite(metrics["g_loss"])):
         factor = schedules.learning_rate_factor(state.images, state.config)
         table.step(ranks.gather(rows.cpu()), ranks.gather(styles.grad), recipe.style_lr * factor)
+        keep_styles(state.generator, table)
     return metrics
 
 
 def _render(state: TrainingState, batch: Batch, styles: Float[Tensor, "R S"]) -> Rendering:
     """Reconstructions of the targets, and random portraits."""
     assert state.people is not None
-    assert state.config.reconstruction is not None
     assert batch.targets is not None
-    config, recipe, targets = state.config, state.config.reconstruction, batch.targets
+    config, targets = state.config, batch.targets
     drawn = len(batch.camera) // config.views_per_latent
-    random = state.people.table.sample(drawn, recipe.bandwidth).to(styles)
+    random = state.people.table.sample(drawn).to(styles)
     with autocast(config, styles.device):
         # One scene after the other: parts of one tensor would get their gradients in another memory layout
         new, own = (state.generator.scene(w, noise_mode="random") for w in (random, styles))
@@ -166,14 +161,3 @@ def reconstruction_losses(rendering: Rendering, targets: Targets) -> dict[str, F
         "wide_loss": pyramid_l1(rendering.wide.image, wide.image, wide.mask, levels=3),
         "mask_loss": masks(rendering.face, targets.face) + masks(rendering.wide, targets.wide),
     }
-
-
-def _mapping_loss(state: TrainingState, device: torch.device) -> Float[Tensor, ""]:
-    """Energy distance between the mapping's styles and random ones of the table; updates the mean style."""
-    assert state.people is not None
-    assert state.config.reconstruction is not None
-    mapping = state.generator.backbone.mapping
-    z = torch.randn(MAPPED, state.model.z_dim, device=device)
-    mapped = mapping(z, z.new_zeros(MAPPED, 25))
-    mapping.update_average(mapped, state.config.style_average_decay)
-    return energy_distance(mapped, state.people.table.sample(MAPPED, state.config.reconstruction.bandwidth).to(mapped))

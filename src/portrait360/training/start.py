@@ -100,7 +100,7 @@ def _check_reconstruction(model: ModelConfig, init: str | Path | None) -> None:
     if not can_reconstruct(model):
         raise InputError(
             f"{model.name} cannot learn by reconstruction: `training.reconstruction` is for models without background"
-            " network and super-resolution, with `model.mapping_output` and `model.discriminator.mirror_once`.",
+            " network and super-resolution, with `model.mapping_styles` and `model.discriminator.mirror_once`.",
             "Leave `training.reconstruction` out, or use `portrait-identity`.",
         )
 

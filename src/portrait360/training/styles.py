@@ -9,11 +9,12 @@ One learning rate suits all numbers of a style, as the run begins by whitening t
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from portrait360.model.generator import Generator
+from portrait360.model.mapping import StyleMixture, mixed
 
 FIRST_DECAY, SECOND_DECAY = 0.5, 0.9
 """Decays of the moments of a row's gradients per visit of that row."""
@@ -63,16 +64,10 @@ class StyleTable:
         second = self.second[rows] / (1.0 - SECOND_DECAY**visits)
         self.values[rows] -= rate * first / (second.sqrt() + 1e-12)
 
-    def sample(self, count: int, bandwidth: float) -> Float[Tensor, "B S"]:
-        """Styles of new people: a kernel density estimate of the table with the table's mean and variance.
-
-        `bandwidth`: deviation of the kernel in units of the table's; 0 repeats people of the table. Uses torch's random
-        state.
-        """
-        rows = torch.randint(len(self), (count,))
-        mean, deviation = self.values.mean(dim=0), self.values.std(dim=0)
-        noise = torch.randn(count, self.values.shape[1])
-        return mean + math.sqrt(1.0 - bandwidth**2) * (self.values[rows] - mean) + bandwidth * deviation * noise
+    def sample(self, count: int) -> Float[Tensor, "B S"]:
+        """Styles of new people, mixed from the table's as latents mix them; uses torch's random state."""
+        first, second = self.values[torch.randint(len(self), (2, count))]
+        return mixed(first, second, self.values.mean(dim=0))
 
     # ---- checkpoints ----
 
@@ -100,3 +95,10 @@ class StyleTable:
             raise ValueError("the style table's parts have different numbers of rows")
         table.first, table.second, table.visits = first.clone(), second.clone(), visits.clone()
         return table
+
+
+def keep_styles(generator: Generator, table: StyleTable) -> None:
+    """Let the generator's latents choose from a table's styles."""
+    mapping = generator.backbone.mapping
+    assert isinstance(mapping, StyleMixture)
+    mapping.keep(table.values)

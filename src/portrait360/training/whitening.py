@@ -42,12 +42,11 @@ def fit_whitening(styles: Float[Tensor, "N S"]) -> Whitening:
 
 @torch.no_grad()
 def whiten(generator: Generator, whitening: Whitening) -> None:
-    """Let the generator's styles be whitened ones: the same portraits from the same latents.
+    """Let the generator's styles be whitened ones: whitened styles give the portraits that styles gave before.
 
-    Layers that read styles take over the affine map back; the mapping's output and the mean style take its inverse.
-    For generators with a mapping output.
+    Layers that read styles take over the affine map back; what the mapping makes is not changed.
     """
-    mapping, root = generator.backbone.mapping, whitening.root
+    root = whitening.root
     for module in generator.modules():
         affine = getattr(module, "affine", None)
         if isinstance(affine, FullyConnected):
@@ -58,8 +57,3 @@ def whiten(generator: Generator, whitening: Whitening) -> None:
         warp, gain = generator.warp, generator.warp.gain
         warp.bias.add_(warp.weight @ whitening.mean * (gain / generator.config.warp.scale))
         warp.weight.copy_(warp.weight @ root)
-
-    assert mapping.output is not None
-    weight, bias = mapping.output.effective()
-    mapping.set_output(torch.linalg.solve(root, weight), torch.linalg.solve(root, bias - whitening.mean))
-    mapping.w_avg.copy_(whitening.whitened(mapping.w_avg[None])[0])

@@ -18,7 +18,7 @@ from portrait360.geometry.cameras import camera_label
 from portrait360.model.fused import VIEWING_CELLS, VISIBLE_DENSITY
 from portrait360.model.generator import Generator
 from portrait360.model.layers import FullyConnected, SynthesisBlock, SynthesisLayer, ToRGB, normalize_second_moment
-from portrait360.model.mapping import MappingNetwork
+from portrait360.model.mapping import MappingNetwork, StyleMixture
 from portrait360.model.warp import IdentityWarp
 from portrait360.types import BODY_POSE_SIZE, InputError
 from portrait360.viewer.blobs import array_blob, rows_blob
@@ -73,7 +73,16 @@ def _dense(weight: Tensor, bias: Tensor, *, activates: bool = False) -> dict[str
     return {"weight": rows_blob(_numbers(weight), 12), "bias": array_blob(_numbers(bias)), "activates": activates}
 
 
-def _mapping(mapping: MappingNetwork) -> dict[str, Any]:
+def _mapping(mapping: MappingNetwork | StyleMixture) -> dict[str, Any]:
+    """The styles that latents mix, or the layers of the network."""
+    average = array_blob(_numbers(mapping.w_avg))
+    if isinstance(mapping, StyleMixture):
+        styles = rows_blob(_numbers(mapping.styles), 12)
+        return {"zDim": mapping.z_dim, "styles": styles, "share": mapping.SHARE, "average": average}
+    return {"zDim": mapping.z_dim, "layers": _layers(mapping), "average": average}
+
+
+def _layers(mapping: MappingNetwork) -> list[dict[str, Any]]:
     """The layers; labels (the frontal camera at rest, as for every person of a seed) go into the first one's bias."""
     layers = [mapping.get_submodule(f"fc{i}") for i in range(mapping.num_layers)]
     dense = []
@@ -85,9 +94,7 @@ def _mapping(mapping: MappingNetwork) -> dict[str, Any]:
             bias = bias + weight[:, mapping.z_dim :] @ embedded
             weight = weight[:, : mapping.z_dim]
         dense.append(_dense(weight, bias, activates=True))
-    if mapping.output is not None:
-        dense.append(_dense(*mapping.output.effective()))
-    return {"zDim": mapping.z_dim, "layers": dense, "average": array_blob(_numbers(mapping.w_avg))}
+    return dense
 
 
 def _effective(layer: nn.Module) -> tuple[Tensor, Tensor]:

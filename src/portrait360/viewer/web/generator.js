@@ -33,10 +33,10 @@ async function readNetwork({ constant, blocks, symmetric }) {
   return { constant: { values: await readArray(constant), channels, side }, blocks: read, symmetric };
 }
 
-async function readMapping({ zDim, layers, average }) {
+async function readMapping({ zDim, styles, share, layers = [], average }) {
   const read = [];
   for (const layer of layers) read.push(await readDense(layer));
-  return { zDim, layers: read, average: await readArray(average) };
+  return { zDim, styles: styles && (await readArray(styles)), share, layers: read, average: await readArray(average) };
 }
 
 async function readWarp(warp) {

@@ -73,10 +73,27 @@ export function affine({ weight, bias }, x) {
 /**
  * The style of a seed.
  *
- * @param mapping {zDim, layers: [{weight, bias, activates}], average}
+ * @param mapping {zDim, average} with either layers [{weight, bias, activates}] or styles (row by row) and share
  * @param {number} truncation 0 to 1.
  */
 export function styleOf(seed, mapping, truncation) {
+  return mapping.styles ? mixtureOf(seed, mapping, truncation) : mappedOf(seed, mapping, truncation);
+}
+
+/** Two learned styles, mixed (model/mapping.py: StyleMixture). */
+function mixtureOf(seed, { zDim, styles, share, average }, truncation) {
+  const z = latentOf(seed, zDim);
+  const width = average.length;
+  const count = styles.length / width;
+  const row = (x, y) => Math.min(Math.floor((Math.atan2(y, x) / (2 * Math.PI) + 0.5) * count), count - 1) * width;
+  const [first, second] = [row(z[0], z[1]), row(z[2], z[3])];
+  const ofSecond = share * truncation ** 2;
+  const ofFirst = (1 - (1 - truncation) ** 2) * Math.sqrt(1 - ofSecond ** 2);
+  return Float64Array.from(average, (mean, i) =>
+    mean + ofFirst * (styles[first + i] - mean) + ofSecond * (styles[second + i] - mean));
+}
+
+function mappedOf(seed, mapping, truncation) {
   let h = Float64Array.from(latentOf(seed, mapping.zDim));
   const meanSquare = h.reduce((sum, value) => sum + value * value, 0) / h.length;
   h = h.map((value) => value / Math.sqrt(meanSquare + 1e-8));
