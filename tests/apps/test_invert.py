@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage.data import astronaut
 
@@ -13,8 +14,11 @@ import portrait360 as p3
 from portrait360.apps.invert import invert
 from portrait360.cli.main import main
 from portrait360.inversion.portrait import COMPARISON
+from portrait360.model.generator import Generator
 from portrait360.portrait.portrait import Portrait
+from portrait360.portrait.weights import save_weights
 from portrait360.types import InputError
+from support.presets import TINY_HEAD
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,15 @@ def test_the_model_inverts_without_progress(photo, tiny_weights, capsys):
     person = p3.PortraitModel.from_pretrained(tiny_weights).invert(photo, fast=True, progress=False)
     assert person.report["losses"].keys() == {"photo"}
     assert capsys.readouterr() == ("", "")
+
+
+def test_heads_without_shoulders_and_discriminator_take_photos_too(photo, tmp_path):
+    """As PanoHead's converted weights are; the mesh of untrained ones would be empty."""
+    torch.manual_seed(0)
+    weights = tmp_path / "head.safetensors"
+    save_weights(weights, TINY_HEAD.model, Generator(TINY_HEAD.model), None, {})
+    portrait = invert([photo], tmp_path / "out", weights=weights, steps=3, video=False, mesh=False, progress=False)
+    again = Portrait.load(tmp_path / "out" / "portrait.safetensors", weights=weights)
+    assert again.record.photos == portrait.record.photos
+    np.testing.assert_array_equal(np.asarray(again.render(yaw=20)), np.asarray(portrait.render(yaw=20)))
+    assert np.asarray(Image.open(tmp_path / "out" / COMPARISON)).shape[1] == 10 * 256

@@ -16,6 +16,7 @@ from portrait360.geometry.conventions import (
     model_points,
     own_camera,
     translated,
+    view_camera,
     world_camera,
     world_points,
 )
@@ -96,6 +97,17 @@ def test_the_crop_of_a_photo_shows_what_the_models_camera_shows(yaw):
     in_crop = (in_photo - centre[:, None]) / side[:, None, None] + 0.5
     in_model = project(model_camera(label, HEAD), model_points(places, HEAD))[0]
     torch.testing.assert_close(in_crop, in_model, atol=0.012, rtol=0)
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.9, -2.0])
+def test_one_camera_of_our_world_sees_what_the_models_camera_sees(yaw):
+    label = camera_label(yaw, 0.2, 0.1)
+    places = torch.tensor([[[0.02, 0.1, 0.05], [-0.05, 0.0, 0.0], [0.0, 0.2, -0.1]]])
+    ours, depth = project(view_camera(label, HEAD), places)
+    own, own_depth = project(model_camera(label, HEAD), model_points(places, HEAD))
+    torch.testing.assert_close(ours, own, atol=1e-5, rtol=0)
+    torch.testing.assert_close(depth * HEAD.scale, own_depth, atol=1e-4, rtol=0)
+    assert torch.equal(view_camera(label, OURS), label)
 
 
 def test_heads_lie_where_the_authors_crops_put_eyes_and_mouth():

@@ -23,6 +23,7 @@ def networks(tiny_encoder) -> Networks:
         with torch.no_grad():
             for parameter in generator.warp.parameters():
                 parameter.normal_(0.0, 0.1)
+            generator.backbone.mapping.styles.normal_()
     small = Networks.of(generator, discriminator, None)
     encoder = load_encoder(tiny_encoder)[0].eval().requires_grad_(False)
     return Networks(small.generator, small.discriminator, encoder, None)

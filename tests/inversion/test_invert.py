@@ -12,47 +12,35 @@ from portrait360.geometry.cameras import camera_label
 from portrait360.inversion.invert import invert_targets, residual_side, step_count
 from portrait360.inversion.optimise import Recipe, Watch, photos_of
 from portrait360.inversion.regressor import StartRegressor, load_start, save_start, start_features
-from portrait360.inversion.target import Target
 from portrait360.model.appearance import Appearance
 from portrait360.portrait.portrait import Portrait
 from portrait360.portrait.record import PhotoRecord, PortraitRecord, PortraitTensors, write_portrait_file
 from portrait360.portrait.scene import SceneRenderer
 from portrait360.portrait.weights import load_weights, save_weights
 from portrait360.types import CheckpointError
+from support.blots import blot
 
 RECIPE = Recipe(steps=12, tuning_steps=4, side=32, kept_views=3, align_at=(0.5,))
 
 
-def disc(camera) -> Target:
-    """A person-like blot: skin on a shirt."""
-    side = 64
-    y, x = torch.meshgrid(*(torch.linspace(-1, 1, side),) * 2, indexing="ij")
-    head, shirt = (x**2 + (y + 0.1) ** 2 < 0.12), (y > 0.35) & (x.abs() < 0.7)
-    image = torch.zeros(1, 3, side, side)
-    image[:, :, shirt] = torch.tensor([-0.6, -0.4, 0.3])[:, None]
-    image[:, :, head] = torch.tensor([0.6, 0.3, 0.1])[:, None]
-    mask = (head | shirt).float()[None, None]
-    return Target(image, mask, torch.ones_like(mask), camera, torch.zeros(1, 6))
-
-
 @pytest.fixture(scope="module")
 def result(networks):
-    return invert_targets(networks, [disc(camera_label(0.0))], RECIPE)
+    return invert_targets(networks, [blot(camera_label(0.0))], RECIPE)
 
 
 def test_the_same_photo_gives_the_same_portrait(networks, result):
-    again = invert_targets(networks, [disc(camera_label(0.0))], RECIPE)
+    again = invert_targets(networks, [blot(camera_label(0.0))], RECIPE)
     assert torch.equal(again.ws, result.ws)
     assert torch.equal(again.appearance.residuals[0].colour, result.appearance.residuals[0].colour)
     for name, value in result.tuned.items():
         assert torch.equal(again.tuned[name], value)
     assert (
-        result.losses["photo"] < invert_targets(networks, [disc(camera_label(0.0))], RECIPE, fast=True).losses["photo"]
+        result.losses["photo"] < invert_targets(networks, [blot(camera_label(0.0))], RECIPE, fast=True).losses["photo"]
     )
 
 
 def test_fast_changes_no_weights(networks):
-    quick = invert_targets(networks, [disc(camera_label(0.0))], RECIPE, fast=True)
+    quick = invert_targets(networks, [blot(camera_label(0.0))], RECIPE, fast=True)
     assert quick.tuned == {}
     assert quick.generator is networks.generator
     assert len(quick.appearance.residuals) == 1
@@ -63,14 +51,14 @@ def test_an_interruption_skips_the_rest(networks):
     def advance() -> None:
         raise KeyboardInterrupt
 
-    stopped = invert_targets(networks, [disc(camera_label(0.0))], RECIPE, watch=Watch(advance))
+    stopped = invert_targets(networks, [blot(camera_label(0.0))], RECIPE, watch=Watch(advance))
     assert stopped.interrupted
     assert stopped.tuned == {}
     assert stopped.as_json()["interrupted"]
 
 
 def test_several_photos_share_a_person_and_have_cameras_of_their_own(networks):
-    targets = [disc(camera_label(0.0)), disc(camera_label(0.7))]
+    targets = [blot(camera_label(0.0)), blot(camera_label(0.7))]
     both = invert_targets(networks, targets, RECIPE)
     assert len(both.appearance.residuals) == len(both.photos) == 2
     assert both.ws.shape[0] == 1
@@ -79,7 +67,7 @@ def test_several_photos_share_a_person_and_have_cameras_of_their_own(networks):
 
 
 def test_residuals_of_several_photos_share_the_room():
-    photo = photos_of([disc(camera_label(0.0))])[0]
+    photo = photos_of([blot(camera_label(0.0))])[0]
     large = photos_of([dataclasses.replace(photo.target, image=torch.zeros(1, 3, 1024, 1024))])[0]
     assert [residual_side(large, count) for count in (1, 2, 3, 4, 8)] == [1024, 512, 512, 512, 256]
     assert residual_side(photo, 1) == 64

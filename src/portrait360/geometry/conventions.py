@@ -54,6 +54,21 @@ def world_points(points: Float[Tensor, "*n 3"], camera: CameraConfig) -> Float[T
     return points if _same(camera) else points / camera.scale + constant(camera.origin, points)
 
 
+def view_camera(label: Float[Tensor, "B 25"], camera: CameraConfig) -> Float[Tensor, "B 25"]:
+    """The camera of this project's world that sees what the model's camera for `label` sees.
+
+    It stands where the model's camera stands around the head, nearer or further than the one of `label`, and sees the
+    part that the model's images show (`model_crop`).
+    """
+    if _same(camera):
+        return label
+    own = model_camera(label, camera)
+    matrix = cam2world(own)
+    position = world_points(matrix[:, None, :3, 3], camera)[:, 0, :, None]
+    pose = torch.cat([torch.cat([matrix[:, :3, :3], position], dim=2), matrix[:, 3:]], dim=1)
+    return torch.cat([pose.flatten(1), own[:, 16:]], dim=1)
+
+
 def translated(label: Float[Tensor, "B 25"], shift: Float[Tensor, "B 3"]) -> Float[Tensor, "B 25"]:
     """A camera moved by `shift` along the axes of its world, looking in the same direction (equations 15.2)."""
     moved = label.clone()

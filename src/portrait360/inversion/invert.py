@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from portrait360.encoder.files import load_encoder
 from portrait360.encoder.network import PortraitEncoder
+from portrait360.geometry.cameras import project
+from portrait360.geometry.conventions import OURS, model_camera, translated
 from portrait360.inversion.losses import Critics
 from portrait360.inversion.optimise import Photo, Recipe, Watch, align_photos, optimise_styles, photo_loss, photos_of
 from portrait360.inversion.regressor import StartRegressor, start_features
@@ -114,7 +117,10 @@ def invert_targets(
     # The start
     watch, clock = watch or Watch(), _Clock()
     generator = networks.generator
-    critics = Critics(networks.discriminator, networks.encoder)
+    targets = [as_shown(generator, target) for target in targets]
+    # the encoder's landmarks are those of images that are framed as ours
+    framed_as_ours = generator.config.camera == OURS
+    critics = Critics(networks.discriminator, networks.encoder if framed_as_ours else None)
     photos, space = photos_of(targets), style_space(generator)
     styles = start_styles(networks, space, photos, recipe)
     clock.mark("start")
@@ -152,6 +158,34 @@ def invert_targets(
     return Inversion(
         tuned, ws, {name: own[name] for name in names}, appearance, photos, losses, clock.seconds, watch.interrupted
     )
+
+
+def as_shown(generator: Generator, target: Target) -> Target:
+    """The target as the generator's images show people: their part of the photo, at rest where there is no body."""
+    pose = target.body_pose if generator.config.posable else torch.zeros_like(target.body_pose)
+    shown = dataclasses.replace(target, body_pose=pose).framed(generator.config.camera)
+    return dataclasses.replace(shown, camera=with_translation(generator, shown.camera))
+
+
+@torch.no_grad()
+def with_translation(generator: Generator, label: Float[Tensor, "B 25"]) -> Float[Tensor, "B 25"]:
+    """The label of a photo's camera after the shift that a model predicts for inversions (equations 15.2).
+
+    The camera stays on its sphere: the place and size at which it sees what the model's cameras look at are those of
+    the shifted camera. Without effect for models without `model.camera_translation`.
+    """
+    model = generator.config.camera
+    if not generator.config.camera_translation:
+        return label
+    own = model_camera(label, model)
+    middle = torch.tensor(model.look_at).expand(len(label), 1, 3)
+    (before, near), (after, far) = (
+        project(camera, middle) for camera in (own, translated(own, generator.inversion_translation(own)))
+    )
+    moved = label.clone()
+    moved[:, [16, 20]] *= near / far
+    moved[:, [18, 21]] += (after - before)[:, 0]
+    return moved
 
 
 def residual_side(photo: Photo, count: int) -> int:

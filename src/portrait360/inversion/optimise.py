@@ -106,7 +106,7 @@ class Photo:
         self.comparisons = []
         for share in recipe.windows:
             window = self.target.window(share, recipe.side)
-            regions = target_regions(window, generator.body, recipe.side)
+            regions = target_regions(window, generator.body, recipe.side, generator.config.camera)
             whole = share == 1.0
             self.comparisons.append(Comparison.of(window, recipe.weights, critics, whole=whole, regions=regions))
 

@@ -26,7 +26,7 @@ from portrait360.portrait.model import PortraitModel
 from portrait360.portrait.portrait import Portrait
 from portrait360.portrait.record import PhotoRecord, PortraitRecord, PortraitTensors
 from portrait360.portrait.scene import SceneRenderer
-from portrait360.portrait.weights import load_weights
+from portrait360.portrait.weights import read_weights_file
 from portrait360.runtime.progress import show_progress
 from portrait360.types import CheckpointError, InputError
 
@@ -56,13 +56,12 @@ def portrait_from_photos(
 
     # Photos, and the networks of the weights
     used, refused = read_photos([Path(photo) for photo in photos], force=force)
-    weights = load_weights(model.info.path)
-    if weights.info.sha256 != model.info.sha256:
+    weights = read_weights_file(model.info.path)
+    if weights.info().sha256 != model.info.sha256:
         raise CheckpointError(f"{model.info.path} has changed since it was loaded.", "Load the model again.")
-    generator = model.generator
-    if next(generator.parameters()).device.type != "cpu":
-        generator = weights.generator  # the same, on the CPU, where photos are inverted
-    networks = Networks.of(generator, weights.discriminator, load_start(model.info.sha256))
+    # photos are inverted on the CPU
+    generator = model.generator if model.device.type == "cpu" else weights.generator()
+    networks = Networks.of(generator, weights.discriminator(), load_start(model.info.sha256))
 
     # The inversion
     targets = [photo.target for photo in used]
@@ -86,8 +85,8 @@ def portrait_from_photos(
 
 
 def _record(file: UsedPhoto, photo: Photo) -> PhotoRecord:
-    target = photo.target
-    return PhotoRecord(file.name, tuple(target.camera[0].tolist()), tuple(target.body_pose[0].tolist()), file.crop)
+    camera, pose = photo.target.camera[0], photo.target.body_pose[0]
+    return PhotoRecord(file.name, tuple(camera.tolist()), tuple(pose.tolist()), file.crop)
 
 
 def _report(
@@ -139,8 +138,8 @@ def same_view(renderer: SceneRenderer, photo: Photo, side: int) -> UInt8[ndarray
 def _rendered(
     renderer: SceneRenderer, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None, side: int
 ) -> UInt8[ndarray, "B S S 3"]:
-    own = renderer.own_side
-    out = renderer.render(camera, body_pose, None if own is not None else side)
+    own, pose = renderer.own_side, body_pose if renderer.posable else None
+    out = renderer.render(camera, pose, None if own is not None else side)
     image = out.image
     if own is not None:
         image = torch.nn.functional.interpolate(image, size=(side, side), mode="area")

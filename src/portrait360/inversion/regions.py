@@ -8,8 +8,10 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 from torch import Tensor
 
+from portrait360.config import CameraConfig
 from portrait360.encoder.network import HEAD
 from portrait360.geometry.body import BodyTemplate
+from portrait360.geometry.conventions import OURS, view_camera
 from portrait360.geometry.nearest import nearest_indices
 from portrait360.geometry.silhouette import body_faces
 from portrait360.inversion.target import Target, resized
@@ -38,9 +40,11 @@ def surface_regions(body: BodyTemplate, places: Float[Tensor, "N 3"]) -> Int[Ten
     return body_regions(body)[nearest_indices(places, body.vertices[body.faces])[0]]
 
 
-def target_regions(target: Target, body: BodyTemplate, side: int) -> Float[Tensor, "3 1 S S"]:
+def target_regions(
+    target: Target, body: BodyTemplate, side: int, model: CameraConfig = OURS
+) -> Float[Tensor, "3 1 S S"]:
     """Masks of skin, hair and clothes in a target; pixels off the body belong to the nearest part of it."""
-    faces = body_faces(body, target.camera[0], target.body_pose[0])
+    faces = body_faces(body, view_camera(target.camera, model)[0], target.body_pose[0])
     labels = np.where(faces >= 0, body_regions(body).numpy()[faces], -1)
     if (labels < 0).all():
         return torch.zeros(3, 1, side, side)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from portrait360.geometry.conventions import model_camera
 from portrait360.inversion.target import resized
 from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
@@ -22,7 +23,7 @@ class View:
     """On a grey background (0)."""
     mask: Float[Tensor, "B 1 S S"]
     depth: Float[Tensor, "B 1 S S"]
-    """Distance along the rays, world units, without gradients."""
+    """Distance along the rays, this project's world units, without gradients."""
 
 
 @torch.no_grad()
@@ -49,8 +50,8 @@ def render_view(
     Args:
         generator: whose decoder and body are used.
         scene: of one portrait.
-        camera: camera labels.
-        body_pose: one each, radians.
+        camera: camera labels of this project; the images show what the model's show (`Target.framed`).
+        body_pose: one each, radians; heads without a body stay at rest.
         side: of the images; models with super-resolution render their own and are resized.
         occupancy: see `occupancy_of`.
         draws: jitters the samples along the rays; None: they lie in the middle of their intervals.
@@ -60,9 +61,9 @@ def render_view(
     own = config.superresolution is not None
     rays = config.raw_resolution if own else side
     jitter = None if draws is None else torch.rand(len(camera), rays * rays, generator=draws)
-    out = generator.render(
-        scene, camera, body_pose, resolution=rays, draws=RenderDraws(jitter=jitter, occupancy=occupancy)
-    )
+    own_draws = RenderDraws(jitter=jitter, occupancy=occupancy)
+    own_camera, pose = model_camera(camera, config.camera), body_pose if config.posable else None
+    out = generator.render(scene, own_camera, pose, resolution=rays, draws=own_draws)
 
     # Their images stand before their own background
     image, mask, depth = (resized(values, side) for values in (out.image, out.mask.clamp(0.0, 1.0), out.depth))
@@ -70,4 +71,4 @@ def render_view(
         image = image * mask
     elif config.plain_background:
         image = image - (1.0 - mask) * config.plain_background
-    return View(image, mask, depth)
+    return View(image, mask, depth / config.camera.scale)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import rays
+from portrait360.geometry.conventions import model_points, view_camera
 from portrait360.geometry.deformation import apply_field, deformation_field
 from portrait360.inversion.optimise import Photo
 from portrait360.inversion.regions import HAIR, SKIN, surface_regions
@@ -45,11 +46,12 @@ def photo_residual(generator: Generator, scene: Scene, photo: Photo, side: int) 
     # Weights: away from the outline, and where the surface faces the camera
     border = 2 * max(1, round(_BORDER * side)) + 1
     inner = -F.max_pool2d(-both.float(), border, 1, border // 2)
-    weight = blur(inner * facing(target.camera, view.depth), _FEATHER * side)
+    camera = view_camera(target.camera, generator.config.camera)
+    weight = blur(inner * facing(camera, view.depth), _FEATHER * side)
     weight = torch.minimum(weight, both.float())
     residual = (shown - view.image) * both
     depth = resized(view.depth, min(side, _DEPTH_SIDE))
-    return rounded(PhotoResidual(target.camera, target.body_pose, residual, weight.clamp(0.0, 1.0), depth))
+    return rounded(PhotoResidual(camera, target.body_pose, residual, weight.clamp(0.0, 1.0), depth))
 
 
 def facing(camera: Float[Tensor, "1 25"], depth: Float[Tensor, "1 1 S S"]) -> Float[Tensor, "1 1 S S"]:
@@ -140,13 +142,16 @@ def at_rest(
     generator: Generator, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"], view: View
 ) -> Float[Tensor, "B M 3"]:
     """The canonical place of what each pixel of a rendering shows."""
-    return apply_field(deformation_field(generator.body, body_pose), surface_points(camera, view.depth))
+    points = surface_points(view_camera(camera, generator.config.camera), view.depth)
+    if not generator.config.posable:
+        return points
+    return apply_field(deformation_field(generator.body, body_pose), points)
 
 
 @torch.no_grad()
 def tint(generator: Generator, scene: Scene, change: ColourChange) -> Float[Tensor, "1 3 nz ny nx"]:
     """The change at the nodes of a canonical grid, by the portrait's own colours there; rounded to float16."""
     nodes = tint_nodes().flatten(0, 2)
-    colours = generator.query(scene, nodes[None])[1][0] * 2.0 - 1.0
+    colours = generator.query(scene, model_points(nodes, generator.config.camera)[None])[1][0] * 2.0 - 1.0
     values = torch.cat([change.at(*some) for some in zip(nodes.split(_NODES), colours.split(_NODES), strict=True)])
     return values.T.unflatten(1, TINT_SHAPE)[None].half().float().contiguous()

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from portrait360.geometry.cameras import camera_label
+from portrait360.geometry.conventions import own_camera
 from portrait360.model.generator import Generator
 from portrait360.training.whitening import Whitening, fit_whitening
 
-_SAMPLES = 10_000
+_SAMPLES, _AT_ONCE = 10_000, 1000
 
 
 @dataclass(frozen=True)
@@ -33,4 +33,7 @@ def style_space(generator: Generator) -> Whitening:
     """The map under which the styles of random portraits have mean 0 and variance 1."""
     draws = torch.Generator().manual_seed(0)
     z = torch.randn(_SAMPLES, generator.config.z_dim, generator=draws)
-    return fit_whitening(generator.map(z, camera_label(0.0).expand(len(z), -1)))
+    front = own_camera(generator.config.camera, 0.0).expand(len(z), -1)
+    return fit_whitening(
+        torch.cat([generator.map(*some) for some in zip(z.split(_AT_ONCE), front.split(_AT_ONCE), strict=True)])
+    )

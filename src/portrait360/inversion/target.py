@@ -11,7 +11,9 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from portrait360.config import CameraConfig
 from portrait360.geometry.cameras import zoom_camera
+from portrait360.geometry.conventions import OURS, model_crop
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,19 @@ class Target:
     known: Float[Tensor, "1 1 H H"]
     """1 where the image comes from the photo, 0 in the padding of its crop."""
     camera: Float[Tensor, "1 25"]
-    """The crop's camera label."""
+    """The crop's camera label; of a part that models show (`framed`), the label of the whole."""
     body_pose: Float[Tensor, "1 6"]
     """Radians."""
+
+    def framed(self, model: CameraConfig) -> Target:
+        """The part that a model's images show; everything for models of this project's cameras. The camera label stays
+        that of the whole, as models are given it (`geometry.conventions.model_camera`)."""
+        if model == OURS:
+            return self
+        centre, share = model_crop(self.camera, model)
+        side = max(1, round(float(share) * self.image.shape[-1]))
+        image, mask, known = (_square(values, centre[0], side) for values in (self.image, self.mask, self.known))
+        return replace(self, image=image, mask=mask, known=known)
 
     @staticmethod
     def from_arrays(
@@ -55,6 +67,15 @@ class Target:
         camera = zoom_camera(self.camera, height / (height - 2 * margin))
         image, mask, known = (resized(values[inside], side) for values in (self.image, self.mask, self.known))
         return Target(image, mask, known, camera, self.body_pose)
+
+
+def _square(values: Float[Tensor, "1 C H H"], centre: Float[Tensor, " 2"], side: int) -> Float[Tensor, "1 C S S"]:
+    """A square of `side` pixels around a place in units of the image's side; beyond the image there is nothing."""
+    share = side / values.shape[-1]
+    steps = ((torch.arange(side) + 0.5) / side - 0.5) * share
+    u, v = (steps + centre[0]) * 2.0 - 1.0, (steps + centre[1]) * 2.0 - 1.0
+    places = torch.stack(torch.meshgrid(v, u, indexing="ij")[::-1], dim=-1)[None]
+    return F.grid_sample(values, places, align_corners=False)
 
 
 def resized(values: Float[Tensor, "B C H H"], side: int) -> Float[Tensor, "B C S S"]:

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from portrait360.config import CameraConfig
 from portrait360.geometry.body import BodyTemplate
 from portrait360.geometry.cameras import cam2world, project, rays
+from portrait360.geometry.conventions import OURS, world_points
 from portrait360.geometry.deformation import apply_field, deformation_field, posed_points
 from portrait360.runtime.device import constant
 from portrait360.types import RenderOutput
@@ -157,8 +159,12 @@ def coloured(
     out: RenderOutput,
     camera: Float[Tensor, "B 25"],
     body_pose: Float[Tensor, "B 6"] | None,
+    world: CameraConfig = OURS,
 ) -> Float[Tensor, "B 3 H W"]:
-    """The image of a rendering with what the photos add to its surface."""
+    """The image of a rendering with what the photos add to its surface.
+
+    `camera` and the depths are of the model's world, which `world` describes.
+    """
     # Depth and opacity at the image's side
     side = out.image.shape[-1]
     depth, mask = out.depth, out.mask
@@ -166,7 +172,7 @@ def coloured(
         depth, mask = (F.interpolate(v, size=(side, side), mode="bilinear") for v in (depth, mask))
 
     # The canonical place of what each pixel shows
-    points = surface_points(camera, depth)
+    points = world_points(surface_points(camera, depth), world)
     if body_pose is not None and bool(body_pose.any()):
         points = apply_field(deformation_field(body, body_pose), points)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from portrait360.config import ModelConfig
 from portrait360.model.discriminator import Discriminator
 from portrait360.model.generator import Generator
+from portrait360.model.mapping import MappingNetwork
 from portrait360.official.family import TITLES, Family, family_of, is_unconditioned, model_config, without_leading_axis
 from portrait360.official.pickle_data import Thing
 from portrait360.official.smpl import LICENCE, read_smpl
@@ -73,8 +74,10 @@ def convert_snapshot(path: Path, out: Path, smpl: Path | None = None) -> Convert
     generator = Generator(found.model, body)
     fill_module(generator, {f"G_ema/{k}": v.float() for k, v in found.generator.items()}, "G_ema", path)
     if is_unconditioned(found.options, found.family):
+        mapping = generator.backbone.mapping
+        assert isinstance(mapping, MappingNetwork)
         with torch.no_grad():
-            generator.backbone.mapping.embed.weight.zero_()
+            mapping.embed.weight.zero_()
     discriminator = None
     if found.discriminator is not None:
         discriminator = Discriminator(found.model)

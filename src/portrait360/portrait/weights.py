@@ -172,6 +172,12 @@ class WeightsFile:
         """The generator in eval mode, on the CPU."""
         return filled(Generator(self.model, self.body), self.tensors, _GENERATOR, self.path)
 
+    def discriminator(self) -> Discriminator | None:
+        """The discriminator in eval mode, on the CPU; None if the file holds none."""
+        if not any(name.startswith(f"{_DISCRIMINATOR}/") for name in self.tensors):
+            return None
+        return filled(Discriminator(self.model), self.tensors, _DISCRIMINATOR, self.path)
+
     def info(self) -> WeightsInfo:
         """What the file says of itself."""
         return WeightsInfo(self.path, file_sha256(self.path), self.model.name, self.version, self.about)
@@ -207,12 +213,12 @@ def load_weights(source: str | Path | None = None) -> Weights:
         CheckpointError: see `read_tensors` and `fill_module`; also for weights without a discriminator.
     """
     file = read_weights_file(find_weights(source))
-    if not any(name.startswith(f"{_DISCRIMINATOR}/") for name in file.tensors):
+    discriminator = file.discriminator()
+    if discriminator is None:
         raise CheckpointError(
             f"{file.path} ({file.model.name}) holds no discriminator, which predicts body poses.",
             "Such weights make portraits; for body poses use those of another model.",
         )
-    discriminator = filled(Discriminator(file.model), file.tensors, _DISCRIMINATOR, file.path)
     return Weights(file.generator(), discriminator, file.info(), _calibration(file.tensors, file.path))
 
 
