@@ -41,4 +41,6 @@ def with_random_people(state, batch, seed=0):
     kept = images * 2 - 1, masks.round(), camera_label(torch.randn(config.images, generator=g) * 0.4)
     rows = torch.randperm(count, generator=g)[: config.images]
     random = np.random.default_rng(seed)
-    return dataclasses.replace(batch, targets=state.people.targets(rows, kept, config, state.model.resolution, random))
+    return dataclasses.replace(
+        batch, targets=state.people.targets(rows, kept, config, state.model.resolution, random, state.generator.body)
+    )

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import softplus
 
 from portrait360.config import PRESETS, Preset
+from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label, rays, yaw_pitch
 from portrait360.model.discriminator import DiscriminatorInput, concatenate
 from portrait360.model.generator import Generator, RenderDraws, Scene
@@ -23,7 +24,7 @@ from portrait360.training.checkpoints import checkpoints, load_checkpoint
 from portrait360.training.first_people import ridge_regression
 from portrait360.training.losses import feature_distance, pose_loss
 from portrait360.training.passes import Batch, TrainingState, render_occupancy
-from portrait360.training.people import crops, order
+from portrait360.training.people import crops, face_centres, order
 from portrait360.training.reconstruction import Rendering, reconstruct, reconstruction_losses
 from portrait360.training.state import new_state
 from portrait360.training.whitening import fit_whitening, whiten
@@ -154,14 +155,27 @@ def test_rows_come_all_before_one_comes_again_and_positions_name_them() -> None:
     assert not torch.equal(order(7, 2, 0, 21), together)
 
 
-def test_crops_show_what_their_cameras_see() -> None:
+@pytest.mark.parametrize("centred", [True, False])
+def test_crops_show_what_their_cameras_see(centred: bool) -> None:
     """An image whose colour is the direction of its pixels' rays, cropped, is that of the crop's camera."""
     camera = torch.cat([camera_label(torch.tensor([0.3])), camera_label(torch.tensor([-1.0]))])
     directions = rays(camera, 128)[1].transpose(1, 2).reshape(2, 3, 128, 128)
-    found = crops(directions, torch.ones(2, 1, 128, 128), camera, torch.tensor([0.35, 0.8]), 32)
+    centres = None if centred else torch.tensor([[0.4, 0.3], [0.95, 0.5]])  # the second one has to be moved inwards
+    found = crops(directions, torch.ones(2, 1, 128, 128), camera, torch.tensor([0.35, 0.8]), 32, centres)
     expected = rays(found.camera, 32)[1].transpose(1, 2).reshape(2, 3, 32, 32)
     torch.testing.assert_close(found.images.image, expected, atol=2e-3, rtol=0)
     assert torch.allclose(yaw_pitch(found.camera)[0], yaw_pitch(camera)[0])
+
+
+def test_faces_are_where_the_posed_body_has_them() -> None:
+    body = load_body()
+    cameras, poses = camera_label(torch.tensor([0.0, 0.0, 0.8])), torch.zeros(3, 6)
+    poses[1, 4] = 0.6  # the head turns to its left, which is right in the image
+    front, turned, side = face_centres(body, cameras, poses)
+    assert float(front[0]) == pytest.approx(0.5, abs=1e-3)
+    assert 0.45 < float(front[1]) < 0.5
+    assert float(turned[0]) > 0.55
+    assert float(side[0]) < 0.45
 
 
 def test_ridge_regression_finds_a_linear_map() -> None:

@@ -31,7 +31,7 @@ class ReconstructionConfig:
     """How many images get a style at most: the dataset's first ones within `yaw`."""
     yaw: float = 75.0
     """Degrees to either side of the front within which images are reconstructed."""
-    window: tuple[float, float] = (0.3, 0.42)
+    window: tuple[float, float] = (0.22, 0.34)
     """Smallest and largest side of the face crops that are reconstructed, in units of the image's."""
     wide_window: tuple[float, float] = (0.6, 1.0)
     """The same of further crops, at half of the model's side: hair, neck and shoulders."""

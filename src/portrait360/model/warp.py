@@ -22,7 +22,8 @@ from portrait360.runtime.device import constant
 class IdentityWarp(nn.Module):
     """Displacements of canonical positions at the nodes of a grid around the head, linear in the style.
 
-    They fade to zero at the faces of the grid's box and have no part that moves the head rigidly.
+    They fade to zero at the faces of the grid's box, have no part that moves the head rigidly, and are mirror images
+    left and right: of a face that was seen from the side, the other half follows.
     """
 
     fade: Tensor
@@ -45,7 +46,9 @@ class IdentityWarp(nn.Module):
         moved = F.linear(w.float(), self.weight * self.gain, self.bias * self.config.scale)
         faded = (moved.view(len(w), -1, 3) * self.fade.view(-1, 1)).flatten(1)
         free = faded - (faded @ self.rigid) @ self.rigid.T
-        return free.view(len(w), *self.config.shape, 3)
+        free = free.view(len(w), *self.config.shape, 3)
+        mirrored = free.flip(3) * constant((-1.0, 1.0, 1.0), free)
+        return 0.5 * (free + mirrored)
 
     def displace(
         self, displacements: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B *shape 3"]

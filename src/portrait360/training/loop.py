@@ -251,7 +251,7 @@ def _targets(state: TrainingState, people: People, images: TrainingData, ranks: 
     rows = order(len(people.table), images.sampler.seed, place * count, count)
     kept = images.kept(people.rows[rows], device)
     random = np.random.default_rng([images.sampler.seed, 2, place])
-    return people.targets(rows, kept, config, state.model.resolution, random)
+    return people.targets(rows, kept, config, state.model.resolution, random, state.generator.body)
 
 
 def final_calibration(state: TrainingState, images: TrainingData | StreamingData) -> PoseCalibration | None:

@@ -11,7 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from portrait360.config import ModelConfig, ReconstructionConfig
-from portrait360.geometry.cameras import yaw_pitch, zoom_camera
+from portrait360.geometry.body import BodyTemplate
+from portrait360.geometry.cameras import project, yaw_pitch
+from portrait360.geometry.deformation import posed_points
 from portrait360.model.discriminator import DiscriminatorInput
 from portrait360.training.styles import StyleTable
 
@@ -55,6 +57,7 @@ class People:
         config: ReconstructionConfig,
         side: int,
         random: np.random.Generator,
+        body: BodyTemplate,
     ) -> Targets:
         """What reconstructions are compared with.
 
@@ -64,14 +67,16 @@ class People:
             config: how large the crops are.
             side: of face crops, pixels.
             random: draws each crop's size.
+            body: tells where the faces are.
         """
         face, wide = (
             torch.from_numpy(random.uniform(*limits, len(rows))) for limits in (config.window, config.wide_window)
         )
+        poses = self.body_poses[self.rows[rows]].to(kept[0].device)
         return Targets(
             rows,
-            self.body_poses[self.rows[rows]].to(kept[0].device),
-            crops(*kept, face, side),
+            poses,
+            crops(*kept, face, side, face_centres(body, kept[2], poses)),
             crops(*kept, wide, side // WIDE_SIDE),
         )
 
@@ -106,21 +111,50 @@ def order(count: int, seed: int, start: int, size: int) -> Int[Tensor, " B"]:
     return torch.tensor([int(orders[epoch][place]) for epoch, place in places])
 
 
+FACE = (0.0, 0.07, 0.085)
+"""The middle of the body template's eyes and mouth."""
+
+
+def face_centres(
+    body: BodyTemplate, cameras: Float[Tensor, "B 25"], poses: Float[Tensor, "B 6"]
+) -> Float[Tensor, "B 2"]:
+    """Where cameras see the middle of the face (right, down), in units of the image's side."""
+    places = posed_points(body, poses, torch.tensor(FACE).to(poses).expand(len(poses), 1, 3))
+    return project(cameras, places)[0][:, 0]
+
+
+def cropped_camera(label: Float[Tensor, "1 25"], left: float, top: float, size: float) -> Float[Tensor, "1 25"]:
+    """The label of a square of an image, in units of the image's side."""
+    part = label.clone()
+    k = part[:, 16:].unflatten(1, (3, 3))
+    k[:, 0, 2] -= left
+    k[:, 1, 2] -= top
+    k[:, :2] /= size
+    return part
+
+
 def crops(
     images: Float[Tensor, "B 3 H H"],
     masks: Float[Tensor, "B 1 H H"],
     cameras: Float[Tensor, "B 25"],
     windows: Float[Tensor, " B"],
     side: int,
+    centres: Float[Tensor, "B 2"] | None = None,
 ) -> Crops:
-    """Centre crops, each of its own window (side in units of the image's), averaged down to `side` pixels."""
+    """Square crops, each of its own window (side in units of the image's), averaged down to `side` pixels.
+
+    `centres`: where, in units of the image's side (right, down); None: its middle. Crops stay within the image.
+    """
     full, shown, seen = images.shape[-1], [], []
-    for image, camera, window in zip(torch.cat([images, masks], dim=1), cameras, windows.tolist(), strict=True):
-        margin = round(full * (1.0 - window) / 2.0)
-        inside = slice(margin, full - margin)
-        part = image[None, :, inside, inside]
+    places = [(0.5, 0.5)] * len(images) if centres is None else centres.tolist()
+    for image, camera, window, place in zip(
+        torch.cat([images, masks], dim=1), cameras, windows.tolist(), places, strict=True
+    ):
+        size = full - 2 * round(full * (1.0 - window) / 2.0)
+        left, top = (min(max(round(full * at - size / 2.0), 0), full - size) for at in place)
+        part = image[None, :, top : top + size, left : left + size]
         shown.append(F.interpolate(part, size=(side, side), mode="bilinear", antialias=True, align_corners=False))
-        seen.append(zoom_camera(camera[None], full / part.shape[-1]))
+        seen.append(cropped_camera(camera[None], left / full, top / full, size / full))
     both = torch.cat(shown)
     return Crops(DiscriminatorInput(both[:, :3], None, both[:, 3:]), torch.cat(seen))
 
