@@ -64,7 +64,7 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable ".[train,photos,faces,onnx,ray,dev]"
+	$(PIP) --editable ".[train,photos,faces,onnx,viewer,ray,dev]"
 	@touch $@ $(VENV)/.installed-demo
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python

@@ -87,7 +87,7 @@ def details(
     """Read photos named 0, 1, ...; the detail of each."""
     files = tuple(PhotoFile(tmp_path / str(i), str(i)) for i in range(count))
     job = kind(tmp_path, files, 32, PhotoLimits(), FakeWorker, longest=LIMIT)
-    bar = Progress(count)
+    bar = Progress("counting", count)
     try:
         Scheduler(job, range(job.chunks), crew, bar, crew.now).run(workers)
     finally:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 GLOBALS = """
-atob Blob clearTimeout console crypto createImageBitmap DecompressionStream devicePixelRatio document Event Image
-ImageData Option performance requestAnimationFrame ResizeObserver Response setTimeout URL
+AbortController atob Blob clearTimeout console createImageBitmap crypto DecompressionStream devicePixelRatio document
+Event fetch Image ImageData Option performance requestAnimationFrame ResizeObserver Response setTimeout URL
+URLSearchParams
 """.split()
 CONFIG = """
 import js from "@eslint/js";

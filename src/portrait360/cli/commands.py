@@ -28,6 +28,7 @@ from portrait360.cli.early import (
 )
 from portrait360.cli.page import Page
 from portrait360.cli.train import Train, train_command
+from portrait360.cli.view import View
 from portrait360.config import PRESETS, named_preset
 from portrait360.errors import InputError
 from portrait360.portrait.arguments import check_size, check_truncation, check_turns, checked_texture, parse_seeds
@@ -383,6 +384,7 @@ def commands(arguments: Sequence[str]) -> Any:
         Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Page, tyro.conf.subcommand("page")]
         | Annotated[Invert, tyro.conf.subcommand("invert")]
+        | Annotated[View, tyro.conf.subcommand("view")]
         | Annotated[
             DatasetCommand,
             tyro.conf.subcommand(

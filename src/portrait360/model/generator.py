@@ -315,11 +315,12 @@ class Generator(nn.Module):
         resolution: int | None = None,
         draws: RenderDraws | None = None,
         plain: bool = False,
+        draft: bool = False,
     ) -> RenderOutput:
         """Images of B = L * views cameras, latent-major. No body pose means the canonical body.
 
         `resolution`: side of the rays (default: the config's). `plain` forces the slow readable renderer and
-        the readable field.
+        the readable field. `draft` leaves the super-resolution out: the image is the rendered colours.
         """
         if body_pose is not None and not self.config.posable:
             raise ValueError(f"{self.config.name} knows no body pose")
@@ -327,9 +328,11 @@ class Generator(nn.Module):
         draws = draws or RenderDraws()
         with torch.autocast(camera.device.type, enabled=False):  # positions need all their bits
             rendered = self.cast(scene, camera, body_pose, side, draws, plain)
-        return self.compose(scene, rendered, side, gradients=draws.gradients)
+        return self.compose(scene, rendered, side, gradients=draws.gradients, draft=draft)
 
-    def compose(self, scene: Scene, rendered: Rendered, side: int, *, gradients: bool = True) -> RenderOutput:
+    def compose(
+        self, scene: Scene, rendered: Rendered, side: int, *, gradients: bool = True, draft: bool = False
+    ) -> RenderOutput:
         """Images of rays that were cast: put over the background, coloured, super-resolved (equations 5.9, 7)."""
         # Rays to images.
         n = rendered.features.shape[0]
@@ -354,7 +357,7 @@ class Generator(nn.Module):
         # Colours, and more pixels.
         raw = self._colour(features, w)
         image = raw
-        if self.config.superresolution is not None:
+        if self.config.superresolution is not None and not draft:
             if self.config.superresolution.resample == "box":
                 features = features.contiguous(memory_format=torch.channels_last)
             image = self.superresolution(raw, features, w, gradients=gradients).float()

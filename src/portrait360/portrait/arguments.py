@@ -56,6 +56,12 @@ def parse_seeds(text: str) -> list[int]:
     return list(seeds)
 
 
+def check_seed(seed: int) -> None:
+    """Raise InputError unless `seed` lies in 0 .. LARGEST_SEED."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"`seed` must lie between 0 and {LARGEST_SEED}, not be {seed}.", "Try `seed=7`.")
+
+
 def check_truncation(truncation: float) -> None:
     """Raise InputError unless `truncation` lies between 0 and 1."""
     if not 0.0 <= truncation <= 1.0:

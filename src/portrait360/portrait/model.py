@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from portrait360.model.generator import Generator
-from portrait360.portrait.arguments import LARGEST_SEED, check_truncation
+from portrait360.portrait.arguments import check_seed, check_truncation
 from portrait360.portrait.portrait import Portrait
 from portrait360.portrait.record import PortraitRecord
 from portrait360.portrait.scene import SceneRenderer
@@ -31,7 +32,7 @@ class PortraitModel:
     def __init__(self, generator: Generator, info: WeightsInfo) -> None:
         self.generator = generator
         self.info = info
-        self.bf16 = next(generator.parameters()).device.type == "cpu" and worth_bf16(generator.config)
+        self.bf16 = self.device.type == "cpu" and worth_bf16(generator.config)
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, *, device: str = "auto") -> PortraitModel:
@@ -74,8 +75,7 @@ class PortraitModel:
         Raises:
             InputError: an argument is out of range.
         """
-        if not 0 <= seed <= LARGEST_SEED:
-            raise InputError(f"`seed` must lie between 0 and {LARGEST_SEED}, not be {seed}.", "Try `seed=7`.")
+        check_seed(seed)
         check_truncation(truncation)
         renderer = SceneRenderer.from_seed(self.generator, seed, truncation, bf16=self.bf16)
         return Portrait(renderer, self._record(seed, truncation))
@@ -125,6 +125,11 @@ class PortraitModel:
         if tuple(w.shape) != (1, width):
             raise InputError(f"`w` must be [1, {width}], not {list(w.shape)}.", "Take it from `Portrait.w`.")
         return Portrait(SceneRenderer.from_w(self.generator, w, bf16=self.bf16), self._record(None, None))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return next(self.generator.parameters()).device
 
     @property
     def average_w(self) -> Float[Tensor, "1 S"]:

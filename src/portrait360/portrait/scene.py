@@ -150,6 +150,7 @@ class SceneRenderer:
         resolution: int | None = None,
         *,
         plain: bool = False,
+        draft: bool = False,
     ) -> RenderOutput:
         """Render images from B cameras.
 
@@ -158,6 +159,7 @@ class SceneRenderer:
             body_pose: radians; the canonical body when None.
             resolution: side of the rays; `default_resolution` when None.
             plain: the slow exact renderer, with the exact deformation where the model has it.
+            draft: leave the super-resolution out.
         """
         side = self.default_resolution if resolution is None else resolution
         # every sample of every ray at once, as GPUs render them, takes gigabytes per view
@@ -165,21 +167,28 @@ class SceneRenderer:
         parts = []
         for start in range(0, len(camera), together):
             some = slice(start, start + together)
-            parts.append(self._render(camera[some], None if body_pose is None else body_pose[some], side, plain))
+            poses = None if body_pose is None else body_pose[some]
+            parts.append(self._render(camera[some], poses, side, plain=plain, draft=draft))
         return parts[0] if len(parts) == 1 else joined_outputs(parts)
 
     def _render(
-        self, camera: Float[Tensor, "B 25"], body_pose: Float[Tensor, "B 6"] | None, side: int, plain: bool
+        self,
+        camera: Float[Tensor, "B 25"],
+        body_pose: Float[Tensor, "B 6"] | None,
+        side: int,
+        *,
+        plain: bool,
+        draft: bool,
     ) -> RenderOutput:
         draws = RenderDraws(occupancy=None if self.occupied is None else Occupancy(self.occupied), gradients=False)
         pose = None if body_pose is None else body_pose.to(self.device)
         own = model_camera(camera, self.camera).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16 and not plain):
-            out = self.generator.render(self.scene, own, pose, resolution=side, draws=draws, plain=plain)
+            out = self.generator.render(self.scene, own, pose, resolution=side, draws=draws, plain=plain, draft=draft)
         out = out if self.device.type == "cpu" else joined_outputs([out])
         if self.appearance is None:
             return out
-        image = coloured(self.appearance, self.body, out, own.cpu(), body_pose)
+        image = coloured(self.appearance, self.body, out, own.cpu(), body_pose, self.camera)
         # without super-resolution `raw` is the image itself
         return dataclasses.replace(out, image=image, raw=image if self.own_side is None else out.raw)
 

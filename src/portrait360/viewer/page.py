@@ -78,22 +78,44 @@ def write_page(
 
 def page_html(payload: dict[str, Any], portraits: Sequence[PagePortrait], *, title: str) -> str:
     """The page of a payload; `portraits` give the images for browsers that cannot render."""
-    script = joined_modules("main.js", _read)
-    style = _read("page.css")
+    return _html(
+        payload,
+        title,
+        generator_controls=payload["generator"] is not None,
+        invented=all("seed" in portrait.record for portrait in portraits),
+        people=[{"name": portrait.name, "views": _views(portrait)} for portrait in portraits],
+    )
+
+
+def served_page(model: dict[str, Any] | None, *, title: str, folder: str) -> str:
+    """The page of a server (`portrait360 view`), which it asks for people and, where it cannot render, for images.
+
+    Args:
+        model: `model_payload`; None for models that the browser does not render.
+        title: of the page.
+        folder: where the server saves portraits, in words.
+    """
+    payload = {"format": FORMAT, "version": VERSION, "model": model, "portraits": [], "generator": None}
+    return _html(
+        payload | {"server": {"folder": folder}}, title, generator_controls=True, invented=False, people=[], served=True
+    )
+
+
+def _html(payload: dict[str, Any], title: str, *, served: bool = False, **values: Any) -> str:
+    script, style = joined_modules("main.js", _read), _read("page.css")
     return (
         _environment()
         .get_template("page.html")
         .render(
             title=title,
             generator=f"portrait360 {portrait360.__version__}",
-            policy=_policy(script, style),
+            policy=_policy(script, style, "'self'" if served else None),
             style=Markup(style),
             script=Markup(script),
             payload=Markup(json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
             groups=_slider_groups(),
-            generator_controls=payload["generator"] is not None,
-            invented=all("seed" in portrait.record for portrait in portraits),
-            people=[{"name": portrait.name, "views": _views(portrait)} for portrait in portraits],
+            served=served,
+            **values,
         )
     )
 
@@ -112,14 +134,15 @@ def _environment() -> Environment:
     )
 
 
-def _policy(script: str, style: str) -> str:
-    """A Content-Security-Policy under which the page runs its own script and asks nobody for anything."""
+def _policy(script: str, style: str, asks: str | None) -> str:
+    """A Content-Security-Policy under which the page runs its own script and asks `asks` alone; None: nobody."""
     script_hash, style_hash = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)
     )
+    connect = "" if asks is None else f" connect-src {asks};"
     return (
         f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}';"
-        " img-src data: blob:; base-uri 'none'; form-action 'none'"
+        f"{connect} img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 

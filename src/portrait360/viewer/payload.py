@@ -80,6 +80,15 @@ def check_can_show(config: ModelConfig) -> None:
         )
 
 
+def can_show(config: ModelConfig) -> bool:
+    """Whether a page renders a model itself."""
+    try:
+        check_can_show(config)
+    except InputError:
+        return False
+    return True
+
+
 # ---- the shared part ----
 
 

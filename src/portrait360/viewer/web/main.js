@@ -1,10 +1,11 @@
 // The page: reads the payload, and joins controls to where images come from.
 
-import { decodeBase64, PayloadError } from "./blobs.js";
+import { PayloadError } from "./blobs.js";
 import { Controls } from "./controls.js";
 import { GeneratorSource } from "./generator.js";
 import { latentOf } from "./latent.js";
 import { GraphicsError } from "./glsl.js";
+import { openServed, ServerError } from "./served.js";
 import { LocalSource } from "./source.js";
 
 const FORMAT = "portrait360-page";
@@ -28,7 +29,7 @@ function readPayload() {
 
 /** Say why there is no portrait; the images of the page stay. */
 function complain(error) {
-  const known = error instanceof PayloadError || error instanceof GraphicsError;
+  const known = [PayloadError, GraphicsError, ServerError].some((kind) => error instanceof kind);
   const reason = known ? error.message : "of an error in the page";
   find("problem").textContent = `The portrait cannot be turned, because ${reason}.`;
   find("problem").hidden = false;
@@ -58,9 +59,11 @@ function fitCanvas(canvas) {
 
 /** The page's first image lies over the canvas until something is drawn there. */
 function showPoster(canvas) {
+  const first = document.querySelector("#fallback img");
+  if (!first) return;
   const poster = new Image();
   poster.alt = "";
-  poster.src = document.querySelector("#fallback img").src;
+  poster.src = first.src;
   find("frame").append(poster);
   canvas.addEventListener("drawn", () => poster.remove(), { once: true });
 }
@@ -73,25 +76,27 @@ function connectButtons(form, source, controls) {
     save(await source.picture(controls.view, side), fileName(name(), "png"));
     find("status").textContent = `Saved with ${side} × ${side} pixels.`;
   });
-  form.elements.mesh.addEventListener("click", () => {
-    const bytes = decodeBase64(source.portraits[source.index].mesh);
-    save(new Blob([bytes], { type: "model/gltf-binary" }), fileName(name(), "glb"));
+  form.elements.mesh.addEventListener("click", async () => {
+    save(await source.mesh(source.index), fileName(name(), "glb"));
   });
 }
 
-function connectPeople(form, source, choose) {
-  const { person } = form.elements;
-  source.people.forEach((name, index) => person.add(new Option(name, index)));
+/** Let people choose among those that there are now. */
+function listPeople(form, source) {
+  form.elements.person.replaceChildren(...source.people.map((name, index) => new Option(name, index)));
   find("chooser").hidden = source.people.length < 2;
-  person.addEventListener("change", () => choose(Number(person.value)));
+}
+
+function openSource(canvas, payload) {
+  if (payload.server) return openServed(canvas, payload);
+  return (payload.generator ? GeneratorSource : LocalSource).open(canvas, payload);
 }
 
 async function start() {
   const payload = readPayload();
   const canvas = find("portrait");
   const form = find("controls");
-  const Source = payload.generator ? GeneratorSource : LocalSource;
-  const source = await Source.open(canvas, payload);
+  const source = await openSource(canvas, payload);
   find("fallback").hidden = true;
   find("viewer").hidden = false;
   fitCanvas(canvas);
@@ -99,15 +104,17 @@ async function start() {
 
   const controls = new Controls(canvas, form, (view, moving) => source.show(view, moving));
   const choose = async (index) => {
+    listPeople(form, source);
     source.index = index;
     form.elements.person.value = index;
     canvas.setAttribute("aria-label", `${source.people[index]}, a portrait in 3D`);
-    form.elements.mesh.hidden = !source.portraits[index]?.mesh;
+    form.elements.mesh.hidden = !source.hasMesh(index);
     await source.select(index);
   };
   connectButtons(form, source, controls);
-  connectPeople(form, source, (index) => choose(index).catch(complain));
-  source.connect?.(form, find("status"), complain);
+  const { person } = form.elements;
+  person.addEventListener("change", () => choose(Number(person.value)).catch(complain));
+  source.connect?.(form, find("status"), complain, choose);
   canvas.addEventListener("webglcontextlost", () => complain(new GraphicsError("the graphics card was reset; reload")));
   new ResizeObserver(() => fitCanvas(canvas) && source.show(controls.view, false)).observe(canvas);
   source.show(controls.view, false);

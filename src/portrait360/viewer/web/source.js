@@ -1,8 +1,9 @@
 // Where images come from: here, portraits of the page's payload that this browser renders.
 //
-// A source has: people (names), select(index), show(view, moving), picture(view, side), and element, what it draws
-// on. A source that asks a server for its images can take the place of this one; the controls know no other thing.
+// A source has: people (names), select(index), show(view, moving), picture(view, side), hasMesh(index), mesh(index), and
+// element, what it draws on. One that asks a server (served.js) can take its place; the controls know no other thing.
 
+import { decodeBase64 } from "./blobs.js";
 import { finished, makeTexture } from "./glsl.js";
 import { openContext, Renderer, Scene, SharedModel } from "./renderer.js";
 
@@ -35,6 +36,15 @@ export class LocalSource {
     this.isFull = false;
     this.index = 0;
     this.targets = {};
+  }
+
+  hasMesh(index) {
+    return Boolean(this.portraits[index]?.mesh);
+  }
+
+  /** The mesh that was embedded. */
+  async mesh(index) {
+    return new Blob([decodeBase64(this.portraits[index].mesh)], { type: "model/gltf-binary" });
   }
 
   /** Load a person; the one shown before stays in sight until then. */
