@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from portrait360.config import ModelConfig, Preset, named_preset, original_recipe, register_preset
+from portrait360.geometry.body import load_body
 from portrait360.geometry.cameras import camera_label
 from portrait360.portrait.weights import DEFAULT_WEIGHTS
 from portrait360.poses.memory import CAPACITY
@@ -162,13 +163,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-if __name__ == "__main__":
-    settle_process()
-    for own in sys.argv[2:]:
-        register_preset(from_json(Preset, own))
-    print(json.dumps(time_training(**json.loads(sys.argv[1]))))
-
-
 def _random_targets(preset: Preset, people: People, device: torch.device) -> Targets:
     """Images to reconstruct, twice as large as the model's."""
     config = preset.training.reconstruction
@@ -180,6 +174,12 @@ def _random_targets(preset: Preset, people: People, device: torch.device) -> Tar
         camera_label(torch.rand(count)),
     )
     image, mask, camera = (value.to(device) for value in kept)
-    return people.targets(
-        torch.arange(count), (image, mask, camera), config, preset.model.resolution, np.random.default_rng(0)
-    )
+    random, body = np.random.default_rng(0), load_body().to(device)
+    return people.targets(torch.arange(count), (image, mask, camera), config, preset.model.resolution, random, body)
+
+
+if __name__ == "__main__":
+    settle_process()
+    for own in sys.argv[2:]:
+        register_preset(from_json(Preset, own))
+    print(json.dumps(time_training(**json.loads(sys.argv[1]))))
