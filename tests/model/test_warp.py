@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -53,10 +54,9 @@ def test_displacements_are_linear_in_the_style_with_the_configured_scale():
     warp, (a, b) = moving_warp(), torch.randn(2, 5, 32)
     middle = warp((a + b) / 2)
     torch.testing.assert_close(middle, (warp(a) + warp(b)) / 2, atol=1e-7, rtol=1e-5)
-    # unit styles through unit weights and biases: sqrt(2) times the scale, less the rigid part and the fade; the mean
-    # with the mirror image takes sqrt(2) off
+    # unit styles through unit weights and biases: sqrt(2) times the scale, less the rigid part and the fade
     inside = warp(torch.randn(64, 32)).detach()[:, 3:-3, 3:-3, 3:-3]
-    assert float(inside.std()) == pytest.approx(CONFIG.scale, rel=0.1)
+    assert float(inside.std()) == pytest.approx(math.sqrt(2) * CONFIG.scale, rel=0.1)
 
 
 def test_displacements_vanish_on_the_faces_of_the_box():
@@ -87,8 +87,12 @@ def test_no_style_moves_the_head_rigidly():
             assert along.max() < 1e-5 * moved.norm() * motion.norm()
 
 
-def test_displacements_are_mirror_images_left_and_right():
-    moved = moving_warp()(torch.randn(2, 32))
+@pytest.mark.parametrize("count", [9, 10])
+def test_displacements_are_mirror_images_left_and_right(count):
+    torch.manual_seed(0)
+    warp = IdentityWarp(dataclasses.replace(CONFIG, shape=(9, 11, count)), 32)
+    torch.nn.init.normal_(warp.weight)
+    moved = warp(torch.randn(2, 32)).detach()
     assert moved[..., 0].abs().max() > 0
     torch.testing.assert_close(moved.flip(3)[..., 0], -moved[..., 0])
     torch.testing.assert_close(moved.flip(3)[..., 1:], moved[..., 1:])

@@ -32,7 +32,9 @@ class IdentityWarp(nn.Module):
     def __init__(self, config: WarpConfig, w_dim: int) -> None:
         super().__init__()
         self.config = config
-        numbers = 3 * math.prod(config.shape)
+        nz, ny, nx = config.shape
+        self.half = (nz, ny, (nx + 1) // 2, 3)
+        numbers = math.prod(self.half)
         self.weight = nn.Parameter(torch.zeros(numbers, w_dim))
         self.bias = nn.Parameter(torch.zeros(numbers))
         self.gain = config.scale / math.sqrt(w_dim)
@@ -43,12 +45,14 @@ class IdentityWarp(nn.Module):
 
     def forward(self, w: Float[Tensor, "L S"]) -> Float[Tensor, "L nz ny nx 3"]:
         """Displacements in world units of each style."""
-        moved = F.linear(w.float(), self.weight * self.gain, self.bias * self.config.scale)
-        faded = (moved.view(len(w), -1, 3) * self.fade.view(-1, 1)).flatten(1)
+        # Half of the nodes, and their mirror images
+        half = F.linear(w.float(), self.weight * self.gain, self.bias * self.config.scale).view(len(w), *self.half)
+        moved = mirrored(half, self.config.shape[2])
+
+        # No motion at the border, and none of the head as a whole
+        faded = (moved * self.fade[..., None]).flatten(1)
         free = faded - (faded @ self.rigid) @ self.rigid.T
-        free = free.view(len(w), *self.config.shape, 3)
-        mirrored = free.flip(3) * constant((-1.0, 1.0, 1.0), free)
-        return 0.5 * (free + mirrored)
+        return free.view(len(w), *self.config.shape, 3)
 
     def displace(
         self, displacements: Float[Tensor, "B nz ny nx 3"], points: Float[Tensor, "B *shape 3"]
@@ -59,6 +63,15 @@ class IdentityWarp(nn.Module):
         values = displacements.permute(0, 4, 1, 2, 3)
         sampled = F.grid_sample(values, places, padding_mode="zeros", align_corners=True)
         return sampled.flatten(2).transpose(1, 2).reshape(points.shape)
+
+
+def mirrored(half: Float[Tensor, "B nz ny _h 3"], count: int) -> Float[Tensor, "B nz ny nx 3"]:
+    """Displacements at all `count` nodes along x from those of the first half; in the middle none points sideways."""
+    sideways = half * constant((-1.0, 1.0, 1.0), half)
+    if count % 2:
+        middle = 0.5 * (half[:, :, :, -1:] + sideways[:, :, :, -1:])
+        return torch.cat([half[:, :, :, :-1], middle, sideways[:, :, :, :-1].flip(3)], dim=3)
+    return torch.cat([half, sideways.flip(3)], dim=3)
 
 
 def fade_out(shape: tuple[int, int, int]) -> Float[Tensor, "nz ny nx"]:
