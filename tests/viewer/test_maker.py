@@ -64,7 +64,8 @@ def test_the_warp_of_a_page_is_that_of_the_generator():
     error = np.sqrt(np.mean((found - expected) ** 2))
     assert error < 1.2 * WARP_ERROR
     assert error < 0.1 * np.sqrt(np.mean(expected**2))
-    assert len(read_array(payload["numbers"])) == 3 * 4 * 3 * 5  # the outermost nodes never move
+    # the outermost nodes never move, nor do those in the middle sideways
+    assert len(read_array(payload["numbers"])) == 3 * 4 * 3 * 5 - 4 * 3
 
 
 def test_convolutions_arrive():

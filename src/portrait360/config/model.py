@@ -282,8 +282,9 @@ def check_model(model: ModelConfig) -> None:
         if model.deformation != "field":
             raise _mistake("model.deformation", "`field` where there is a `model.warp`", model.deformation)
         for name in ("shape", "field_shape"):
-            if min(getattr(model.warp, name)) < 2:
-                raise _mistake(f"model.warp.{name}", "at least 2 each", getattr(model.warp, name))
+            least = 3 if name == "shape" else 2
+            if min(getattr(model.warp, name)) < least:
+                raise _mistake(f"model.warp.{name}", f"at least {least} each", getattr(model.warp, name))
         if any(low >= high for low, high in zip(model.warp.low, model.warp.high, strict=True)):
             raise _mistake("model.warp.low", f"below `model.warp.high`, {model.warp.high}", model.warp.low)
 

@@ -32,8 +32,8 @@ class IdentityWarp(nn.Module):
     def __init__(self, config: WarpConfig, w_dim: int) -> None:
         super().__init__()
         self.config = config
-        nz, ny, nx = config.shape
-        self.half = (nz, ny, (nx + 1) // 2, 3)
+        nz, ny, nx = (count - 2 for count in config.shape)
+        self.half = (nz, ny, (nx + 1) // 2, 3)  # of the nodes that are not on the faces of the box
         numbers = math.prod(self.half)
         self.weight = nn.Parameter(torch.zeros(numbers, w_dim))
         self.bias = nn.Parameter(torch.zeros(numbers))
@@ -47,9 +47,9 @@ class IdentityWarp(nn.Module):
         """Displacements in world units of each style."""
         # Half of the nodes, and their mirror images
         half = F.linear(w.float(), self.weight * self.gain, self.bias * self.config.scale).view(len(w), *self.half)
-        moved = mirrored(half, self.config.shape[2])
+        moved = F.pad(mirrored(half, self.config.shape[2] - 2), (0, 0, 1, 1, 1, 1, 1, 1))
 
-        # No motion at the border, and none of the head as a whole
+        # Little motion near the border, and none of the head as a whole
         faded = (moved * self.fade[..., None]).flatten(1)
         free = faded - (faded @ self.rigid) @ self.rigid.T
         return free.view(len(w), *self.config.shape, 3)
