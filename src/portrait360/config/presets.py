@@ -176,12 +176,12 @@ def _portrait_identity() -> Preset:
     training = dataclasses.replace(
         base.training,
         total_kimg=5000.0,
-        batch=4,
+        batch=8,
         views_per_latent=4,
         g_lr=0.002,
-        ema_kimg=1.0,
-        lr_decay_kimg=0.0,
-        reconstruction=ReconstructionConfig(),
+        ema_kimg=0.3,
+        lr_decay_kimg=6.0,
+        reconstruction=ReconstructionConfig(people=500),
     )
     return Preset(model, training)
 

@@ -29,7 +29,7 @@ class ReconstructionConfig:
     """Images reconstructed in a step, over all processes, besides the random portraits of `batch`."""
     people: int = 100000
     """How many images get a style at most: the dataset's first ones within `yaw`."""
-    yaw: float = 75.0
+    yaw: float = 45.0
     """Degrees to either side of the front within which images are reconstructed."""
     window: tuple[float, float] = (0.22, 0.34)
     """Smallest and largest side of the face crops that are reconstructed, in units of the image's."""
