@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
+from portrait360.cli.main import EXIT_INTERRUPTED
 from portrait360.portrait.model import PortraitModel
 from support.browser import Browser, open_browser
 
@@ -40,7 +41,11 @@ class Served:
     def end(self) -> int:
         """Press Ctrl-C, and wait."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(PATIENCE)
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
 
 
 def serve(folder: Path, *arguments: str | Path) -> Served:
@@ -66,7 +71,7 @@ def packaged(tmp_path_factory) -> Iterator[Served]:
     """The packaged model, which the browser renders."""
     served = serve(tmp_path_factory.mktemp("packaged") / "portraits")
     yield served
-    assert served.end() == 0
+    assert served.end() == EXIT_INTERRUPTED
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +79,13 @@ def streamed(tiny_weights, tmp_path_factory) -> Iterator[Served]:
     """A small model with super-resolution, which the server renders."""
     served = serve(tmp_path_factory.mktemp("streamed") / "portraits", "--weights", tiny_weights)
     yield served
-    assert served.end() == 0
+    assert served.end() == EXIT_INTERRUPTED
 
 
 def show(browser: Browser, served: Served) -> None:
     browser.open(served.address)
+    here = json.dumps(served.address)
+    browser.wait_for(f"location.href === {here} && document.readyState === 'complete'")
     browser.wait_for("document.documentElement.dataset.ready === 'true' || !document.getElementById('problem').hidden")
     assert browser.run("document.getElementById('problem').hidden")
 
@@ -203,7 +210,7 @@ def test_saved_people_are_there_when_the_viewer_starts_again(browser, tmp_path):
         show(browser, served)
         assert browser.run("portrait360.source.people") == ["ada"]
     finally:
-        assert served.end() == 0
+        assert served.end() == EXIT_INTERRUPTED
     # the page says so when the server has gone
     browser.click("button[name=random]")
     browser.wait_for("document.getElementById('status').textContent.includes('does not answer')")

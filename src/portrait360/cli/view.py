@@ -60,7 +60,6 @@ class View:
             browser=self.browser,
             device=self.device,
         )
-        print(f"what was saved is in {self.out}", flush=True)
 
     def resume_hint(self) -> str:
         return f"what was saved is in {self.out}"
