@@ -15,7 +15,7 @@ from portrait360.photos.crop import Square
 from portrait360.photos.fit import Fit
 from portrait360.photos.gates import REASONS
 from portrait360.photos.records import PhotoError
-from portrait360.photos.worker import Cut, Examined
+from portrait360.photos.worker import Cut, Examination, Examined
 from portrait360.types import InputError
 
 
@@ -25,13 +25,13 @@ class FakeWorker:
 
     people: list = field(default_factory=list)
 
-    def examine(self, photo):
-        return self.people[int(photo[0, 0, 0])]
+    def look(self, photo):
+        return Examination(photo, 0, self.people[int(photo[0, 0, 0])])
 
 
 def person(*, side: float = 400.0, confidence: float = 0.9, rejected=None, has_face: bool = True) -> Examined:
     fit = Fit(Square((200.0, 200.0), side), camera_label(0.0)[0], torch.zeros(6), 0.01, confidence)
-    cut = Cut(np.full((64, 64, 3), 90, np.uint8), np.ones((64, 64)), np.full((64, 64), 255, np.uint8), 0.0)
+    cut = Cut(np.full((64, 64, 3), 90, np.uint8), np.ones((64, 64)), np.full((64, 64), 255, np.uint8), 0.0, 0.0)
     return Examined(fit, cut, {}, rejected, has_face)
 
 

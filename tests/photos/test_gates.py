@@ -173,9 +173,11 @@ BAD = {
     "fit_error": (0.051, "bad fit", "5.1%", "4.0%"),
     "turn": (75.0, "bad fit", "75", "60"),
     "head_outside": (0.2, "truncated", "20.0%", "10.0%"),
-    "outside": (0.5, "truncated", "50.0%", "40.0%"),
     "shoulders_outside": (2.0, "truncated", "2 of the shoulders", "at most 0"),
+    "outside": (0.5, "little margin", "50.0%", "40.0%"),
+    "upright": (0.1, "not upright", "0.10", "0.20"),
     "overlap": (0.06, "several heads", "6.0%", "5.0%"),
+    "beyond": (0.2, "several people", "20.0%", "3.0%"),
     "person": (0.02, "occluded", "2.0%", "8.0%"),
     "uncovered": (0.3, "occluded", "30.0%", "10.0%"),
     "covered": (0.25, "occluded", "25.0%", "8.0%"),
@@ -186,9 +188,9 @@ BAD = {
     "quality": (0.1, "low quality", "0.1", "0.4"),
 }
 GOOD = {
-    "side": 300.0, "confidence": 0.9, "fit_error": 0.01, "turn": 20.0, "head_outside": 0.0, "outside": 0.1,
-    "shoulders_outside": 0.0, "overlap": 0.0, "person": 0.5, "uncovered": 0.02, "covered": 0.01, "dark": 0.1,
-    "bright": 0.0, "sharpness": 200.0, "flat": 0.1, "colours": 9.0, "quality": 0.9,
+    "upright": 0.99, "side": 300.0, "confidence": 0.9, "fit_error": 0.01, "turn": 20.0, "head_outside": 0.0,
+    "outside": 0.1, "shoulders_outside": 0.0, "overlap": 0.0, "beyond": 0.0, "person": 0.5, "uncovered": 0.02,
+    "covered": 0.01, "dark": 0.1, "bright": 0.0, "sharpness": 200.0, "flat": 0.1, "colours": 9.0, "quality": 0.9,
 }  # fmt: skip
 STRICT = PhotoLimits(least_quality=0.4, most_covered=0.08)
 

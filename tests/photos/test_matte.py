@@ -7,15 +7,18 @@ from skimage.data import astronaut
 
 from portrait360.photos.crop import LARGEST_SIDE, Square
 from portrait360.photos.matte import (
+    FAR,
     GREY,
     Outline,
     SelfieMatte,
+    beyond_share,
     guided_filter,
     mirrored_opacity,
     on_grey,
     person_only,
     sharpened,
     wider_opacity,
+    without_others,
 )
 
 
@@ -139,3 +142,44 @@ def test_a_person_in_front_of_grey():
     image = np.full((2, 2, 3), 28, np.uint8)
     cut = on_grey(image, np.array([[0.0, 1.0], [0.5, 2.0]]))
     assert cut[..., 1].tolist() == [[GREY, 28], [(GREY + 28) // 2, 28]]
+
+
+# ---- other people in the mask ----
+
+
+def discs(*places: tuple[float, float, float], side: int = 256) -> np.ndarray:
+    """True within circles: centre (right, down) and radius in units of the side."""
+    y, x = (np.mgrid[:side, :side] + 0.5) / side
+    return np.any([(x - cx) ** 2 + (y - cy) ** 2 < r**2 for cx, cy, r in places], axis=0)
+
+
+BODY = (0.4, 0.5, 0.25)
+NEIGHBOUR = (0.85, 0.5, 0.24)
+
+
+def test_a_neighbour_is_cut_out_where_the_mask_is_narrowest():
+    both, silhouette = discs(BODY, NEIGHBOUR), discs(BODY, side=128)
+    mask = np.where(both, 255, 0).astype(np.uint8)
+    assert beyond_share(mask, silhouette) > 0.2
+    own = without_others(mask, silhouette) >= 128
+    assert (own & discs(BODY)).sum() > 0.97 * discs(BODY).sum()
+    assert (own & ~discs(BODY)).sum() < 0.01 * both.sum()
+    assert beyond_share((own * 255).astype(np.uint8), silhouette) == 0.0
+
+
+def test_soft_edges_of_a_neighbour_go_too():
+    mask = np.where(discs(BODY, NEIGHBOUR), 255, 0).astype(np.uint8)
+    mask = np.maximum(mask, np.where(discs((0.85, 0.5, 0.245)), 90, 0).astype(np.uint8))
+    assert without_others(mask, discs(BODY, side=128))[:, 200:].max() == 0
+
+
+def test_hair_and_clothes_stay():
+    wide = discs((0.4, 0.5, 0.25 + FAR - 0.02))
+    mask = np.where(wide, 255, 0).astype(np.uint8)
+    np.testing.assert_array_equal(without_others(mask, discs(BODY, side=128)), mask)
+    assert beyond_share(mask, discs(BODY, side=128)) == 0.0
+
+
+def test_a_mask_that_misses_the_body_is_left_to_other_gates():
+    mask = np.where(discs(NEIGHBOUR), 255, 0).astype(np.uint8)
+    np.testing.assert_array_equal(without_others(mask, discs((0.2, 0.5, 0.2), side=128)), mask)

@@ -22,7 +22,8 @@ from portrait360.data.labelled_images import FittedCrop, LabelledImage, Pixels, 
 from portrait360.photos.fit import Fit
 from portrait360.photos.reading import read_photo
 from portrait360.photos.records import PhotoError
-from portrait360.photos.worker import PhotoWorker
+from portrait360.photos.upright import turned
+from portrait360.photos.worker import Examined, PhotoWorker
 from portrait360.portrait.weights import Weights, load_weights
 from portrait360.poses.calibration import calibrated
 from portrait360.poses.windows import window_poses, windows_with_detail
@@ -200,7 +201,8 @@ class PhotoFitter:
             InputError: the photo cannot be read, nobody is in it, or mediapipe is not installed.
         """
         # Find everybody, and fit a camera and a pose to each
-        people = self.worker.fit(self._read(path))
+        seen = self.worker.look(self._read(path))
+        people = [person for person in seen.people if isinstance(person, Examined)]
         if not people:
             raise InputError(
                 f"nobody was found in {path}, and there is no camera for it.",
@@ -210,13 +212,13 @@ class PhotoFitter:
 
         # Cut them out of the photo when their pixels are wanted
         found = []
-        for number, (_, fit) in enumerate(people, start=1):
-            crop = fit.square.numbers
+        for number, person in enumerate(people, start=1):
+            fit = person.fit
             name = str(path) if len(people) == 1 else f"{path}#{number}"
-            fitted = FittedCrop(crop, fit.body_pose, fit.fit_error, fit.confidence)
+            fitted = FittedCrop(fit.square.numbers, fit.body_pose, fit.fit_error, fit.confidence, seen.turned)
 
             def read(fit: Fit = fit) -> Pixels:
-                cut = self.worker.cut(self._read(path), fit)
+                cut = self.worker.cut(turned(self._read(path), seen.turned), fit)
                 return cut.image, cut.mask
 
             found.append(LabelledImage(name, fit.camera, read, (path,), fitted=fitted))

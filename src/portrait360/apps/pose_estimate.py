@@ -70,6 +70,8 @@ class PoseEstimate:
         if self.fitted is not None:
             x, y, side = self.fitted.crop
             entry["crop"] = {"centre": [round(x, 2), round(y, 2)], "side": round(side, 2)}
+            if self.fitted.turned:
+                entry["turned"] = self.fitted.turned
             entry["fit_error"] = round(self.fitted.fit_error, _DIGITS)
             entry["confidence"] = round(self.fitted.confidence, _DIGITS)
         labels = {}

@@ -70,6 +70,8 @@ class FittedCrop:
     body_pose: Float[Tensor, " 6"]
     fit_error: float
     confidence: float
+    turned: int = 0
+    """Degrees by which the photo was turned counter-clockwise to be upright."""
 
 
 FitPhoto = Callable[[Path], list[LabelledImage]]

@@ -23,9 +23,11 @@ _HELP = {
     "unreadable": "Open it in an image program and save it anew.",
     "too large": "Save a smaller copy.",
     "no person": "Give a photo that shows one person from the chest up.",
+    "not upright": "Turn the photo and save it anew.",
     "too small": "Give a photo in which the person is larger.",
     "blurred": "Give a sharper photo.",
     "truncated": "Give a photo that shows the whole head and both shoulders.",
+    "little margin": "Give a photo with more around head and shoulders.",
     "occluded": "Give a photo in which nothing hides head and shoulders.",
     "several heads": "Crop the photo to one person.",
     _SEVERAL: "Crop the photo to one person.",
@@ -108,7 +110,7 @@ def _evidence(photo: UsedPhoto) -> tuple[bool, bool, float, float]:
 
 def _read(path: Path, worker: PhotoWorker, force: bool) -> UsedPhoto:
     """Raises PhotoError where a photo is refused."""
-    people = worker.examine(read_photo(path))
+    people = worker.look(read_photo(path)).people
     if not people:
         raise PhotoError("no person", "nobody was found in it.")
     first = people[0]

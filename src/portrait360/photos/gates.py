@@ -24,12 +24,15 @@ REASONS: dict[str, str] = {
     "unreadable": "The file is broken, cut off, may not be opened, or needs a plugin.",
     "too large": "The image has more pixels than can be read safely.",
     "no person": "Nobody was found in the photo.",
+    "not upright": "The photo may lie on its side or stand on its head.",
     "too small": "The person covers too few pixels of the photo.",
     "blurred": "The person is out of focus or moved.",
     "duplicate": "The same image was accepted already.",
     "truncated": "The photo ends within the head or the shoulders.",
+    "little margin": "Head and shoulders are whole, but the photo ends too close to them.",
     "occluded": "Something hides too much of the person, or the mask misses it.",
     "several heads": "Other heads reach into the crop of this person.",
+    "several people": "Somebody else is in the mask, or it is unclear who is meant.",
     "low confidence": "It is too unsure where the parts of the body are.",
     "bad fit": "No camera and body pose explain what was found.",
     "exposure": "Too much of the person is black or white.",
@@ -114,13 +117,6 @@ class PhotoLimits:
         sentence="{value:.1%} of the head lies outside of the photo; at most {limit:.1%} may.",
     )
     """Largest share of the head's box that lies outside of the photo."""
-    most_outside: float = _limit(
-        0.4,
-        measure="outside",
-        reason="truncated",
-        sentence="{value:.1%} of the crop lies outside of the photo; at most {limit:.1%} may.",
-    )
-    """Largest share of the crop that lies outside of the photo."""
     most_shoulders_outside: float = _limit(
         0.0,
         measure="shoulders_outside",
@@ -129,6 +125,21 @@ class PhotoLimits:
         highest=2.0,
     )
     """Largest number of shoulders (their joints) that lie outside of the photo."""
+    most_outside: float = _limit(
+        0.4,
+        measure="outside",
+        reason="little margin",
+        sentence="{value:.1%} of the crop lies outside of the photo; at most {limit:.1%} may.",
+    )
+    """Largest share of the crop that lies outside of the photo."""
+    least_upright: float = _limit(
+        0.2,
+        measure="upright",
+        direction="least",
+        reason="not upright",
+        sentence="the probability that it is upright is {value:.2f}; at least {limit:.2f} is needed.",
+    )
+    """Least probability that the photo is the right way up; where another turn is clear, it is turned first."""
     most_overlap: float = _limit(
         0.05,
         measure="overlap",
@@ -136,6 +147,13 @@ class PhotoLimits:
         sentence="other heads cover {value:.1%} of the crop's middle; at most {limit:.1%} is allowed.",
     )
     """Largest share of the crop's middle that other heads cover."""
+    most_beyond: float = _limit(
+        0.03,
+        measure="beyond",
+        reason="several people",
+        sentence="{value:.1%} of the mask lies away from the fitted body; at most {limit:.1%} may.",
+    )
+    """Largest share of the person's mask that lies far from the fitted body (`matte.FAR`): somebody else's."""
     least_person: float = _limit(
         0.08,
         measure="person",

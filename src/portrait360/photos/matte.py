@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from PIL import Image
 from scipy import ndimage
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.measure import label
+from skimage.segmentation import watershed
 
 from portrait360.geometry.silhouette import SIDE
 from portrait360.photos.crop import Crop, Square
@@ -150,3 +151,51 @@ def uncovered_share(
 def _shrunk(where: Bool[ndarray, "R R"]) -> Bool[ndarray, "S S"]:
     small = Image.fromarray(where.astype(np.uint8) * 255).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small) >= 128
+
+
+# ---- other people in the mask ----
+
+FAR = 0.15
+"""Distance from the fitted body, in units of the crop's side, from which on a mask is somebody else's. Hair and clothes
+of 250 synthetic people reached 0.16 under exact poses; with poses 10 degrees off, 0.4 % of them did so."""
+_SOFT_EDGE = 4
+"""Pixels of the silhouette's image by which the soft edge of a mask reaches beyond its middle."""
+_LEAST_OTHER = 0.004
+"""Share of the crop that such a part covers at least to be somebody."""
+
+
+def without_others(mask: UInt8[ndarray, "R R"], silhouette: Bool[ndarray, "S S"]) -> UInt8[ndarray, "R R"]:
+    """A mask without the people beside the one that was fitted, whom segmentation does not tell apart.
+
+    What lies far from the fitted body is somebody else's. The border between both runs where the mask is narrowest (a
+    watershed of the distance to the mask's outline).
+
+    Args:
+        mask: 255 where a person is.
+        silhouette: of the fitted body.
+    """
+    # Parts that are far from the body
+    person = _shrunk(mask >= 128)
+    away = np.asarray(ndimage.distance_transform_edt(~silhouette)) / len(silhouette)
+    pieces = np.asarray(label(person & (away > FAR)))
+    sizes = np.bincount(pieces.ravel())
+    others = [piece for piece in range(1, len(sizes)) if sizes[piece] >= _LEAST_OTHER * pieces.size]
+    if not others or not (person & silhouette).any():
+        return mask
+
+    # Who owns the rest
+    markers = np.where(silhouette & person, 1, 0)
+    for number, piece in enumerate(others, start=2):
+        markers[pieces == piece] = number
+    depth = np.asarray(ndimage.distance_transform_edt(person))
+    owner = watershed(-depth, markers, mask=person)
+    soft = binary_dilation(owner > 1, iterations=_SOFT_EDGE) & (owner != 1)
+    theirs = Image.fromarray((soft * 255).astype(np.uint8)).resize(mask.shape[::-1], Image.Resampling.BILINEAR)
+    return np.minimum(mask, 255 - np.asarray(theirs))
+
+
+def beyond_share(mask: UInt8[ndarray, "R R"], silhouette: Bool[ndarray, "S S"]) -> float:
+    """Share of a mask that lies far from the fitted body."""
+    person = _shrunk(mask >= 128)
+    away = np.asarray(ndimage.distance_transform_edt(~silhouette)) / len(silhouette)
+    return float((person & (away > FAR)).sum() / max(person.sum(), 1))

@@ -80,6 +80,8 @@ class PhotoOutcome:
     size: tuple[int, int] | None = None
     """Width and height of the upright photo."""
     people: tuple[PersonOutcome, ...] = ()
+    turned: int = 0
+    """Degrees by which the photo was turned counter-clockwise, because it was not upright."""
 
 
 # ---- what is kept of them ----
@@ -217,6 +219,7 @@ def _to_json(outcome: PhotoOutcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "detail": outcome.detail,
         "size": size,
+        "turned": outcome.turned,
         "people": people,
     }
 
@@ -243,4 +246,4 @@ def _from_json(entry: dict[str, Any]) -> PhotoOutcome:
         crop = None if person["crop"] is None else tuple(person["crop"])
         people.append(PersonOutcome(**{**person, **arrays, "crop": crop}))
     size = None if entry["size"] is None else tuple(entry["size"])
-    return PhotoOutcome(entry["name"], entry["reason"], entry["detail"], size, tuple(people))
+    return PhotoOutcome(entry["name"], entry["reason"], entry["detail"], size, tuple(people), int(entry["turned"]))

@@ -171,6 +171,7 @@ def _photo_entry(photo: PhotoOutcome, shown: Sequence[ShownPerson]) -> dict[str,
         "sentence": "" if group is None else REASONS.get(group, group),
         "detail": _text(photo.detail),
         "size": None if photo.size is None else list(photo.size),
+        "turned": photo.turned,
         "people": [_person_entry(*pair) for pair in zip(photo.people, shown, strict=True)],
     }
 

@@ -27,16 +27,19 @@ from portrait360.photos.landmark_model import LandmarkModel, load_landmark_model
 from portrait360.photos.matte import (
     MattingModel,
     SelfieMatte,
+    beyond_share,
     mirrored_opacity,
     person_only,
     uncovered_share,
     wider_opacity,
+    without_others,
 )
 from portrait360.photos.measures import measure_image
 from portrait360.photos.networks import QualityModel, UserMatting, UserQuality
 from portrait360.photos.outline import find_by_outline
 from portrait360.photos.reading import read_photo
 from portrait360.photos.records import PersonOutcome, PhotoError, PhotoFile, PhotoOutcome
+from portrait360.photos.upright import UprightNetwork, load_upright, turn_probabilities, turned, with_face
 from portrait360.photos.user_files import UserFile
 
 Box = tuple[float, float, float, float]
@@ -46,6 +49,10 @@ _HEAD_PLACE = (0.5, 0.5)
 _WELL_COVERED = 0.03
 """Share of the body that the mask may miss before the crop is segmented again."""
 _A_LITTLE_WIDER = 1.3
+PERHAPS_UPRIGHT, CLEARLY_UPRIGHT = 0.5, 0.9
+"""Probabilities that a person is upright: below the first one other turns are tried, from the second one on taken."""
+_UNEXPLAINED = ("low confidence", "bad fit")
+"""Reasons for which other turns are tried too."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Cut:
     """255 where it shows the person in its middle."""
     uncovered: float
     """Share of the fitted body that the mask leaves out."""
+    beyond: float
+    """Share of the mask that lies too far from the fitted body to be the person's."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,18 @@ class Networks:
     user: BodyTemplate | None
     """The body in place of the packaged one."""
     matte: SelfieMatte
+    upright: UprightNetwork
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A photo the right way up, and the people in it."""
+
+    photo: UInt8[ndarray, "H W 3"]
+    turned: int
+    """Degrees by which it was turned counter-clockwise."""
+    people: list[Examined | PhotoError]
+    """The largest head first; the error where there is no crop."""
 
 
 class PhotoWorker:
@@ -121,8 +142,8 @@ class PhotoWorker:
         if self._loaded is None:
             packaged = load_body()
             user = None if self.body is None else load_user_body(self.body, packaged).body
-            encoder = load_encoder()[0].eval()
-            self._loaded = Networks(Detector(), encoder, load_landmark_model(), packaged, user, SelfieMatte())
+            encoder, landmarks = load_encoder()[0].eval(), load_landmark_model()
+            self._loaded = Networks(Detector(), encoder, landmarks, packaged, user, SelfieMatte(), load_upright())
         return self._loaded
 
     def prepare(self) -> None:
@@ -137,11 +158,30 @@ class PhotoWorker:
             photo = read_photo(file.path)
         except PhotoError as error:
             return PhotoOutcome(file.name, error.reason, error.message)
-        size = (photo.shape[1], photo.shape[0])
-        people = self.examine(photo)
-        if not people:
+        found = self.look(photo)
+        size = (found.photo.shape[1], found.photo.shape[0])
+        if not found.people:
             return PhotoOutcome(file.name, "no person", "Nobody was found.", size)
-        return PhotoOutcome(file.name, size=size, people=tuple(_outcome(person) for person in people))
+        people = tuple(_outcome(person) for person in found.people)
+        return PhotoOutcome(file.name, size=size, people=people, turned=found.turned)
+
+    def look(self, photo: UInt8[ndarray, "H W 3"]) -> Examination:
+        """The people of a photo, which is turned first where it clearly is not upright.
+
+        Where nobody is found, or the first person may not be upright, the other turns are tried; one is taken in which
+        somebody is accepted who clearly is.
+        """
+        people = self.examine(photo)
+        first = people[0] if people else None
+        if isinstance(first, Examined) and first.measures["upright"] >= PERHAPS_UPRIGHT:
+            if first.rejected is None or first.rejected[0] not in _UNEXPLAINED:
+                return Examination(photo, 0, people)
+        for degrees in (180, 90, 270):
+            other = turned(photo, degrees)
+            there = self.examine(other)
+            if there and _is_clear(there[0]):
+                return Examination(other, degrees, there)
+        return Examination(photo, 0, people)
 
     def fit(self, photo: UInt8[ndarray, "H W 3"]) -> list[tuple[Detection, Fit]]:
         """The persons of a photo, the largest head first."""
@@ -184,10 +224,10 @@ class PhotoWorker:
         ]
         best = None
         for segment in tries:
-            mask = _mask(segment())
+            mask = without_others(_mask(segment()), silhouette)
             uncovered = uncovered_share(silhouette, mask, inside)
             if best is None or uncovered < best.uncovered:
-                best = Cut(image, inside, mask, uncovered)
+                best = Cut(image, inside, mask, uncovered, beyond_share(mask, silhouette))
             if uncovered <= _WELL_COVERED:
                 break
         assert best is not None
@@ -209,10 +249,16 @@ class PhotoWorker:
         fit = self._fit(photo, person)
         cut = self.cut(photo, fit)
 
+        # Is it upright?
+        upright = float(turn_probabilities(self.networks().upright, cut.image, cut.mask)[0])
+        if person.mesh is not None:
+            upright = with_face(upright, fit.fit_error)
+
         # Measure the crop and how it lies in the photo.
         size = (photo.shape[1], photo.shape[0])
         measures = measure_image(cut.image, cut.mask, cut.inside, fit.square.side)
         measures |= {
+            "upright": upright,
             "confidence": fit.confidence,
             "fit_error": fit.fit_error,
             "turn": math.degrees(largest_turn(fit.body_pose.numpy())),
@@ -220,12 +266,20 @@ class PhotoWorker:
             "shoulders_outside": shoulders_outside(fit, self.networks().landmarks, size),
             "overlap": _overlap(fit.square, others),
             "uncovered": cut.uncovered,
+            "beyond": cut.beyond,
         }
         if fit.covered is not None:
             measures["covered"] = fit.covered
         if self.quality is not None:
             measures["quality"] = float(self.quality(cut.image))
         return Examined(fit, cut, measures, rejection(measures, self.limits), person.mesh is not None)
+
+
+def _is_clear(person: Examined | PhotoError) -> bool:
+    """Whether a person is accepted and clearly upright."""
+    if isinstance(person, PhotoError):
+        return False
+    return person.rejected is None and person.measures["upright"] >= CLEARLY_UPRIGHT
 
 
 def _outcome(person: Examined | PhotoError) -> PersonOutcome:
