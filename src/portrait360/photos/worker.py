@@ -173,9 +173,8 @@ class PhotoWorker:
         """
         people = self.examine(photo)
         first = people[0] if people else None
-        if isinstance(first, Examined) and first.measures["upright"] >= PERHAPS_UPRIGHT:
-            if first.rejected is None or first.rejected[0] not in _UNEXPLAINED:
-                return Examination(photo, 0, people)
+        if isinstance(first, Examined) and _may_be_upright(first):
+            return Examination(photo, 0, people)
         for degrees in (180, 90, 270):
             other = turned(photo, degrees)
             there = self.examine(other)
@@ -273,6 +272,12 @@ class PhotoWorker:
         if self.quality is not None:
             measures["quality"] = float(self.quality(cut.image))
         return Examined(fit, cut, measures, rejection(measures, self.limits), person.mesh is not None)
+
+
+def _may_be_upright(person: Examined) -> bool:
+    """Whether other turns need not be tried."""
+    explained = person.rejected is None or person.rejected[0] not in _UNEXPLAINED
+    return explained and person.measures["upright"] >= PERHAPS_UPRIGHT
 
 
 def _is_clear(person: Examined | PhotoError) -> bool:
