@@ -8,7 +8,7 @@ import torch
 from portrait360.config import PRESETS
 from portrait360.model.generator import Generator
 from portrait360.model.mapping import StyleMixture, mixed
-from portrait360.training.styles import StyleTable, keep_styles
+from portrait360.training.styles import KEPT, LOSS_DECAY, StyleTable, keep_styles
 from portrait360.training.whitening import fit_whitening
 from support.shrunken import shrunken
 
@@ -116,3 +116,14 @@ def test_damaged_checkpoints_are_named(table: StyleTable) -> None:
         StyleTable.from_tensors({})
     with pytest.raises(ValueError, match="rows"):
         StyleTable.from_tensors(table.tensors() | {"styles/first": torch.zeros(3, 6)})
+
+
+def test_latents_choose_from_the_people_who_are_reconstructed_best(table: StyleTable) -> None:
+    losses = torch.linspace(0.1, 0.2, 50)[torch.randperm(50)]
+    table.note(torch.arange(50), losses)
+    assert torch.equal(table.losses, losses)
+    best = table.best()
+    assert len(best) == round(KEPT * 50)
+    assert torch.equal(best, table.values[losses <= losses.sort().values[len(best) - 1]])
+    table.note(torch.tensor([3]), torch.tensor([1.0]))
+    assert float(table.losses[3]) == pytest.approx(LOSS_DECAY * float(losses[3]) + 1.0 - LOSS_DECAY)

@@ -70,6 +70,7 @@ def reconstruct(state: TrainingState, batch: Batch, ranks: Ranks) -> dict[str, T
     if bool(torch.isfinite(metrics["g_loss"])):
         factor = schedules.learning_rate_factor(state.images, state.config)
         table.step(ranks.gather(rows.cpu()), ranks.gather(styles.grad), recipe.style_lr * factor)
+        table.note(ranks.gather(rows.cpu()), ranks.gather(face_losses(rendering, batch.targets)))
         keep_styles(state.generator, table)
     return metrics
 
@@ -147,6 +148,14 @@ def _discriminate(state: TrainingState, batch: Batch, rendering: Rendering) -> t
     if state.step % config.r1_interval == 0:
         metrics |= regularise(state, real, camera)
     return metrics, list(at_images)
+
+
+@torch.no_grad()
+def face_losses(rendering: Rendering, targets: Targets) -> Float[Tensor, " R"]:
+    """The pixel loss of each face crop, on the CPU."""
+    face = targets.face.images
+    rows = zip(rendering.face.image.split(1), face.image.split(1), face.mask.split(1), strict=True)
+    return torch.stack([pyramid_l1(*row) for row in rows]).float().cpu()
 
 
 def reconstruction_losses(rendering: Rendering, targets: Targets) -> dict[str, Float[Tensor, ""]]:

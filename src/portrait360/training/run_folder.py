@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from portrait360.config import Preset
+from portrait360.model.mapping import StyleMixture
 from portrait360.portrait.weights import save_weights
 from portrait360.poses.calibration import PoseCalibration
 from portrait360.runtime.distributed import Ranks
@@ -110,8 +112,13 @@ class RunFolder:
         side = schedules.raw_resolution(state.images, state.model, state.config)
         model = dataclasses.replace(state.model, raw_resolution=side)
         about: dict[str, Any] = dataclasses.asdict(self.run) | {"images": state.images, "step": state.step}
-        networks = state.average, state.average_discriminator
-        save_weights(self.weights, model, *networks, about, calibration=calibration)
+        generator = state.average
+        if state.people is not None:
+            generator = copy.deepcopy(generator)
+            mapping = generator.backbone.mapping
+            assert isinstance(mapping, StyleMixture)
+            mapping.keep(state.people.table.best())
+        save_weights(self.weights, model, generator, state.average_discriminator, about, calibration=calibration)
 
     def draw_sheets(self, state: TrainingState) -> None:
         """Render the same portraits from all sides, and re-posed; on a CPU only."""

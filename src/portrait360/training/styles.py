@@ -18,6 +18,10 @@ from portrait360.model.mapping import StyleMixture, mixed
 
 FIRST_DECAY, SECOND_DECAY = 0.5, 0.9
 """Decays of the moments of a row's gradients per visit of that row."""
+LOSS_DECAY = 0.7
+"""Of the average of an image's losses, per visit."""
+KEPT = 0.8
+"""Share of the images whose people latents choose from: those that are reconstructed worst look like ghosts."""
 SHARED = 0.2
 """Part of the second moment that all numbers of a row share: steadies numbers whose gradients happen to be small."""
 
@@ -33,6 +37,8 @@ class StyleTable:
         self.values = values.clone()
         self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
         self.visits = torch.zeros(len(values), dtype=torch.int64)
+        self.losses = torch.zeros(len(values))
+        """How far each reconstruction is from its image, averaged over the last visits; 0 before the first one."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -64,6 +70,17 @@ class StyleTable:
         second = self.second[rows] / (1.0 - SECOND_DECAY**visits)
         self.values[rows] -= rate * first / (second.sqrt() + 1e-12)
 
+    @torch.no_grad()
+    def note(self, rows: Int[Tensor, " B"], losses: Float[Tensor, " B"]) -> None:
+        """Take note of how far reconstructions are from their images."""
+        before = torch.where(self.losses[rows] > 0, self.losses[rows], losses)
+        self.losses[rows] = before.lerp(losses, 1.0 - LOSS_DECAY)
+
+    def best(self) -> Float[Tensor, "M S"]:
+        """Styles of the images that are reconstructed best, `KEPT` of all, in the table's order."""
+        count = max(1, round(KEPT * len(self)))
+        return self.values[self.losses.argsort(stable=True)[:count].sort().values]
+
     def sample(self, count: int) -> Float[Tensor, "B S"]:
         """Styles of new people, mixed from the table's as latents mix them; uses torch's random state."""
         first, second = self.values[torch.randint(len(self), (2, count))]
@@ -78,6 +95,7 @@ class StyleTable:
             "styles/first": self.first,
             "styles/second": self.second,
             "styles/visits": self.visits,
+            "styles/losses": self.losses,
         }
 
     @classmethod
@@ -89,11 +107,11 @@ class StyleTable:
             ValueError: its parts do not fit together.
         """
         table = cls(tensors["styles/values"])
-        first, second, visits = (tensors[f"styles/{name}"] for name in ("first", "second", "visits"))
-        shapes = {"first": first.shape, "second": second.shape}
-        if set(shapes.values()) != {table.values.shape} or visits.shape != table.visits.shape:
+        first, second, visits, losses = (tensors[f"styles/{name}"] for name in ("first", "second", "visits", "losses"))
+        if {first.shape, second.shape} != {table.values.shape} or {visits.shape, losses.shape} != {table.visits.shape}:
             raise ValueError("the style table's parts have different numbers of rows")
         table.first, table.second, table.visits = first.clone(), second.clone(), visits.clone()
+        table.losses = losses.clone()
         return table
 
 
