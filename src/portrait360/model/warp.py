@@ -33,8 +33,8 @@ class IdentityWarp(nn.Module):
         super().__init__()
         self.config = config
         nz, ny, nx = (count - 2 for count in config.shape)
-        self.half = (nz, ny, (nx + 1) // 2, 3)  # of the nodes that are not on the faces of the box
-        numbers = math.prod(self.half)
+        self.free_shape = (nz, ny, (nx + 1) // 2, 3)  # of the nodes that are not on the faces of the box
+        numbers = math.prod(self.free_shape)
         self.weight = nn.Parameter(torch.zeros(numbers, w_dim))
         self.bias = nn.Parameter(torch.zeros(numbers))
         self.gain = config.scale / math.sqrt(w_dim)
@@ -46,7 +46,9 @@ class IdentityWarp(nn.Module):
     def forward(self, w: Float[Tensor, "L S"]) -> Float[Tensor, "L nz ny nx 3"]:
         """Displacements in world units of each style."""
         # Half of the nodes, and their mirror images
-        half = F.linear(w.float(), self.weight * self.gain, self.bias * self.config.scale).view(len(w), *self.half)
+        half = F.linear(w.float(), self.weight * self.gain, self.bias * self.config.scale).view(
+            len(w), *self.free_shape
+        )
         moved = F.pad(mirrored(half, self.config.shape[2] - 2), (0, 0, 1, 1, 1, 1, 1, 1))
 
         # Little motion near the border, and none of the head as a whole

@@ -190,7 +190,9 @@ def without_others(mask: UInt8[ndarray, "R R"], silhouette: Bool[ndarray, "S S"]
     depth = np.asarray(ndimage.distance_transform_edt(person))
     owner = watershed(-depth, markers, mask=person)
     soft = binary_dilation(owner > 1, iterations=_SOFT_EDGE) & (owner != 1)
-    theirs = Image.fromarray((soft * 255).astype(np.uint8)).resize(mask.shape[::-1], Image.Resampling.BILINEAR)
+    theirs = Image.fromarray((soft * 255).astype(np.uint8)).resize(
+        (mask.shape[1], mask.shape[0]), Image.Resampling.BILINEAR
+    )
     return np.minimum(mask, 255 - np.asarray(theirs))
 
 
