@@ -33,7 +33,7 @@ def pins() -> dict[str, str]:
 def test_every_dependency_is_pinned_to_a_version_in_its_range():
     pinned = pins()
     extras = project()["project"]["optional-dependencies"]
-    assert set(extras) == {"train", "photos", "faces", "ray", "onnx", "all", "docs", "dev"}
+    assert set(extras) == {"train", "photos", "faces", "ray", "onnx", "viewer", "all", "docs", "dev"}
     for text in [*project()["project"]["dependencies"], *itertools.chain(*extras.values())]:
         requirement = Requirement(text)
         if requirement.name == "portrait360":  # an extra of extras

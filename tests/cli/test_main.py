@@ -269,8 +269,8 @@ SYNTH = "dataset synth --resolution 64 --seed 1 --out a.zip"
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("", "Expected one of {generate, page, invert, dataset,", "run portrait360 --help"),
-        ("bake", "Unrecognized options: bake", "Available subcommands: generate, page, invert, dataset,"),
+        ("", "Expected one of {generate, page, invert, view, dataset,", "run portrait360 --help"),
+        ("bake", "Unrecognized options: bake", "Available subcommands: generate, page, invert, view, dataset,"),
         ("dataset bake", "Unrecognized options: bake", "Available subcommands: synth, photos, inspect, convert, shard"),
         (f"{SYNTH} --count x", "Error parsing --count: expected a whole number, not 'x'.", "--help"),
         (f"{SYNTH} --count 2 --workers 1.5", "Error parsing --workers: expected a whole number, not '1.5'.", "--help"),

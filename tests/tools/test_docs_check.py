@@ -39,7 +39,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 FAULTS = [
-    (stale_tables, "README.md", "| 15.1 |", "| 14.1 |", "stale table: evaluation-full.json"),
+    (stale_tables, "README.md", "| 0.286 |", "| 0.186 |", "stale table: evaluation-people.json"),
     (stale_tables, "docs/results.md", "## Parity", "| a |\n|---|\n\n## Parity", "a table by hand"),
     (stale_tables, "README.md", "| time every preset here |", "| 2 s |\n| 3 s |", "a table by hand"),
     (undocumented_keys, "docs/evaluation.md", "`face_copies`", "", "the key `face_copies` is not documented"),

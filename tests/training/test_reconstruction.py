@@ -100,7 +100,7 @@ def test_a_run_resumes_exactly_and_its_styles_move(data: Path, first: Path, tmp_
     torch.testing.assert_close(whole["G/backbone.mapping.styles"][:count], whole["styles/values"])
     assert (whole["styles/losses"] > 0).sum() == (whole["styles/visits"] > 0).sum()
     nearest = torch.cdist(kept.double(), whole["styles/values"].double()).min(dim=1)
-    assert nearest.values.max() < 0.01  # float16
+    assert nearest.values.max() < 0.05  # float16 of a step moved by the average
     assert len(set(nearest.indices.tolist())) == round(KEPT * count)
 
 

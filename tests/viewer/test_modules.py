@@ -46,7 +46,7 @@ def test_other_forms_are_refused(line):
 
 def test_the_page_s_modules_are_joined_and_need_no_network():
     web = files("portrait360.viewer") / "web"
-    text = joined_modules("main.js", lambda name: (web / name).read_text(encoding="utf-8"))
+    text = joined_modules("offline.js", lambda name: (web / name).read_text(encoding="utf-8"))
     for name in ("main", "controls", "source", "renderer", "march", "body", "synthesis", "latent"):
         assert f"// ---- {name}.js ----" in text
     assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|EventSource|sendBeacon|importScripts|eval)\b", text)

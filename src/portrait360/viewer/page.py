@@ -102,7 +102,7 @@ def served_page(model: dict[str, Any] | None, *, title: str, folder: str) -> str
 
 
 def _html(payload: dict[str, Any], title: str, *, served: bool = False, **values: Any) -> str:
-    script, style = joined_modules("main.js", _read), _read("page.css")
+    script, style = joined_modules("online.js" if served else "offline.js", _read), _read("page.css")
     return (
         _environment()
         .get_template("page.html")

@@ -1,7 +1,9 @@
 // Arrays and images of a payload (viewer/blobs.py writes them). Nothing here asks the network for anything.
 
 /** A payload that cannot be read: the message is for people. */
-export class PayloadError extends Error {}
+export class PayloadError extends Error {
+  isForPeople = true;
+}
 
 /** Bytes of base64 text. */
 export function decodeBase64(text) {

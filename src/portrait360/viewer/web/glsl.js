@@ -7,7 +7,9 @@ void main() {  // one triangle that covers the viewport
 }`;
 
 /** A graphics card or driver that cannot do what is needed: the message is for people. */
-export class GraphicsError extends Error {}
+export class GraphicsError extends Error {
+  isForPeople = true;
+}
 
 /** A program of a fragment shader over the whole viewport; `uniforms` are its locations by name. */
 export function makeProgram(gl, fragment) {

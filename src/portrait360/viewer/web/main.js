@@ -2,11 +2,8 @@
 
 import { PayloadError } from "./blobs.js";
 import { Controls } from "./controls.js";
-import { GeneratorSource } from "./generator.js";
 import { latentOf } from "./latent.js";
 import { GraphicsError } from "./glsl.js";
-import { openServed, ServerError } from "./served.js";
-import { LocalSource } from "./source.js";
 
 const FORMAT = "portrait360-page";
 const VERSION = 1;
@@ -29,7 +26,7 @@ function readPayload() {
 
 /** Say why there is no portrait; the images of the page stay. */
 function complain(error) {
-  const known = [PayloadError, GraphicsError, ServerError].some((kind) => error instanceof kind);
+  const known = error.isForPeople === true;
   const reason = known ? error.message : "of an error in the page";
   find("problem").textContent = `The portrait cannot be turned, because ${reason}.`;
   find("problem").hidden = false;
@@ -87,12 +84,7 @@ function listPeople(form, source) {
   find("chooser").hidden = source.people.length < 2;
 }
 
-function openSource(canvas, payload) {
-  if (payload.server) return openServed(canvas, payload);
-  return (payload.generator ? GeneratorSource : LocalSource).open(canvas, payload);
-}
-
-async function start() {
+async function start(openSource) {
   const payload = readPayload();
   const canvas = find("portrait");
   const form = find("controls");
@@ -126,4 +118,11 @@ async function start() {
   document.documentElement.dataset.ready = "true";
 }
 
-start().catch(complain);
+/**
+ * Start the page.
+ *
+ * @param openSource (canvas, payload) to a promise of where images come from (source.js).
+ */
+export function run(openSource) {
+  start(openSource).catch(complain);
+}

@@ -12,7 +12,9 @@ const POLL_MS = 500;
 const FIRST_TRUNCATION = 0.7;
 
 /** The server cannot be reached, or refuses with a sentence. */
-export class ServerError extends Error {}
+class ServerError extends Error {
+  isForPeople = true;
+}
 
 /** What the server offers (server/app.py), under the address of the page. */
 class Server {
