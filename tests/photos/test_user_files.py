@@ -88,7 +88,8 @@ def test_the_command_uses_all_of_them_and_says_so(photos, given, tmp_path, capfd
     assert "quality" not in other["measures"]
     sure = ndimage.binary_erosion(mask > 100, iterations=3)  # what is not the person's is cut off, with a soft border
     assert sure.any()
-    assert np.abs(mask[sure].astype(float) - image[..., 0][sure]).mean() < 12  # red, less what WebP loses
+    # red, less what WebP loses, which is most where there is detail: on the person
+    assert np.abs(mask[sure].astype(float) - image[..., 0][sure]).mean() < 16
     poses = [PortraitDataset(out).body_poses[0] for out in (own, plain)]
     assert (poses[0] - poses[1]).abs().max() > np.radians(0.5)
 
