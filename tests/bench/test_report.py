@@ -121,4 +121,4 @@ def test_training_is_timed_in_both_forms(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_packaged_weights_are_trained_on_from():
     """What can be skipped shows only with a trained density. Without a GPU there are no graphs."""
-    assert time_training("portrait-128", batch=2, steps=1, graphs=True)["trained"] is True
+    assert time_training("portrait-identity", batch=4, steps=1, graphs=True)["trained"] is True
