@@ -14,6 +14,9 @@ from portrait360.model.generator import Generator, RenderDraws, Scene
 from portrait360.model.rendering import Occupancy
 from portrait360.portrait.scene import find_matter
 
+DRAFT_RAYS = 64
+"""Side of the rays of models with super-resolution while they are fitted."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -44,26 +47,29 @@ def render_view(
     *,
     occupancy: Occupancy | None = None,
     draws: torch.Generator | None = None,
+    finished: bool = False,
 ) -> View:
-    """Render with gradients.
+    """Render, with gradients where torch records them.
 
     Args:
         generator: whose decoder and body are used.
         scene: of one portrait.
         camera: camera labels of this project; the images show what the model's show (`Target.framed`).
         body_pose: one each, radians; heads without a body stay at rest.
-        side: of the images; models with super-resolution render their own and are resized.
+        side: of the images.
         occupancy: see `occupancy_of`.
         draws: jitters the samples along the rays; None: they lie in the middle of their intervals.
+        finished: with the super-resolution of models that have one. A search does without: its gradients would take
+            minutes and gigabytes, and `DRAFT_RAYS` a side are enough for it.
     """
     # Models with super-resolution have rays and images of their own sides
     config = generator.config
     own = config.superresolution is not None
-    rays = config.raw_resolution if own else side
+    rays = (config.raw_resolution if finished else min(side, DRAFT_RAYS)) if own else side
     jitter = None if draws is None else torch.rand(len(camera), rays * rays, generator=draws)
-    own_draws = RenderDraws(jitter=jitter, occupancy=occupancy)
+    own_draws = RenderDraws(jitter=jitter, occupancy=occupancy, gradients=torch.is_grad_enabled())
     own_camera, pose = model_camera(camera, config.camera), body_pose if config.posable else None
-    out = generator.render(scene, own_camera, pose, resolution=rays, draws=own_draws)
+    out = generator.render(scene, own_camera, pose, resolution=rays, draws=own_draws, draft=own and not finished)
 
     # Their images stand before their own background
     image, mask, depth = (resized(values, side) for values in (out.image, out.mask.clamp(0.0, 1.0), out.depth))

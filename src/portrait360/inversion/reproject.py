@@ -37,9 +37,8 @@ def photo_residual(generator: Generator, scene: Scene, photo: Photo, side: int) 
     """What a photo shows beyond the rendering from its camera, at `side` pixels, as files keep it."""
     # Rendering and photo
     target = photo.target.window(1.0, side)
-    view = render_view(
-        generator, scene, target.camera, target.body_pose, side, occupancy=occupancy_of(generator, scene)
-    )
+    occupancy = occupancy_of(generator, scene)
+    view = render_view(generator, scene, target.camera, target.body_pose, side, occupancy=occupancy, finished=True)
     shown = photo.light.off(target.image, target.mask)
     both = (view.mask > _OPAQUE) & (target.mask > _OPAQUE) & (target.known > _OPAQUE)
 
