@@ -11,6 +11,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from skimage.data import astronaut
 
 from portrait360.cli.main import main
 from portrait360.geometry.cameras import camera_label
@@ -215,8 +216,8 @@ def test_odd_shapes_are_refused(arguments, tmp_path):
 # ---- what is made ----
 
 
-@pytest.mark.parametrize("family", ["panohead", "pyramid"])
-def test_converted_relatives_make_portraits(family, tmp_path, monkeypatch, capfd):
+def solid_snapshot(family: str) -> dict:
+    """A snapshot whose portraits fill the model's box."""
     content = contents(family)
     decoder = content["G_ema"].parts[1][0]["state"]["_modules"]["decoder"]
     last = decoder.parts[1][0]["state"]["_modules"]["net"].parts[1][0]["state"]["_modules"]["2"]
@@ -226,7 +227,12 @@ def test_converted_relatives_make_portraits(family, tmp_path, monkeypatch, capfd
     from support.snapshots import pickled_tensor
 
     last.parts[1][0]["state"]["_parameters"]["bias"] = pickled_tensor(solid.decoder.get_parameter("net.2.bias"))
-    path, out = write(tmp_path, content)
+    return content
+
+
+@pytest.mark.parametrize("family", ["panohead", "pyramid"])
+def test_converted_relatives_make_portraits(family, tmp_path, monkeypatch, capfd):
+    path, out = write(tmp_path, solid_snapshot(family))
     coarse_meshes(monkeypatch, step=0.02)
     assert main(["convert", str(path), "--out", str(out)]) == 0
     words = ["generate", "--seeds", "3", "--weights", str(out), "--no-video", "--out", str(tmp_path / "made")]
@@ -260,3 +266,18 @@ def test_converted_relatives_make_portraits(family, tmp_path, monkeypatch, capfd
         assert not (tmp_path / "turned").exists()
     else:
         assert status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["panohead", "pyramid"])
+def test_a_photo_becomes_a_portrait_of_a_relative_in_two_commands(family, tmp_path, monkeypatch):
+    path, out = write(tmp_path, solid_snapshot(family))
+    coarse_meshes(monkeypatch, step=0.02)
+    photo, made = tmp_path / "eileen.png", tmp_path / "eileen"
+    Image.fromarray(astronaut()).save(photo)
+    assert main(["convert", str(path), "--out", str(out)]) == 0
+    assert main(["invert", str(photo), "--weights", str(out), "--steps", "2", "--no-video", "--out", str(made)]) == 0
+    assert {"comparison.png", "views.png", "portrait.glb", "portrait.safetensors"} <= {p.name for p in made.iterdir()}
+    record = json.loads((made / "portrait.json").read_text())
+    assert "non-commercial" in record["licence"]
+    assert len(record["photos"]) == 1

@@ -55,13 +55,14 @@ def _check_rendering(
 
 
 def _page(folder: Path, weights: Path | None) -> list[str | Path]:
-    """The command that shows the portrait in a folder."""
+    """The command that shows the portrait in a folder: a page, or the viewer, which shows portraits of any weights."""
+    if weights is not None:
+        return ["view", folder / "portrait.safetensors", "--weights", weights]
     return [
         "page",
         folder / "portrait.safetensors",
         "--out",
         folder.with_name(f"{folder.name}.html"),
-        *_weights(weights),
     ]
 
 

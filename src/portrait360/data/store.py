@@ -6,6 +6,7 @@ import hashlib
 import os
 import struct
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -190,7 +191,4 @@ class _Handle:
     def __init__(self, path: Path) -> None:
         self.pid = os.getpid()
         self.file = open(path, "rb")  # noqa: SIM115 - closed below
-
-    def __del__(self) -> None:
-        if hasattr(self, "file"):
-            self.file.close()
+        weakref.finalize(self, self.file.close)  # comes before the file's own end, also where both are in a circle

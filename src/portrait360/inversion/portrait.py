@@ -79,6 +79,7 @@ def portrait_from_photos(
         model.info.model,
         "bf16" if model.bf16 else "float32",
         photos=tuple(_record(file, photo) for file, photo in zip(used, result.photos, strict=True)),
+        licence=model.info.licence,
     )
     report = result.as_json() | _report(renderer, used, refused, result)
     return Portrait(renderer, record, tensors, report, {COMPARISON: comparison(renderer, result.photos)})

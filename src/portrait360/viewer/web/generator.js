@@ -5,10 +5,10 @@ import { drawInto, finished, makeProgram, makeTexture, bindTexture } from "./gls
 import { affine, styleOf } from "./latent.js";
 import { readingGlsl } from "./march.js";
 import { openContext, Scene, SharedModel } from "./renderer.js";
+import { connectSeeds } from "./seeds.js";
 import { LocalSource } from "./source.js";
 import { Synthesis } from "./synthesis.js";
 
-const LARGEST_SEED = 2 ** 32 - 1;
 const CELLS_BINDING = 0;
 
 async function readLayer({ inputs, outputs, affine: toScales, weight, bias }) {
@@ -162,23 +162,9 @@ export class GeneratorSource extends LocalSource {
 
   /** Join the page's own controls of the generator. */
   connect(form, status, complain) {
-    const { seed, truncation, random } = form.elements;
-    const make = () => {
-      const number = Math.min(Math.max(Math.round(Number(seed.value) || 0), 0), LARGEST_SEED);
-      seed.value = number;
-      this.make(number, Number(truncation.value) / 100).catch(complain);
-    };
     this.onProgress = (number, share) => {
       status.textContent = share < 1 ? `Making seed ${number}: ${Math.round(100 * share)} %` : `This is seed ${number}.`;
     };
-    seed.addEventListener("change", make);
-    truncation.addEventListener("input", () => {
-      form.querySelector('output[for="truncation"]').textContent = `${truncation.value}%`;
-    });
-    truncation.addEventListener("change", make);
-    random.addEventListener("click", () => {
-      seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
-      make();
-    });
+    connectSeeds(form, (seed, truncation) => this.make(seed, truncation).catch(complain));
   }
 }

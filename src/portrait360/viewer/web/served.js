@@ -2,6 +2,7 @@
 
 import { GraphicsError } from "./glsl.js";
 import { openContext, SharedModel } from "./renderer.js";
+import { connectSeeds } from "./seeds.js";
 import { LocalSource } from "./source.js";
 
 const DRAFT_MS = 120; // of an image while the view moves
@@ -9,7 +10,6 @@ const STILL_WAIT_MS = 180; // from the last movement to the full resolution
 const SMALLEST_DRAFT = 64;
 const LARGEST_SIDE = 1024;
 const POLL_MS = 500;
-const FIRST_TRUNCATION = 0.7;
 
 /** The server cannot be reached, or refuses with a sentence. */
 class ServerError extends Error {
@@ -189,23 +189,11 @@ function connectServer(source, { form, status, complain, choose }) {
   };
 
   // Seeds
-  const { seed, truncation, random } = form.elements;
-  const make = attempt(async () => {
-    say(`Making seed ${seed.value} …`);
-    const wish = { seed: Math.round(Number(seed.value) || 0), truncation: Number(truncation.value) / 100 };
-    await show((await server.send("people", wish)).id);
-    say(`This is seed ${seed.value}.`);
-  });
-  truncation.value = 100 * FIRST_TRUNCATION;
-  seed.addEventListener("change", make);
-  truncation.addEventListener("input", () => {
-    form.querySelector('output[for="truncation"]').textContent = `${truncation.value}%`;
-  });
-  truncation.addEventListener("change", make);
-  random.addEventListener("click", () => {
-    seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
-    make();
-  });
+  connectSeeds(form, (seed, truncation) => attempt(async () => {
+    say(`Making seed ${seed} …`);
+    await show((await server.send("people", { seed, truncation })).id);
+    say(`This is seed ${seed}.`);
+  })());
 
   // Work that takes its time
   const watch = new JobWatch(form, server);
